@@ -1,0 +1,122 @@
+"""Images => network input. Preprocessing is part of a score's variant, so it is data with an id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dreambooth.errors import UserError
+
+ImageLike = Path | str | Image.Image
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # [0,1] => [-1,1]
+_RESAMPLE = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop and normalise as PIL does it (antialiased), the form published scores used.
+
+    `crop=None` squashes to `resize` x `resize`; else the shorter side becomes `resize` and the
+    centre `crop` x `crop` is kept.
+    """
+
+    resize: int
+    crop: int | None
+    resample: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def id(self) -> str:
+        size = f"sq{self.resize}" if self.crop is None else f"r{self.resize}c{self.crop}"
+        return f"{size}_{self.resample}"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image => `[3,S,S]` float32, normalised by `mean` and `std`."""
+        width, height = image.size
+        if self.crop is None:
+            width = height = self.resize
+        elif width <= height:
+            width, height = self.resize, int(self.resize * height / width)
+        else:
+            width, height = int(self.resize * width / height), self.resize
+        image = image.resize((width, height), _RESAMPLE[self.resample])
+        if self.crop is not None:
+            left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def from_folder(folder: Path) -> Preprocess:
+    """The preprocessing that `folder/preprocessor_config.json` (transformers' format) states."""
+    path = folder / "preprocessor_config.json"
+    try:
+        config = json.loads(path.read_text())
+        size = config["size"]
+        edge = size if isinstance(size, int) else size.get("shortest_edge") or size["height"]
+        crop = config.get("crop_size") if config.get("do_center_crop") else None
+        if isinstance(crop, dict):
+            crop = crop["height"]
+        resample = Image.Resampling(config["resample"]).name.lower()
+        mean, std = ((0.0,) * 3, (1.0,) * 3)
+        if config.get("do_normalize", True):
+            mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} does not state size, resample, image_mean and image_std "
+            f"({type(error).__name__}: {error}): put the encoder's own file there."
+        ) from error
+    if resample not in _RESAMPLE:
+        raise UserError(f"{path} asks for {resample} resampling: use {', '.join(_RESAMPLE)}.")
+    return Preprocess(edge, crop, resample, mean, std)
+
+
+def open_image(image: ImageLike) -> Image.Image:
+    """A path or an image => RGB, turned as its EXIF says, transparency laid on white.
+
+    Raises UserError naming a file that is missing or is no image.
+    """
+    if not isinstance(image, Image.Image):
+        path = Path(image)
+        try:
+            with Image.open(path) as opened:
+                opened.load()
+                image = opened
+        except OSError as error:
+            why = "does not exist" if not path.exists() else "cannot be read as an image"
+            raise UserError(f"{path} {why}: mend the path or generate the image again.") from error
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_digest(image: ImageLike) -> str:
+    """SHA-256 of a file's bytes, or of an in-memory image's pixels."""
+    if isinstance(image, Image.Image):
+        rgb = open_image(image)
+        return hashlib.sha256(f"RGB {rgb.size} ".encode() + rgb.tobytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{image} cannot be opened: mend the path or generate the image again."
+        ) from error

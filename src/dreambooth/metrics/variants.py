@@ -1,0 +1,87 @@
+"""Names of scores: every number is stored under the id of exactly what was computed.
+
+An id is dot-separated fields, for example `dino.vits16.hub.r256c224_bicubic.allpairs.macro`. The
+encoder's part comes from `Encoder.variant` and `PerceptualDistance.variant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dreambooth.errors import UserError
+
+PAIRINGS = ("allpairs", "paired", "oneref", "max")
+AVERAGES = ("macro", "micro")
+TEXTS = ("with_id", "class_only", "subject_removed")
+SCALES = ("cos", "x100", "clipscore2.5")
+PRESERVATIONS = ("class_prompt", "other_subjects", "adapter_drift")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], field: str) -> str:
+    if value not in allowed:
+        raise UserError(f"{field}={value} is not a variant: use one of {', '.join(allowed)}.")
+    return value
+
+
+def _family(encoder: str, prefix: str, metric: str) -> str:
+    family, _, rest = encoder.partition(".")
+    if family != prefix or not rest:
+        raise UserError(f"{metric} is computed with a {prefix} encoder, not with {encoder}.")
+    return rest
+
+
+def dino_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
+    """`dino.vits16.hub.r256c224_bicubic` => `dino.vits16.hub.r256c224_bicubic.allpairs.macro`."""
+    rest = _family(encoder, "dino", "DINO")
+    return f"dino.{rest}.{_one_of(pairing, PAIRINGS, 'pairing')}.{_one_of(average, AVERAGES, 'average')}"
+
+
+def clip_i_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
+    """`clip.b32` => `clip_i.b32.allpairs.macro`."""
+    rest = _family(encoder, "clip", "CLIP-I")
+    return (
+        f"clip_i.{rest}.{_one_of(pairing, PAIRINGS, 'pairing')}"
+        f".{_one_of(average, AVERAGES, 'average')}"
+    )
+
+
+def clip_t_id(encoder: str, text: str, scale: str = "cos") -> str:
+    """`clip.b32`, `class_only` => `clip_t.b32.class_only.matched.cos`."""
+    rest = _family(encoder, "clip", "CLIP-T")
+    return f"clip_t.{rest}.{_one_of(text, TEXTS, 'text')}.matched.{_one_of(scale, SCALES, 'scale')}"
+
+
+def pres_id(kind: str, dino: str) -> str:
+    """`class_prompt` and a whole dino id => `pres.class_prompt.dino...allpairs.macro`."""
+    _family(dino, "dino", "PRES")
+    return f"pres.{_one_of(kind, PRESERVATIONS, 'preservation')}.{dino}"
+
+
+def div_id(distance: str, images_per_prompt: int) -> str:
+    """`lpips.alex.v0.1.512`, 4 => `div.lpips.alex.v0.1.512.within_prompt.4`."""
+    _family(distance, "lpips", "DIV")
+    return f"div.{distance}.within_prompt.{images_per_prompt}"
+
+
+def real_ref_id(metric: str, *, include_self: bool) -> str:
+    """`dino` or a longer prefix of a dino or clip_i id => `real_ref.dino....exclude_self`."""
+    _one_of(metric.split(".")[0], ("dino", "clip_i"), "real-image metric")
+    return f"real_ref.{metric}.{'include_self' if include_self else 'exclude_self'}"
+
+
+def metric_of(variant: str) -> str:
+    """The metric a variant belongs to, its first field: `dino`, `clip_i`, `pres`, ..."""
+    return variant.partition(".")[0]
+
+
+def check_one_variant(variants: Iterable[str]) -> str:
+    """The single id that all of a table column's ids are; UserError naming two that differ."""
+    distinct = sorted(set(variants))
+    if not distinct:
+        raise UserError("a column of scores has no variant id: store each score under its variant.")
+    if len(distinct) > 1:
+        raise UserError(
+            f"{distinct[0]} and {distinct[1]} are different measurements and cannot share a column: "
+            "score all runs under one variant."
+        )
+    return distinct[0]
