@@ -21,6 +21,7 @@ from dreambooth.errors import UserError
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
 _MEND = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
+_OWN = "photos of your own: subject.photos=DIR"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TIMEOUT = 60  # seconds without a byte
 
@@ -63,16 +64,13 @@ def subject_folder(
         folder = Path(root).expanduser()
         if not folder.is_dir():
             raise UserError(f"photos.root={root} is not a folder: {_MEND} of the dataset.")
-        if not (folder / name).is_dir():
-            there = [path.name for path in folder.iterdir() if path.is_dir()]
-            hint = suggest(name, there) if there else f"it holds no sub-folder '{name}'."
-            raise UserError(f"in photos.root={root}, {hint}")
-        return folder / name
+        if (folder / name).is_dir():
+            return folder / name
+        there = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        hint = suggest(name, there) if there else "it holds no sub-folder at all."
+        raise UserError(f"in photos.root={root}: {hint} ({_OWN})")
     if name not in dataset_subjects():
-        raise UserError(
-            f"{suggest(name, dataset_subjects()).rstrip('.?')}, "
-            "or give your own photos with subject.photos=DIR."
-        )
+        raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN})")
     return fetch_dataset(Path(cache_dir) / "dreambooth", [name]) / name
 
 
