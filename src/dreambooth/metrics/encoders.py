@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, is_offline_mode
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
 
@@ -134,23 +135,24 @@ def _local_folder(name: str, source: Source, encoders_dir: Path | str | None) ->
 
 def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | None]:
     try:
-        model_class = source.model or _pocket_class(source, where)
-        options = {"add_pooling_layer": False} if model_class is ViTModel else {}
-        model, info = model_class.from_pretrained(
-            where, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where) if source.kind == "clip" else None
+        if where != source.repo:
+            model, info, tokenizer = _from_pretrained(source, where, local_files_only=True)
+        else:
+            model, info, tokenizer = _from_hub(source)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        parts = "config.json and model.safetensors"
+        if source.kind == "clip":
+            parts = "config.json, model.safetensors and tokenizer files"
         if where != source.repo:
             raise UserError(
-                f"the encoder {name} cannot be loaded from {where} ({_first_line(error)}): it "
-                "needs config.json, model.safetensors and, for CLIP, the tokenizer's files."
+                f"the encoder {name} cannot be loaded from {where} ({_reason(error)}): put {parts} "
+                "of the whole model there."
             ) from error
         raise UserError(
             f"the encoder {name} needs {where}, which the model hub did not give "
-            f"({_first_line(error)}): put config.json, model.safetensors and, for CLIP, the "
-            f"tokenizer's files in DIR/{source.folder} and pass evaluation.encoders_dir=DIR, or "
-            "fetch it once online and set HF_HUB_OFFLINE=1."
+            f"({_reason(error)}): put its {parts} in DIR/{source.folder} and pass "
+            "evaluation.encoders_dir=DIR, or fetch it once online, after which HF_HUB_OFFLINE=1 "
+            "works."
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -159,6 +161,37 @@ def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | No
             "model there."
         )
     return model, tokenizer
+
+
+def _from_pretrained(source: Source, where: str, local_files_only: bool) -> tuple:
+    model_class = source.model or _pocket_class(source, where)
+    options = {"add_pooling_layer": False} if model_class is ViTModel else {}
+    model, info = model_class.from_pretrained(
+        where,
+        use_safetensors=True,
+        output_loading_info=True,
+        local_files_only=local_files_only,
+        dtype=torch.float32,
+        **options,
+    )
+    tokenizer = None
+    if source.kind == "clip":
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local_files_only)
+    return model, info, tokenizer
+
+
+def _from_hub(source: Source) -> tuple:
+    """The hub's local cache first; else one quick question before transformers' many retries."""
+    try:
+        return _from_pretrained(source, source.repo, local_files_only=True)
+    except (OSError, ValueError):
+        if is_offline_mode():
+            raise
+    try:
+        HfApi().model_info(source.repo, timeout=10)
+    except Exception as error:  # the client raises its HTTP library's own types
+        raise OSError(_reason(error)) from error
+    return _from_pretrained(source, source.repo, local_files_only=False)
 
 
 def _pocket_class(source: Source, where: str) -> type[PreTrainedModel]:
@@ -178,5 +211,5 @@ def _check_architecture(where: str, source: Source, model: nn.Module) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(". ")

@@ -6,7 +6,6 @@ features of layer l. Networks see each image once; pairs cost arithmetic only.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import lpips
 import torch
+from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 
 from dreambooth.errors import UserError
@@ -176,7 +176,7 @@ def _backbone_weights(net: str, encoders_dir: Path | str | None) -> dict[str, Te
                 return torch.load(folder / file, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises many types on a damaged file
                 raise UserError(f"{folder / file} cannot be read as weights: {mend}.") from error
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+    if is_offline_mode():
         raise UserError(f"LPIPS {net} lacks its backbone and HF_HUB_OFFLINE is set: {mend}.")
     try:
         url = f"https://download.pytorch.org/models/{file}"

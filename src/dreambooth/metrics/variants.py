@@ -30,19 +30,20 @@ def _family(encoder: str, prefix: str, metric: str) -> str:
     return rest
 
 
+def _pairing(pairing: str, average: str) -> str:
+    return f"{_one_of(pairing, PAIRINGS, 'pairing')}.{_one_of(average, AVERAGES, 'average')}"
+
+
 def dino_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
     """`dino.vits16.hub.r256c224_bicubic` => `dino.vits16.hub.r256c224_bicubic.allpairs.macro`."""
     rest = _family(encoder, "dino", "DINO")
-    return f"dino.{rest}.{_one_of(pairing, PAIRINGS, 'pairing')}.{_one_of(average, AVERAGES, 'average')}"
+    return f"dino.{rest}.{_pairing(pairing, average)}"
 
 
 def clip_i_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
     """`clip.b32` => `clip_i.b32.allpairs.macro`."""
     rest = _family(encoder, "clip", "CLIP-I")
-    return (
-        f"clip_i.{rest}.{_one_of(pairing, PAIRINGS, 'pairing')}"
-        f".{_one_of(average, AVERAGES, 'average')}"
-    )
+    return f"clip_i.{rest}.{_pairing(pairing, average)}"
 
 
 def clip_t_id(encoder: str, text: str, scale: str = "cos") -> str:
@@ -81,7 +82,7 @@ def check_one_variant(variants: Iterable[str]) -> str:
         raise UserError("a column of scores has no variant id: store each score under its variant.")
     if len(distinct) > 1:
         raise UserError(
-            f"{distinct[0]} and {distinct[1]} are different measurements and cannot share a column: "
-            "score all runs under one variant."
+            f"{distinct[0]} and {distinct[1]} are different measurements and cannot share a "
+            "column: score all runs under one variant."
         )
     return distinct[0]
