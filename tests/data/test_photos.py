@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -149,7 +150,8 @@ def test_bad_file_is_one_sentence_naming_it(tmp_path: Path, kind: str) -> None:
     data, sentence = BAD[kind]
     path = tmp_path / "bad.jpg"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=sentence) as raised:
+    with pytest.raises(UserError, match=sentence) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
         load_photo(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
