@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from huggingface_hub import HfApi, is_offline_mode
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
+from transformers.utils import logging
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.feature_cache import FeatureCache
@@ -79,7 +82,8 @@ def load_encoder(
     source = ENCODERS[name]
     folder = _local_folder(name, source, encoders_dir)
     where = str(folder or source.repo)
-    with torch.random.fork_rng(devices=[]):  # initialisation draws, and training must not notice
+    # Initialisation draws random numbers, which training must not notice.
+    with torch.random.fork_rng(devices=[]), _no_progress_bar():
         model, tokenizer = _load(name, source, where)
     _check_architecture(where, source, model)
     preprocess = source.preprocess or from_folder(folder)
@@ -104,6 +108,17 @@ def load_encoder(
         tokenizer=tokenizer,
         cache=FeatureCache(cache_dir, f"{variant}-{weights_hash}") if cache_dir else None,
     )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def hash_weights(model: nn.Module) -> str:
