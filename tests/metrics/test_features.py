@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.encoders import CLIP224, load_encoder
-from dreambooth.metrics.features import Encoder
+from dreambooth.metrics.features import Encoder, full_precision
 
 
 def original_dino(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -123,6 +123,25 @@ def test_autocast_and_random_state_are_left_alone(encoders_dir, picture):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(encoder.images([picture(0)]), plain)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("api", ["old", "new"])
+def test_a_trainers_precision_is_set_aside_and_put_back(api):
+    """Both of torch's switches, which it refuses to read when they were mixed."""
+    matmul = torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision(), matmul.fp32_precision
+    try:
+        if api == "old":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            matmul.fp32_precision = "bf16"
+        with full_precision(torch.device("cpu")):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "bf16"
+        assert api == "new" or torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        matmul.fp32_precision = before[1]
 
 
 def counted(encoder: Encoder) -> list[int]:

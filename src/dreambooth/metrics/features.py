@@ -20,19 +20,27 @@ from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.preprocess import ImageLike, Preprocess, image_digest, open_image
 
 
+# Where a trainer may have allowed TF32 or bfloat16 inside float32 arithmetic.
+_ARITHMETIC = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,
+    torch.backends.mkldnn.matmul,
+    torch.backends.mkldnn.conv,
+)
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No gradients, no autocast, no TF32: a score must not depend on a trainer's precision."""
-    matmul = torch.get_float32_matmul_precision()
-    convolution = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    before = [part.fp32_precision for part in _ARITHMETIC]
     try:
+        for part in _ARITHMETIC:
+            part.fp32_precision = "ieee"
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
+        for part, precision in zip(_ARITHMETIC, before, strict=True):
+            part.fp32_precision = precision
 
 
 @dataclass

@@ -38,7 +38,7 @@ def pairwise_distance(features: Sequence[Tensor], weights: Sequence[Tensor]) -> 
         layer = layer.flatten(2)  # [n,C,HW]
         weight = weight.to(layer.device, torch.float64)
         for i in range(n - 1):
-            squared = (layer[i + 1 :] - layer[i]).square().mean(dim=2)  # [n-i-1,C]
+            squared = (layer[i + 1 :] - layer[i]).square_().mean(dim=2)  # [n-i-1,C]
             result[i, i + 1 :] += (squared.double() @ weight).cpu()
     return result + result.T
 
