@@ -19,7 +19,6 @@ from dreambooth.errors import UserError
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.preprocess import ImageLike, Preprocess, image_digest, open_image
 
-
 # Where a trainer may have allowed TF32 or bfloat16 inside float32 arithmetic.
 _ARITHMETIC = (
     torch.backends.cuda.matmul,
