@@ -74,6 +74,7 @@ def test_interval_is_keyed_by_its_seed_and_free_of_order():
 def test_interval_of_one_group_is_none_and_of_equal_groups_a_point():
     assert bootstrap_interval([0.1, 0.2], ["a", "a"], seed=0) is None
     assert bootstrap_interval([0.5, 0.5], ["a", "b"], seed=0) == (0.5, 0.5)
+    assert bootstrap_interval([0.5] * 4, ["a", "b", "b", "b"], seed=0) == (0.5, 0.5)
     with pytest.raises(UserError, match="one group per score"):
         bootstrap_interval([0.1], ["a", "b"], seed=0)
 

@@ -187,6 +187,8 @@ def test_texts_and_images_refuse_what_they_cannot_read(encoders_dir, picture):
         clip.texts(["a dog", long])
     assert long in str(error.value) and "reads 77" in str(error.value)
     assert clip.texts(["a" * 75]).shape == (1, 24)  # 77 with the two special tokens
+    with pytest.raises(UserError, match="has 78 tokens"):
+        clip.texts(["a" * 76])
     with pytest.raises(UserError, match="list of prompts"):
         clip.texts([picture(0)])
     with pytest.raises(UserError, match="no images"):

@@ -38,6 +38,12 @@ def test_distances_are_the_packages_own(net, size, picture):
     assert matrix[0, 1] > 1e-5  # the comparison is not of zeros
 
 
+def test_loading_leaves_the_random_state():
+    before = torch.random.get_rng_state()
+    lpips_network("alex", None)  # the package initialises the network before it is filled
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_identical_images_are_at_zero(picture):
     distance = lpips_distance(lpips_network("alex", None), 64)
     matrix = distance.distance([picture(0), picture(0), picture(1)])

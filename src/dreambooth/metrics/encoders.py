@@ -73,8 +73,8 @@ def load_encoder(
     """Load encoder `name` of `ENCODERS`, float32, evaluation mode, frozen.
 
     Weights are looked for in `encoders_dir/<name>`, then, for the pocket encoders, in the package,
-    for the others on the model hub; safetensors only. `cache_dir` keeps features between runs. The
-    global random state is left as it was. Raises UserError, in one sentence, for an unknown name,
+    for the others on the model hub; safetensors only. `cache_dir` keeps features between runs. No
+    global random state is touched. Raises UserError, in one sentence, for an unknown name,
     weights that cannot be had or that do not fit the name.
     """
     if name not in ENCODERS:
@@ -82,8 +82,7 @@ def load_encoder(
     source = ENCODERS[name]
     folder = _local_folder(name, source, encoders_dir)
     where = str(folder or source.repo)
-    # Initialisation draws random numbers, which training must not notice.
-    with torch.random.fork_rng(devices=[]), _no_progress_bar():
+    with _no_progress_bar():
         model, tokenizer = _load(name, source, where)
     _check_architecture(where, source, model)
     preprocess = source.preprocess or from_folder(folder)
