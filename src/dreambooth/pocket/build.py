@@ -1,0 +1,105 @@
+"""The pocket model's parts, untrained, in Stable Diffusion's own classes."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterable
+
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+CONTEXT_LENGTH = 32  # tokens; the longest caption of the world takes 29
+RARE_IDENTIFIERS = (
+    "sks zwx ohwx xjy qzv vmk hta bnha uxd olis phol ukj wqz ktn ydq fjx".split()
+)  # single tokens without a meaning in the captions, `sks` among them
+
+
+def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer in which every given word and rare identifier is one token.
+
+    Any other ASCII word falls back to its characters, so that every prompt tokenizes.
+    """
+    vocabulary = sorted(set(words) | set(RARE_IDENTIFIERS))
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=20_000,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        show_progress=False,
+    )
+    characters = [c for c in string.printable.lower() if not c.isspace()]
+    bpe.train_from_iterator([*characters, *vocabulary], trainer)
+    model = json.loads(bpe.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=CONTEXT_LENGTH)
+
+
+def build_vae(channels: list[int], latent_channels: int, norm_num_groups: int) -> AutoencoderKL:
+    """AutoencoderKL, 64 px => 8x8 latents: each level but the last halves the side."""
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        block_out_channels=list(channels),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        # 4 channels a group or more at full resolution: fewer erase colour
+        norm_num_groups=norm_num_groups,
+        sample_size=64,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
+    """CLIPTextModel over the pocket vocabulary, `[N,32]` token ids => `[N,32,width]`."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 48,
+            max_position_embeddings=CONTEXT_LENGTH,
+            projection_dim=width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(
+    channels: list[int], latent_channels: int, text_width: int, heads: int, norm_num_groups: int
+) -> UNet2DConditionModel:
+    """UNet2DConditionModel on 8x8 latents with cross-attention at both levels."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=["CrossAttnDownBlock2D"] * len(channels),
+        up_block_types=["CrossAttnUpBlock2D"] * len(channels),
+        block_out_channels=list(channels),
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=heads,  # diffusers' name for the number of heads
+        norm_num_groups=norm_num_groups,
+    )
+
+
+def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's noise schedule; v-prediction, which a small model learns faster."""
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        clip_sample=False,
+        prediction_type="v_prediction",
+        steps_offset=1,
+    )

@@ -1,0 +1,95 @@
+"""Pretrain the pocket model: `python -m dreambooth.pocket.pretrain` (see conf/pretrain.yaml)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from functools import partial
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreambooth.pocket import build, scenes, training
+
+log = logging.getLogger(__name__)
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def to_pixels(images: np.ndarray, device: str) -> Tensor:
+    """`[N,64,64,3]` uint8 => `[N,3,64,64]` in [-1,1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
+    """The images with these indices over all shards."""
+    return np.stack([shards[i // scenes.SHARD][i % scenes.SHARD] for i in indices.tolist()])
+
+
+def vae_loss(
+    vae, shards: list[np.ndarray], crops: np.ndarray | None, cfg: DictConfig, bf16: bool,
+    device: str, generator: torch.Generator, step: int,
+) -> dict[str, Tensor]:
+    """L1 + 4 MSE of the reconstruction, and the KL divergence per latent element."""
+    photos = 0 if crops is None else round(cfg.photo_share * cfg.batch_size)
+    total = len(shards) * scenes.SHARD
+    picked = torch.randint(total, (cfg.batch_size - photos,), generator=generator)
+    images = pick(shards, picked)
+    if photos:
+        picked = torch.randint(len(crops), (photos,), generator=generator)
+        images = np.concatenate([images, crops[picked.numpy()]])
+    pixels = to_pixels(images, device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        posterior = vae.encode(pixels).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        noise = torch.randn(mean.shape, generator=generator).to(device)
+        decoded = vae.decode(mean + std * noise).sample.float()
+    mse = F.mse_loss(decoded, pixels)
+    kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
+    total = F.l1_loss(decoded, pixels) + 4 * mse + cfg.kl_weight * kl
+    return {"total": total, "mse": mse.detach(), "kl": kl.detach()}
+
+
+def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
+    """Stage `vae`: => `vae/` in diffusers' format, with the scaling factor of its latents."""
+    paths = scenes.scene_shards(folder / "scenes", cfg.vae.scenes, "train", cfg.workers)
+    shards = [np.load(path, mmap_mode="r") for path in paths]
+    crops = None
+    if cfg.photos is not None:
+        crops = scenes.photo_crops(
+            scenes.photo_files(Path(cfg.photos)), cfg.vae.crops_per_photo, cfg.seed
+        )
+    torch.manual_seed(cfg.seed)
+    vae = build.build_vae(cfg.vae.channels, cfg.vae.latent_channels, cfg.vae.norm_num_groups)
+    vae = vae.to(cfg.device)
+    if cfg.compile:
+        vae.encoder.compile()
+        vae.decoder.compile()
+    loss = partial(vae_loss, vae, shards, crops, cfg.vae, cfg.bf16, cfg.device)
+    stage = {k: cfg.vae[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
+    training.train("vae", vae, loss, folder, **stage, save_seconds=cfg.save_seconds,
+                   seed=cfg.seed, device=cfg.device)
+    with torch.no_grad():
+        mean = vae.encode(to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
+    vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
+    vae.save_pretrained(folder / "vae")
+
+
+@hydra.main(config_path=str(CONF), config_name="pretrain", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Run the stages that the configuration names, each resumed where it stopped."""
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    folder = Path(cfg.cache)
+    for stage in cfg.stages:
+        globals()[f"pretrain_{stage}"](cfg, folder)
+
+
+if __name__ == "__main__":
+    main()
