@@ -1,0 +1,90 @@
+"""Work cached by what it depends on: keys, atomic files, locks.
+
+A file or folder in the cache is either absent or whole. It is written under a temporary name
+beside its place, flushed to the disk, and renamed; parallel jobs of a sweep take a lock first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from dreambooth.errors import UserError
+
+
+def cache_key(**facts: object) -> str:
+    """16 hex digits that change when any named fact changes; facts are JSON values."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold `<path>.lock`; waits for another process that holds it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the target's own folder; on success it becomes `path`.
+
+    Works for a file or a folder (make the folder at the yielded path). An error leaves `path`
+    as it was and removes what was begun.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary = scratch / path.name
+        yield temporary
+        _flush(temporary)
+        if temporary.is_dir() and path.exists():
+            os.replace(path, scratch / "replaced")  # a folder cannot be renamed onto a folder
+        os.replace(temporary, path)
+        _flush(path.parent, recurse=False)
+    except OSError as error:
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise UserError(
+                f"The disk that holds {path.parent} is full: free some room and run the same "
+                "command again; everything written before is whole."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush(path: Path, recurse: bool = True) -> None:
+    """fsync a file, or a folder and what it holds."""
+    entries = sorted(path.rglob("*")) if recurse and path.is_dir() else []
+    for entry in [*(e for e in entries if e.is_file()), path]:
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON atomically, indented, with a newline at the end."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

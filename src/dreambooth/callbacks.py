@@ -1,0 +1,185 @@
+"""What happens around the training steps: samples, stops, averages, costs."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from dreambooth.errors import UserError
+from dreambooth.model.trainable import trainable_parameters
+
+
+class EveryNSteps(Callback):
+    """Calls `action(trainer, module)` before the first step and every n optimizer steps.
+
+    The action must draw no random number from a global generator, or it would change training.
+    """
+
+    def __init__(self, every_n_steps: int, action: Callable[[Trainer, LightningModule], None]):
+        self.every_n_steps = every_n_steps
+        self.action = action
+        self.done = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step 0 shows the model before training; a resumed run does not repeat its step."""
+        if trainer.global_step == 0:
+            self._act(trainer, pl_module)
+        self.done = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
+        """Acts once a step, not once a micro-batch."""
+        step = trainer.global_step
+        if step != self.done and step % self.every_n_steps == 0:
+            self._act(trainer, pl_module)
+            self.done = step
+
+    def _act(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            with torch.no_grad():
+                self.action(trainer, module)
+        trainer.strategy.barrier()
+
+
+class StopOnNonFinite(Callback):
+    """Ends the run at a NaN or infinite loss, naming the step and the files of its batch.
+
+    Losses are looked at every `every_n_steps` micro-steps, because looking waits for the device,
+    and always before a checkpoint is written, so that the last good one is kept.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self.pending: list[tuple[int, list[str], Tensor]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Remember the loss; look at those remembered now and then."""
+        self.pending.append((trainer.global_step, batch["names"], outputs["loss"].detach()))
+        if len(self.pending) >= self.every_n_steps:
+            self.check()
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        """Never write a checkpoint after a loss that was not finite."""
+        self.check()
+
+    def check(self) -> None:
+        """Look at the remembered losses.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
+        pending, self.pending = self.pending, []
+        if not pending or bool(torch.stack([p[2] for p in pending]).isfinite().all()):
+            return
+        step, names, value = next(p for p in pending if not bool(p[2].isfinite()))
+        raise UserError(
+            f"The loss became {value.item()} at step {step} on {', '.join(sorted(set(names)))}: "
+            "lower lr or use precision 32-true; the last good checkpoint is kept."
+        )
+
+
+class StopAtStepBoundary(Callback):
+    """SIGINT and SIGTERM end training after the step in flight, with a checkpoint written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.received: int | None = None
+        self.before: dict[int, object] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the two signals; a second Ctrl-C acts at once."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = number
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
+        """Stop once an optimizer step is whole."""
+        between = trainer.fit_loop.epoch_loop._should_accumulate()
+        if self.received is not None and not between:
+            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Cost(Callback):
+    """Logs images a second and memory in use, and keeps the run's own sums."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step  # instance and class images of an optimizer step
+        self.seconds = 0.0
+        self.steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock after setting up."""
+        self.started, self.first = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
+        """Rates since training began, sampling included."""
+        self.seconds = time.monotonic() - self.started
+        self.steps = trainer.global_step - self.first
+        rate = self.steps * self.images_per_step / self.seconds
+        pl_module.log("images_per_second", rate, prog_bar=True, batch_size=1)
+        pl_module.log("memory_gib", peak_memory_gib(), prog_bar=True, batch_size=1)
+
+
+def peak_memory_gib() -> float:
+    """Peak GiB so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+
+
+class ExponentialAverage(Callback):
+    """Keeps an exponential moving average of what trains; it replaces the weights at the end."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin at the weights, unless a checkpoint brought an average."""
+        parameters = trainable_parameters(pl_module.model)
+        if not self.average:
+            self.average = {name: p.detach().clone() for name, p in parameters.items()}
+        self.average = {name: a.to(parameters[name].device) for name, a in self.average.items()}
+        self.step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
+        """average = decay x average + (1 - decay) x weights, once a step."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        parameters = trainable_parameters(pl_module.model)
+        for name, average in self.average.items():
+            average.lerp_(parameters[name].detach(), 1 - self.decay)
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The averaged weights are what is exported."""
+        for name, parameter in trainable_parameters(pl_module.model).items():
+            parameter.copy_(self.average[name])
+
+    def state_dict(self) -> dict:
+        """Saved in the checkpoint."""
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restored before training starts."""
+        self.average = state_dict["average"]

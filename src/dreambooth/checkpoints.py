@@ -1,0 +1,124 @@
+"""Checkpoints for resuming: atomic, verified, refused for another configuration.
+
+A checkpoint is Lightning's, with trained parameters and optimizer state only. Beside it lies
+`<name>.ckpt.json` with its SHA-256 and the facts that the training depended on, written last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from dreambooth.cache import atomic, file_hash, write_json
+from dreambooth.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads it only if its SHA-256 holds.
+
+    Lightning's own writes its temporary file elsewhere and moves it, which is a copy between two
+    file systems, and flushes nothing.
+    """
+
+    def __init__(self, facts: dict) -> None:
+        super().__init__()
+        self.facts = facts
+
+    def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
+        """Write, flush, rename, then the record that makes it valid."""
+        path = Path(path)
+        with atomic(path) as temporary:
+            torch.save(checkpoint, temporary)
+        record = {"sha256": file_hash(path), "step": checkpoint["global_step"]}
+        write_json(record_path(path), {**record, "facts": self.facts})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None):
+        """Read a verified checkpoint; tensors and plain values only, never a pickled object."""
+        verify(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the record first, so that no half-removed checkpoint looks valid."""
+        record_path(path).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+def record_path(path: str | Path) -> Path:
+    """`last.ckpt` => `last.ckpt.json`."""
+    return Path(f"{path}.json")
+
+
+def verify(path: str | Path) -> dict:
+    """The checkpoint's record, if the file is the one that the record describes.
+
+    Raises:
+        UserError: no such file, no record, or another content.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The checkpoint {path} does not exist: give resume an existing .ckpt.")
+    try:
+        record = json.loads(record_path(path).read_text())
+        whole = record["sha256"] == file_hash(path)
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"The checkpoint {path} has no readable record {record_path(path).name} beside it: "
+            "it was not finished or not written by this project; resume from another one."
+        ) from None
+    if not whole:
+        raise UserError(
+            f"The checkpoint {path} is damaged (its SHA-256 differs from its record): "
+            "resume from another one."
+        )
+    return record
+
+
+def find(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint to resume from: `auto` takes the newest valid one of the folder, if any.
+
+    A damaged one is skipped with a warning under `auto`, and refused where it is named.
+    """
+    if resume is None:
+        return None
+    if resume != "auto":
+        verify(resume)
+        return Path(resume)
+    valid = []
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            valid.append((verify(path)["step"], path))
+        except UserError as error:
+            log.warning("%s", error)
+    return max(valid)[1] if valid else None
+
+
+def refuse_other_facts(path: Path, facts: dict) -> None:
+    """Refuse to continue a run whose training differs.
+
+    Raises:
+        UserError: names the keys that differ, with both values.
+    """
+    before, now = _flat(verify(path)["facts"]), _flat(facts)
+    differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if differing:
+        pairs = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in differing)
+        raise UserError(
+            f"{path} was trained with another configuration: {pairs}. "
+            "Restore these values, choose another output folder, or pass resume=null."
+        )
+
+
+def _flat(value: dict, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` => `{"a.b": 1}`."""
+    flat = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(inner, f"{name}.") if isinstance(inner, dict) else {name: inner}
+    return flat
