@@ -1,0 +1,88 @@
+"""Tiny pipelines of a seed in Stable Diffusion's real format, saved once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dreambooth.pocket.build import build_tokenizer
+
+WORDS = "a an photo of on in the with dog cat toy pattern fabric red blue beach grass snow".split()
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+NOISE |= {"num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": False}
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory) -> Path:
+    """Epsilon prediction with PNDM, as Stable Diffusion 1.5; 16 px pictures, 8x8x4 latents."""
+    scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True, prediction_type="epsilon")
+    return _save(tmp_path_factory.mktemp("tiny"), scheduler)
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model_dir(tmp_path_factory) -> Path:
+    """v-prediction with DDIM, as Stable Diffusion 2.1; else as `tiny_model_dir`."""
+    scheduler = DDIMScheduler(**NOISE, clip_sample=False, prediction_type="v_prediction")
+    return _save(tmp_path_factory.mktemp("tiny_v"), scheduler)
+
+
+def _save(folder: Path, scheduler: SchedulerMixin) -> Path:
+    tokenizer = build_tokenizer(WORDS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=tokenizer.model_max_length,
+                projection_dim=32,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=[8, 16],
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+            block_out_channels=[32, 64],
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=2,  # diffusers' name for the number of heads
+            norm_num_groups=8,
+        )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
