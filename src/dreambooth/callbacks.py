@@ -10,10 +10,23 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
 from torch import Tensor
 
 from dreambooth.errors import UserError
 from dreambooth.model.trainable import trainable_parameters
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar, over optimizer steps that belong to no epoch."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
+        """Both losses, images a second and memory; no version number."""
+        items = super().get_metrics(trainer, pl_module)
+        return {k.removeprefix("loss/"): v for k, v in items.items() if k != "v_num"}
 
 
 class EveryNSteps(Callback):
@@ -91,9 +104,11 @@ class StopAtStepBoundary(Callback):
         self.folder = folder
         self.received: int | None = None
         self.before: dict[int, object] = {}
+        self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the two signals; a second Ctrl-C acts at once."""
+        self.step = trainer.global_step
         for number in (signal.SIGINT, signal.SIGTERM):
             self.before[number] = signal.signal(number, self._receive)
 
@@ -105,9 +120,10 @@ class StopAtStepBoundary(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
         """Stop once an optimizer step is whole."""
-        between = trainer.fit_loop.epoch_loop._should_accumulate()
-        if self.received is not None and not between:
-            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
+        whole, self.step = trainer.global_step != self.step, trainer.global_step
+        if self.received is not None and whole:
+            path = self.folder / f"step-{trainer.global_step:06d}.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,9 +187,9 @@ class ExponentialAverage(Callback):
             average.lerp_(parameters[name].detach(), 1 - self.decay)
 
     @torch.no_grad()
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The averaged weights are what is exported."""
-        for name, parameter in trainable_parameters(pl_module.model).items():
+    def apply(self, module: LightningModule) -> None:
+        """Put the average in the weights' place, once the last checkpoint is written."""
+        for name, parameter in trainable_parameters(module.model).items():
             parameter.copy_(self.average[name])
 
     def state_dict(self) -> dict:

@@ -49,16 +49,20 @@ class Optimization:
 class DreamBooth(pl.LightningModule):
     """Wraps a latent diffusion model whose trainable parts are already prepared.
 
-    Checkpoints hold only what trains; see `checkpoints.py`.
+    Checkpoints hold only what trains; see `checkpoints.py`. `steps_before` counts the optimizer
+    steps of earlier phases, so that the logged step goes on from there.
     """
 
     strict_loading = False  # checkpoints leave the frozen weights out
 
-    def __init__(self, model: LatentDiffusion, loss: Loss, optimization: Optimization) -> None:
+    def __init__(
+        self, model: LatentDiffusion, loss: Loss, optimization: Optimization, steps_before: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.optimization = optimization
+        self.steps_before = steps_before
         alphas_cumprod = model.noise_scheduler.alphas_cumprod.float()
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.trains_text = any(p.requires_grad for p in model.text_encoder.parameters())
@@ -107,6 +111,9 @@ class DreamBooth(pl.LightningModule):
         )
         for name, value in terms._asdict().items():
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
+        if self.steps_before:
+            # "step" is Lightning's own name for the x-axis of every logger
+            self.log("step", float(self.steps_before + self.global_step), batch_size=1)
         return terms.total
 
     def configure_optimizers(self):

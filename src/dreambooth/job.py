@@ -1,0 +1,215 @@
+"""The stages of a run as plain functions: subject, class images, fine-tuning, export, samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from dreambooth import callbacks, checkpoints, generate
+from dreambooth.data.class_images import class_images, own_class_images
+from dreambooth.data.datamodule import DreamBoothData, KeyedBatches
+from dreambooth.data.photos import caption, list_photos
+from dreambooth.data.subjects import subject_folder
+from dreambooth.diffusion.sampling import make_scheduler
+from dreambooth.errors import UserError
+from dreambooth.loggers import log_images
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.lora import save_lora
+from dreambooth.model.new_token import TokenSettings, save_token
+from dreambooth.module import DreamBooth
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """An inference sampler: a diffusers scheduler class and its own options."""
+
+    name: str
+    options: dict
+
+    def build(self, model: LatentDiffusion):
+        """The scheduler on the model's noise schedule."""
+        return make_scheduler(self.name, self.options, dict(model.noise_scheduler.config))
+
+
+def model_path(path: str) -> str:
+    """`pocket` => the weights inside this package; any other path or hub id as it is."""
+    if path != "pocket":
+        return path
+    from dreambooth.pocket.weights import weights_folder
+
+    return str(weights_folder())
+
+
+def find_photos(
+    name: str, class_noun: str, photos: str | None, root: str | None, rendered: int | None,
+    cache_dir: str,
+) -> list[Path]:
+    """The subject's photos: a given folder, the dataset's copy, rendered ones, or the download.
+
+    Args:
+        rendered: how many pictures to render where no folder and no root is given; None fetches
+            the dataset instead.
+    """  # fmt: skip
+    if photos is None and root is None and rendered is not None:
+        from dreambooth.pocket.photos import rendered_photos
+
+        return list_photos(rendered_photos(class_noun, name, rendered, cache_dir))
+    return list_photos(subject_folder(name, photos, root, cache_dir))
+
+
+def captions(paths: Sequence[Path], prompt: str) -> list[str]:
+    """Each photo's prompt: the `.txt` beside it, else the instance prompt."""
+    return [caption(path, prompt) for path in paths]
+
+
+def prepare_class_images(
+    model: LatentDiffusion,
+    prompt: str,
+    count: int,
+    sampler: Sampler,
+    sampling: generate.Sampling,
+    seed: int,
+    images_dir: str | None,
+    cache_dir: str,
+) -> list[Path]:
+    """Class images of the frozen model, or the user's own; call it before anything trains."""
+    if images_dir is not None:
+        return own_class_images(images_dir, count)
+    pipeline = model.pipeline(sampler.build(model))
+    facts = {
+        "model": model.weights_hash(), "prompt": prompt, "sampler": sampler.name,
+        "options": sampler.options, "steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale, "resolution": sampling.resolution,
+        "dtype": str(model.unet.dtype), "negative_prompt": sampling.negative_prompt,
+    }  # fmt: skip
+
+    def draw(seeds: Sequence[int]) -> list[Image.Image]:
+        return generate.generate(pipeline, [prompt] * len(seeds), seeds, sampling)
+
+    return class_images(draw, facts, count, seed, sampling.batch_size, cache_dir)
+
+
+@dataclass
+class Samples:
+    """A fixed set of prompts and seeds, drawn before, during and after training."""
+
+    model: LatentDiffusion
+    sampler: Sampler
+    sampling: generate.Sampling
+    prompts: list[str]
+    class_only: list[str]
+    seeds: list[int]
+    folder: Path
+
+    def draw(self, name: str) -> list[Image.Image]:
+        """Write `<folder>/<name>/*.png` with a manifest, and `<folder>/<name>.png`, a grid."""
+        pairs = [(p, c, s) for p, c in zip(self.prompts, self.class_only, strict=True)
+                 for s in self.seeds]  # fmt: skip
+        prompts, plain, seeds = (list(column) for column in zip(*pairs, strict=True))
+        pipeline = self.model.pipeline(self.sampler.build(self.model))
+        images = generate.generate(pipeline, prompts, seeds, self.sampling)
+        generate.save_images(self.folder / name, images, prompts, plain, seeds)
+        sheet = generate.grid(images, len(self.seeds), self.prompts)
+        with generate.atomic(self.folder / f"{name}.png") as temporary:
+            sheet.save(temporary, format="PNG")
+        return images
+
+    def during(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """As an action of a training step."""
+        images = self.draw(f"step-{module.steps_before + trainer.global_step:06d}")
+        prompts = [p for p in self.prompts for _ in self.seeds]
+        log_images(trainer.loggers, "samples", images, prompts)
+
+
+def fit(
+    trainer_factory: partial,
+    module: DreamBooth,
+    batches: KeyedBatches,
+    folder: Path,
+    facts: dict,
+    resume: str | None,
+    max_steps: int,
+    accumulate: int,
+    every_n_steps: int,
+    keep: int,
+    extra: list[pl.Callback],
+    ema_decay: float | None,
+) -> dict:
+    """Train one phase, from its checkpoint where there is one; the weights stay in `module`.
+
+    Returns:
+        `seconds`, `steps`, `images_per_second`, and `stopped` (a signal's number, or None).
+
+    Raises:
+        UserError: a loss that is not finite, or a checkpoint of another configuration.
+    """
+    start = checkpoints.find(folder, resume)
+    if start is not None:
+        checkpoints.refuse_other_facts(start, facts)
+        log.info("Resuming from %s.", start)
+    images = batches.batch_size + (batches.prior_batch_size if batches.prior else 0)
+    cost = callbacks.Cost(images * accumulate)
+    stop = callbacks.StopAtStepBoundary(folder)
+    average = [callbacks.ExponentialAverage(ema_decay)] if ema_decay is not None else []
+    saving = ModelCheckpoint(
+        folder, filename="step-{step:06d}", auto_insert_metric_name=False, monitor="step",
+        mode="max", save_top_k=keep, every_n_train_steps=every_n_steps,
+    )  # fmt: skip
+    trainer: pl.Trainer = trainer_factory(
+        max_steps=max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        plugins=[checkpoints.VerifiedCheckpointIO(facts)],
+        callbacks=[
+            callbacks.Progress(), cost, *extra, *average,
+            callbacks.StopOnNonFinite(1 if module.device.type == "cpu" else 10), stop, saving,
+        ],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )  # fmt: skip
+    if start is None or checkpoints.verify(start)["step"] < max_steps:
+        trainer.fit(module, DreamBoothData(batches), ckpt_path=start, weights_only=True)
+        last = folder / f"step-{trainer.global_step:06d}.ckpt"
+        if not last.exists():
+            trainer.save_checkpoint(last, weights_only=False)
+    else:
+        module.on_load_checkpoint(checkpoints.VerifiedCheckpointIO(facts).load_checkpoint(start))
+    if average and stop.received is None:
+        average[0].apply(module)
+    return {
+        "seconds": round(cost.seconds, 2),
+        "steps": cost.steps,
+        "images_per_second": round(cost.steps * cost.images_per_step / max(cost.seconds, 1e-9), 2),
+        "stopped": stop.received,
+    }
+
+
+def export(
+    model: LatentDiffusion, lora: bool, token: TokenSettings | None, full: bool, folder: Path
+) -> str:
+    """Write what was learned in the ecosystem's formats; returns the lines that load it again."""
+    start = "from diffusers import StableDiffusionPipeline\n"
+    base = f'pipe = StableDiffusionPipeline.from_pretrained("{model.path}")\n'
+    if full:
+        model.export(folder)
+        return start + f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
+    if lora:
+        save_lora(model, folder)
+        return start + base + f'pipe.load_lora_weights("{folder}")\n'
+    if token is None:
+        raise UserError("This method learns nothing that could be exported.")
+    path = folder / "learned_embeds.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_token(model, token, path)
+    return start + base + f'pipe.load_textual_inversion("{path}")\n'
+

@@ -1,0 +1,39 @@
+"""The closing words of a run: where everything is, and how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+
+
+def closing_summary(
+    folder: Path, snippet: str, subject_phrase: str, class_prompt: str, costs: dict
+) -> None:
+    """Print the run's files, its costs, the `generate.py` command and the diffusers snippet."""
+    table = Table.grid(padding=(0, 2))
+    for name, what in (
+        ("samples/final.png", "the last samples; samples/step-*.png show the way there"),
+        ("model/", "what was learned, in diffusers' format"),
+        ("checkpoints/", "to resume from"),
+        ("metrics.csv", "every logged number"),
+        ("scores.csv, metrics.json", "the scores"),
+        (".hydra/config.yaml", "the whole configuration"),
+    ):
+        if any((folder / part).exists() for part in name.split(", ")):
+            table.add_row(escape(name), what)
+    prompt = f"a {subject_phrase} on the beach"
+    console = Console()
+    console.print(Panel(table, title=escape(str(folder)), title_align="left"))
+    console.print(
+        f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB, "
+        f"{costs['bytes_written'] / 2**20:.0f} MiB written"
+    )
+    # printed bare, so that it can be copied as it is
+    print(f"\npython generate.py run='{folder}' 'prompts=[\"{prompt}\"]'\n")
+    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
+    console.print(Syntax(code, "python", background_color="default", word_wrap=False))
