@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.pocket import build, scenes, training
+from dreambooth.pocket import build, denoising, scenes, training, world
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -79,6 +77,41 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
         mean = vae.encode(to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
     vae.save_pretrained(folder / "vae")
+
+
+def pretrain_latents(cfg: DictConfig, folder: Path) -> None:
+    """Stage `latents`: every scene's scaled posterior sample, and token ids of its captions."""
+    paths = scenes.scene_shards(folder / "scenes", cfg.denoiser.scenes, "train", cfg.workers)
+    denoising.encode_scenes(paths, folder, cfg.seed, cfg.device, cfg.bf16)
+    tokenizer = build.build_tokenizer(world.vocabulary())
+    for index in range(len(paths)):
+        denoising.tokenize_captions(
+            index, tokenizer, folder, cfg.tokens_per_scene, cfg.denoiser.identifier_share
+        )
+
+
+def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
+    """Stage `denoiser`: U-Net and text encoder together, on cached latents."""
+    c = cfg.denoiser
+    torch.manual_seed(cfg.seed)
+    tokenizer = build.build_tokenizer(world.vocabulary())
+    network = denoising.Denoiser(
+        build.build_unet(c.channels, cfg.vae.latent_channels, c.text_width, c.heads,
+                         c.norm_num_groups),
+        build.build_text_encoder(tokenizer, c.text_width, c.text_layers),
+    ).to(cfg.device)  # fmt: skip
+    if cfg.compile:
+        network.unet.compile()
+    loss = denoising.DenoisingLoss(
+        network, folder, c.scenes // scenes.SHARD, c.batch_size, c.caption_dropout,
+        c.min_snr_gamma, cfg.bf16, cfg.device,
+        torch.tensor(denoising.token_ids(tokenizer, [""])),
+    )  # fmt: skip
+    stage = {k: c[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
+    training.train("denoiser", network, loss, folder, **stage, save_seconds=cfg.save_seconds,
+                   seed=cfg.seed, device=cfg.device)  # fmt: skip
+    network.unet.save_pretrained(folder / "unet")
+    network.text_encoder.save_pretrained(folder / "text_encoder")
 
 
 @hydra.main(config_path=str(CONF), config_name="pretrain", version_base="1.3")

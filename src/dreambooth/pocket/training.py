@@ -85,8 +85,9 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        # a short memory at first, so that the average forgets the random start
-        torch._foreach_lerp_(ema, parameters, 1 - min(ema_decay, (1 + step) / (10 + step)))
+        with torch.no_grad():
+            # a short memory at first, so that the average forgets the random start
+            torch._foreach_lerp_(ema, parameters, 1 - min(ema_decay, (1 + step) / (10 + step)))
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + value.item()
         now = time.monotonic()
