@@ -72,6 +72,7 @@ def train(
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in (2, 15)}
     sums: dict[str, float] = {}
+    counted = 0
     started = saved = time.monotonic()
     first = step
     module.train()
@@ -90,15 +91,16 @@ def train(
             torch._foreach_lerp_(ema, parameters, 1 - min(ema_decay, (1 + step) / (10 + step)))
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + value.item()
+        counted += 1
         now = time.monotonic()
         if step % 100 == 0:
-            row = {k: round(v / 100, 5) for k, v in sums.items()}
+            row = {k: round(v / counted, 5) for k, v in sums.items()}
             rate = (step - first) * batch_size / (now - started)
             row |= {"samples": step * batch_size, "per_second": round(rate, 1)}
             with open(curve, "a") as file:
                 file.write(json.dumps(row) + "\n")
             log.info("%s %s", name, row)
-            sums = {}
+            sums, counted = {}, 0
         if now - saved > save_seconds:
             seconds, saved = seconds + now - saved, now
             save()

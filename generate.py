@@ -1,0 +1,14 @@
+"""Images from a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`."""
+
+from dreambooth.config import entry
+
+
+def generate(cfg) -> int:
+    """PNGs, a manifest and a grid in `cfg.output_dir`; returns the exit code."""
+    from dreambooth.draw import draw  # torch and diffusers only once the command line is right
+
+    return draw(cfg)
+
+
+if __name__ == "__main__":
+    entry("generate", generate)

@@ -1,0 +1,45 @@
+"""What generate.py does: a finished run's model, any prompts, any sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from dreambooth.data.prompts import fill
+from dreambooth.errors import UserError
+from dreambooth.generate import Sampling
+from dreambooth.job import Sampler, Samples
+from dreambooth.runs import load_model, load_run
+
+
+def draw(cfg: DictConfig) -> int:
+    """Draw every prompt once a seed into `cfg.output_dir`.
+
+    Raises:
+        UserError: a folder that is not a finished run, no prompts, or no seeds.
+    """
+    run = load_run(cfg.run)
+    if not cfg.prompts or not cfg.seeds:
+        raise UserError("There is nothing to draw: give at least one prompt and one seed.")
+    own = {**run.config["sampling"], "resolution": run.config["resolution"]}
+    names = ("num_inference_steps", "guidance_scale", "batch_size")
+    given = {name: cfg[name] for name in names if cfg[name] is not None}
+    sampling = Sampling(**{**own, **given}, negative_prompt=cfg.negative_prompt)
+    sampler = run.sampler
+    if "scheduler" in cfg:
+        sampler = Sampler(cfg.scheduler.name, dict(cfg.scheduler.options))
+    model = load_model(run)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(automatic if cfg.device == "auto" else cfg.device)
+    phrase, noun = run.record["subject_phrase"], run.record["subject"]["class_noun"]
+    samples = Samples(
+        model, sampler, sampling,
+        [fill(prompt, None, phrase) for prompt in cfg.prompts],
+        [fill(prompt, None, noun) for prompt in cfg.prompts],
+        list(cfg.seeds), Path(cfg.output_dir),
+    )  # fmt: skip
+    samples.draw("images")
+    print(f"{len(cfg.prompts) * len(cfg.seeds)} images: {cfg.output_dir}/images.png")
+    return 0

@@ -1,0 +1,67 @@
+"""A finished run read back: its record, its configuration, its model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from dreambooth.errors import UserError
+from dreambooth.job import Sampler, model_path
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.lora import load_lora
+from dreambooth.model.new_token import load_token
+
+
+@dataclass(frozen=True)
+class Run:
+    """`record` is its run.json, `config` its composed configuration as plain values."""
+
+    folder: Path
+    record: dict
+    config: dict
+
+    @property
+    def sampler(self) -> Sampler:
+        """The inference sampler that the run was configured with."""
+        return Sampler(**self.config["scheduler"])
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a finished run's folder.
+
+    Raises:
+        UserError: no such folder, or a run that did not end.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"run={folder} is not a folder: give the output folder of a train.py run.")
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"run={folder} is not a finished run ({error}): finish it with "
+            f"`python train.py hydra.run.dir={folder}` and the same options."
+        ) from None
+    # paths that Hydra alone could resolve were resolved when the run was written
+    config.output_dir = str(folder)
+    config.pop("hydra", None)
+    return Run(folder, record, OmegaConf.to_container(config, resolve=True))
+
+
+def load_model(run: Run) -> LatentDiffusion:
+    """The run's model as it was exported: a whole pipeline, or its base with what was learned."""
+    learned, base = run.folder / "model", run.record["model"]
+    if run.record["export"] == "full":
+        return LatentDiffusion.from_pretrained(str(learned))
+    model = LatentDiffusion.from_pretrained(
+        model_path(base["path"]), base["revision"], base["variant"]
+    )
+    if run.record["export"] == "lora":
+        load_lora(model, learned)
+    else:
+        load_token(model, learned / "learned_embeds.safetensors")
+    return model.requires_grad_(False).eval()
