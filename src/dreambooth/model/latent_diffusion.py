@@ -149,8 +149,10 @@ class LatentDiffusion(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         self.unet.enable_gradient_checkpointing()
+        text = self.text_encoder  # transformers renamed the method within version 5
+        enable = getattr(text, "activation_checkpointing_enable", None)
         # The re-entrant form gives no gradient to adapters behind an input that needs none.
-        self.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        (enable or text.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def base_state(self, part: str) -> dict[str, torch.Tensor]:
         """Weights of `unet`, `vae` or `text_encoder` under their own names, without adapters.

@@ -102,7 +102,7 @@ def load_part(folder: Path, part: str, variant: str | None) -> torch.nn.Module:
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The folder's CLIP tokenizer; UserError when it cannot be read."""
     try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
     except Exception as error:
         message = f"{folder / 'tokenizer'} cannot be loaded ({reason(error)}): {MEND}."
         raise UserError(message) from error

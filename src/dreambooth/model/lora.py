@@ -22,9 +22,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.loading import keep_random_state
+from dreambooth.model.lora_format import LORA_FILE, find_lora, read_lora
 
 ADAPTER = "default"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_PARTS = ("unet", "text_encoder")
 
 
@@ -109,6 +109,28 @@ def save_lora(model: LatentDiffusion, folder: str | Path) -> Path:
         )
         os.replace(Path(scratch) / LORA_FILE, folder / LORA_FILE)
     return folder / LORA_FILE
+
+
+def load_lora(target: LatentDiffusion | StableDiffusionPipeline, path: str | Path) -> int:
+    """Put the adapters of a file or folder into a model or pipeline; returns how many tensors.
+
+    Reads diffusers' and kohya's layout and PEFT's (`adapter_model.safetensors` with its config).
+    Raises UserError, changing nothing, unless every tensor fits.
+    """
+    pipeline = target.pipeline() if isinstance(target, LatentDiffusion) else target
+    parts = {part: getattr(pipeline, part) for part in LORA_PARTS}
+    for part, module in parts.items():
+        if has_lora(module):
+            raise UserError(f"the {part} has LoRA adapters already: load {path} into a fresh one.")
+    state, alphas, metadata = read_lora(find_lora(path), parts)
+    loaders = {"unet": pipeline.load_lora_into_unet}
+    loaders["text_encoder"] = pipeline.load_lora_into_text_encoder
+    for part, module in parts.items():
+        if not any(name.startswith(f"{part}.") for name in state):
+            continue
+        with keep_random_state():
+            loaders[part](state, alphas, module, adapter_name=ADAPTER, metadata=metadata)
+    return len(state)
 
 
 def merge_lora(model: LatentDiffusion) -> None:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.loading import keep_random_state, reason
+
+TOKEN_FILE = "learned_embeds.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def add_token(model: LatentDiffusion, settings: TokenSettings) -> None:
     embedding = model.text_encoder.get_input_embeddings()
     requires_grad = embedding.weight.requires_grad
     rows = max(embedding.num_embeddings, len(tokenizer))  # some matrices are longer than needed
-    # Averaged initial rows would be drawn from the global random state, and are overwritten.
-    embedding = model.text_encoder.resize_token_embeddings(rows, mean_resizing=False)
+    with keep_random_state():  # the new rows' own initial values are drawn and then overwritten
+        embedding = model.text_encoder.resize_token_embeddings(rows, mean_resizing=False)
     embedding.weight.requires_grad_(requires_grad)
     with torch.no_grad():
         embedding.weight[token_ids(model, settings)] = embedding.weight[initializer[0]].clone()
@@ -111,3 +115,42 @@ def save_token(model: LatentDiffusion, settings: TokenSettings, path: str | Path
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def load_token(target: LatentDiffusion | StableDiffusionPipeline, path: str | Path) -> str:
+    """Add the token of a file (or of `learned_embeds.safetensors` in a folder); returns its name.
+
+    The file holds one tensor, `{token: [D] or [num_vectors,D]}`. Raises UserError, changing
+    nothing, when it does not, or when width or token do not suit the model.
+    """
+    file = Path(path) / TOKEN_FILE if Path(path).is_dir() else Path(path)
+    try:
+        state = load_file(file)
+    except Exception as error:
+        message = f"{file} is not a safetensors file that can be read ({reason(error)})."
+        raise UserError(message) from error
+    if len(state) != 1 or next(iter(state.values())).dim() not in (1, 2):
+        raise UserError(
+            f"{file} holds {len(state)} tensors: a textual-inversion file holds one, named by its "
+            "token, of shape [D] or [n, D]."
+        )
+    token, rows = next(iter(state.items()))
+    if isinstance(target, LatentDiffusion):
+        target.restore("text_encoder")
+        pipeline = target.pipeline()
+    else:
+        pipeline = target
+    embedding = pipeline.text_encoder.get_input_embeddings()
+    if rows.shape[-1] != embedding.embedding_dim:
+        raise UserError(
+            f"{file} has embeddings of width {rows.shape[-1]} and the model "
+            f"{embedding.embedding_dim}: use a token that was trained for this base model."
+        )
+    vocabulary = pipeline.tokenizer.get_vocab()
+    if token in vocabulary or f"{token}_1" in vocabulary:
+        raise UserError(f"the tokenizer knows {token} already: load {file} into a fresh model.")
+    requires_grad = embedding.weight.requires_grad
+    with keep_random_state():
+        pipeline.load_textual_inversion({token: rows})
+    pipeline.text_encoder.get_input_embeddings().weight.requires_grad_(requires_grad)
+    return token

@@ -1,0 +1,203 @@
+"""A model folder that is whole loads; any other ends in one sentence that names the part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dreambooth.errors import UserError
+from dreambooth.model import loading
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.loading import WEIGHT_PARTS
+
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_model_dir, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list[str]:
+    """No hub, no cache: the names that were asked for."""
+    asked = []
+
+    def refuse(repo, **options):
+        asked.append(repo)
+        raise OSError("no such thing as a network")
+
+    monkeypatch.setattr(loading, "snapshot_download", refuse)
+    monkeypatch.setattr(loading.HfApi, "model_info", lambda self, repo, **options: refuse(repo))
+    monkeypatch.setattr(loading, "is_offline_mode", lambda: False)
+    return asked
+
+
+def refusal(path, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        LatentDiffusion.from_pretrained(str(path), **options)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "model_index.json",
+        "unet/config.json",
+        UNET_WEIGHTS,
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_a_folder_that_lacks_a_file_names_it(folder, absent):
+    (folder / absent).unlink()
+    message = refusal(folder)
+    assert f"lacks {absent}" in message and "model.path" in message
+
+
+@pytest.mark.parametrize("part", [*WEIGHT_PARTS, "tokenizer", "scheduler"])
+def test_a_folder_that_lacks_a_part_names_it(folder, part):
+    shutil.rmtree(folder / part)
+    assert f"lacks {part}/" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", WEIGHT_PARTS)
+def test_cut_weights_name_the_part(folder, part):
+    file = next((folder / part).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    assert str(folder / part) in refusal(folder)
+
+
+@pytest.mark.parametrize("part", WEIGHT_PARTS)
+def test_a_missing_tensor_is_not_filled_with_noise(folder, part):
+    file = next((folder / part).glob("*.safetensors"))
+    state = load_file(file)
+    state.pop(sorted(state)[-1])
+    save_file(state, file, metadata={"format": "pt"})
+    assert str(folder / part) in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "unet/config.json", "tokenizer/tokenizer.json"]
+)
+def test_damaged_json_names_the_file_s_part(folder, name):
+    (folder / name).write_text("{")
+    assert str(folder / name.split("/")[0]) in refusal(folder)
+
+
+def test_unknown_sampler_names_the_scheduler(folder):
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": "NoSuchScheduler"}))
+    assert str(file) in refusal(folder)
+
+
+def test_weights_that_are_pickled_are_not_read(folder):
+    torch.save(load_file(folder / UNET_WEIGHTS), folder / "unet/diffusion_pytorch_model.bin")
+    (folder / UNET_WEIGHTS).unlink()
+    assert f"lacks {UNET_WEIGHTS}" in refusal(folder)
+
+
+def test_other_pipelines_are_refused(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionXLPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "is a StableDiffusionXLPipeline" in refusal(folder)
+
+
+def test_parts_of_different_models_are_refused(folder):
+    config = json.loads((folder / "vae/config.json").read_text())
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_config({**config, "latent_channels": 3})
+    vae.save_pretrained(folder / "vae")
+    assert "takes 4 channels but its vae gives 3" in refusal(folder)
+
+
+@pytest.mark.parametrize("path", ["./no-such", "/no/such", "../no-such", "~/no-such", "a/b/c"])
+def test_what_looks_local_is_never_asked_of_the_hub(hub, path):
+    assert "does not exist" in refusal(path)
+    assert hub == []
+
+
+def test_a_file_is_not_a_model(hub, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "is not a folder" in refusal(tmp_path / "model.safetensors")
+
+
+def test_an_existing_relative_folder_is_local(hub, folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert LatentDiffusion.from_pretrained("model").path == "model"
+    assert hub == []
+
+
+@pytest.mark.parametrize("path", ["someone/model", "model"])
+def test_unreachable_hub_is_one_sentence(hub, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal(path)
+    assert path in message and "no such thing as a network" in message and "model.path" in message
+    assert hub == [path, path]  # the cache, then one question: no retries
+
+
+def test_hub_model_is_loaded_from_the_snapshot_and_keyed_by_its_commit(
+    hub, tiny_model_dir, tmp_path, monkeypatch
+):
+    commit = "0123456789abcdef"
+    shutil.copytree(tiny_model_dir, tmp_path / commit)
+    monkeypatch.setattr(loading, "snapshot_download", lambda repo, **_: str(tmp_path / commit))
+    model = LatentDiffusion.from_pretrained("someone/model")
+    again = LatentDiffusion.from_pretrained("someone/model")
+    local = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    assert model.weights_hash() == again.weights_hash() != local.weights_hash()
+    assert hub == []
+
+
+def test_variant_reads_its_own_files_as_float32(folder):
+    for part in WEIGHT_PARTS:
+        file = next((folder / part).glob("*.safetensors"))
+        half = {name: tensor.half() for name, tensor in load_file(file).items()}
+        save_file(half, file.with_name(f"{file.stem}.fp16.safetensors"), metadata={"format": "pt"})
+    plain = LatentDiffusion.from_pretrained(str(folder))
+    half = LatentDiffusion.from_pretrained(str(folder), variant="fp16")
+    weight, rounded = plain.unet.conv_in.weight, half.unet.conv_in.weight
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, weight.half().float()) and not torch.equal(rounded, weight)
+    assert plain.weights_hash() != half.weights_hash()
+    assert "lacks unet/diffusion_pytorch_model.bf16.safetensors" in refusal(folder, variant="bf16")
+
+
+def test_hash_depends_on_content_and_on_nothing_else(folder, tiny_model_dir, monkeypatch):
+    original = LatentDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
+    assert len(original) == 64
+    (folder / "README.md").write_text("a note")
+    (folder / "unet" / "diffusion_pytorch_model.other.safetensors").write_bytes(b"other")
+    copy = LatentDiffusion.from_pretrained(str(folder))
+    assert copy.weights_hash() == original
+    state = load_file(folder / UNET_WEIGHTS)
+    state["conv_in.bias"][0] += 1e-3
+    save_file(state, folder / UNET_WEIGHTS, metadata={"format": "pt"})
+    assert copy.weights_hash() == original  # of what was loaded: computed once
+    assert LatentDiffusion.from_pretrained(str(folder)).weights_hash() != original
+
+
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "scheduler/scheduler_config.json"])
+def test_hash_covers_tokenizer_and_scheduler(folder, tiny_model_dir, name):
+    (folder / name).write_text((folder / name).read_text() + "\n")
+    changed = LatentDiffusion.from_pretrained(str(folder)).weights_hash()
+    assert changed != LatentDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
+
+
+def test_loading_leaves_the_random_state_and_prints_nothing(tiny_model_dir, capfd):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    assert torch.equal(before, torch.get_rng_state())
+    assert capfd.readouterr() == ("", "")

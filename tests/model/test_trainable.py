@@ -1,0 +1,189 @@
+"""A phase changes exactly what it declares; its state goes out and comes back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth.errors import UserError
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.new_token import TokenSettings, token_ids
+from dreambooth.model.trainable import (
+    Phase,
+    load_trained_state,
+    prepare,
+    restrict_token_update,
+    trainable_parameters,
+    trained_state,
+)
+
+TOKEN = TokenSettings("<new>", "dog", 2)
+PHASES = [
+    ("full", "frozen"),
+    ("frozen", "full"),
+    ("full", "full"),
+    ("lora", "frozen"),
+    ("frozen", "lora"),
+    ("lora", "lora"),
+    ("full", "lora"),
+    ("frozen", "token"),
+    ("full", "token"),
+    ("lora", "token"),
+]
+MATRIX = "text_encoder.embeddings.token_embedding.weight"
+
+
+def snapshot(model: LatentDiffusion) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def declared(names: list[str], part: str, kind: str) -> set[str]:
+    """Names of `part` that a phase of `kind` says it trains, told by the names alone."""
+    own = {name for name in names if name.startswith(f"{part}.")}
+    adapters = {name for name in own if ".lora_" in name}
+    return {"frozen": set(), "full": own - adapters, "lora": adapters, "token": {MATRIX}}[kind]
+
+
+@pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
+def test_one_step_changes_exactly_what_is_declared(model, lora, train, unet, text_encoder):
+    prepare(model, Phase(unet, text_encoder), lora, TOKEN, seed=0)
+    before = snapshot(model)
+    train(model, steps=2, after=lambda: restrict_token_update(model))  # B first, then A
+    after = snapshot(model)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    names = list(after)
+    expected = declared(names, "unet", unet) | declared(names, "text_encoder", text_encoder)
+    own = {name.replace(".base_layer.", ".") for name in expected}
+    assert changed == expected
+    assert list(trainable_parameters(model)) == sorted(own)
+    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
+def test_modes_follow_the_phase(model, lora, unet, text_encoder):
+    model.train()
+    prepare(model, Phase(unet, text_encoder), lora, TOKEN, seed=0)
+    assert not model.vae.training
+    assert model.unet.training == (unet != "frozen")
+    assert model.text_encoder.training == (text_encoder != "frozen")
+    assert not any(p.requires_grad for p in model.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("unet", "text_encoder", "message"),
+    [
+        ("frozen", "frozen", "trains nothing"),
+        ("token", "frozen", "unet=token"),
+        ("full", "ful", "text_encoder=ful"),
+        (True, "frozen", "unet=True"),
+    ],
+)
+def test_nonsense_is_refused(unet, text_encoder, message):
+    with pytest.raises(UserError, match=message):
+        Phase(unet, text_encoder)
+
+
+@pytest.mark.parametrize("phase", [Phase("lora", "frozen"), Phase("frozen", "token")])
+def test_missing_settings_are_refused(model, phase):
+    with pytest.raises(UserError, match="needs the settings"):
+        prepare(model, phase, None, None, seed=0)
+
+
+def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, lora):
+    before = snapshot(model)
+    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    dtypes = {name: p.dtype for name, p in model.named_parameters()}
+    for name, dtype in dtypes.items():
+        assert dtype == (torch.float32 if ".lora_" in name else torch.bfloat16), name
+    prepare(model, Phase("full", "full"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    after = {n.replace(".base_layer.", "."): t for n, t in model.state_dict().items()}
+    for name, tensor in before.items():
+        expected = tensor.bfloat16() if name.startswith("vae.") else tensor
+        assert torch.equal(after[name], expected), name
+
+
+def test_a_bf16_base_trains_its_float32_adapters(model, lora, train):
+    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    before = snapshot(model)
+    train(model, steps=2)
+    after = snapshot(model)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if ".lora_" in name}
+
+
+@pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
+def test_state_round_trip_gives_the_same_prediction(
+    model, tiny_model_dir, lora, predict, train, unet, text_encoder
+):
+    phase = Phase(unet, text_encoder)
+    prepare(model, phase, lora, TOKEN, seed=0)
+    train(model, steps=2, after=lambda: restrict_token_update(model))
+    state = {name: tensor.clone() for name, tensor in trained_state(model).items()}
+    fresh = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    prepare(fresh, phase, lora, TOKEN, seed=1)
+    prompts = ("a <new> dog", "a cat")
+    assert not torch.equal(predict(fresh, prompts), predict(model, prompts))
+    load_trained_state(fresh, state)
+    assert torch.equal(predict(fresh, prompts), predict(model, prompts))
+
+
+def test_state_of_a_token_phase_is_its_rows(model):
+    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
+    state = trained_state(model)
+    assert {name: tuple(t.shape) for name, t in state.items()} == {"token.<new>": (2, 32)}
+
+
+def test_a_refused_state_changes_nothing(model, lora, predict):
+    prepare(model, Phase("lora", "frozen"), lora, None, seed=0)
+    state = {name: tensor + 1 for name, tensor in trained_state(model).items()}
+    before = predict(model)
+    first, last = sorted(state)[0], sorted(state)[-1]
+    missing = {name: tensor for name, tensor in state.items() if name != last}
+    wrong = {**state, last: state[last][:, :1]}
+    for bad, named in (
+        (missing, f"lacks 1 tensors, {last}"),
+        ({**state, "unet.extra": state[first]}, "also holds 1 tensors, unet.extra"),
+        (wrong, last),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_trained_state(model, bad)
+        assert named in str(caught.value)
+    assert torch.equal(predict(model), before)
+
+
+def test_later_phases_keep_what_earlier_ones_trained(model, tiny_model_dir, predict, train):
+    """Textual inversion, then the U-Net with a bf16 text encoder: both are in the state."""
+    phases = [Phase("frozen", "token"), Phase("full", "frozen")]
+    for phase in phases:
+        prepare(model, phase, None, TOKEN, 0, frozen_dtype=torch.bfloat16)
+        train(model, after=lambda: restrict_token_update(model))
+    state = trained_state(model)
+    names = [n for n in model.state_dict() if n.startswith("unet.")]
+    assert list(state) == sorted(["token.<new>", *names])
+    fresh = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    for phase in phases:
+        prepare(fresh, phase, None, TOKEN, 0, frozen_dtype=torch.bfloat16)
+    load_trained_state(fresh, state)
+    assert torch.equal(predict(fresh, ("a <new>", "a cat")), predict(model, ("a <new>", "a cat")))
+    for part in ("unet", "text_encoder"):
+        fresh.restore(part), model.restore(part)
+        for name, tensor in model.base_state(part).items():
+            assert torch.equal(fresh.base_state(part)[name], tensor), name
+
+
+def test_a_later_phase_lifts_the_mask_of_a_token_phase(model, train):
+    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
+    train(model, after=lambda: restrict_token_update(model))
+    prepare(model, Phase("frozen", "full"), None, TOKEN, seed=0)
+    before = snapshot(model)[MATRIX]
+    train(model, after=lambda: restrict_token_update(model))
+    dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
+    assert not torch.equal(snapshot(model)[MATRIX][dog], before[dog])
+
+
+def test_only_new_rows_get_a_gradient(model, predict):
+    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
+    predict(model, ("a <new> dog", "a cat")).sum().backward()
+    gradient = trainable_parameters(model)[MATRIX].grad
+    rows = set(gradient.abs().sum(1).nonzero().flatten().tolist())
+    assert rows == set(token_ids(model, TOKEN))
