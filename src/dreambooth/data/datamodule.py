@@ -96,7 +96,8 @@ def _encode(model, views: Iterator[Tensor], batch_size: int) -> dict[str, Tensor
         mean, logvar = model.encode(torch.stack(part).to(device))
         means.append(mean.float().cpu())
         logvars.append(logvar.float().cpu())
-    return {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
+    # the posterior's halves are views of one tensor, which safetensors would refuse
+    return {"mean": torch.cat(means).contiguous(), "logvar": torch.cat(logvars).contiguous()}
 
 
 def example_index(position: int, count: int, *key: int | str) -> int:
