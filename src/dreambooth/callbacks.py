@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from dreambooth.errors import UserError
 from dreambooth.model.trainable import trainable_parameters
+
+_MEND = "lower lr or use precision 32-true; the last good checkpoint is kept"
 
 
 class Progress(RichProgressBar):
@@ -75,33 +77,46 @@ class StopOnNonFinite(Callback):
         """Remember the loss; look at those remembered now and then."""
         self.pending.append((trainer.global_step, batch["names"], outputs["loss"].detach()))
         if len(self.pending) >= self.every_n_steps:
-            self.check()
+            self.check(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        """Never write a checkpoint after a loss that was not finite."""
-        self.check()
+        """Never write a checkpoint after a loss that was not finite, nor one of such weights.
 
-    def check(self) -> None:
-        """Look at the remembered losses.
+        Raises:
+            UserError: as `check`; or the loss was finite and its gradient was not.
+        """
+        self.check(trainer)
+        weights = trainable_parameters(pl_module.model).values()
+        if not bool(torch.stack([w.detach().isfinite().all() for w in weights]).all()):
+            raise UserError(
+                f"The weights are not finite after step {trainer.global_step}: {_MEND}."
+            )
+
+    def check(self, trainer: Trainer) -> None:
+        """Look at the remembered losses, of every rank.
 
         Raises:
             UserError: one of them is not finite.
         """
-        pending, self.pending = self.pending, []
-        if not pending or bool(torch.stack([p[2] for p in pending]).isfinite().all()):
-            return
-        step, names, value = next(p for p in pending if not bool(p[2].isfinite()))
-        raise UserError(
-            f"The loss became {value.item()} at step {step} on {', '.join(sorted(set(names)))}: "
-            "lower lr or use precision 32-true; the last good checkpoint is kept."
-        )
+        steps, names, losses = zip(*self.pending, strict=True) if self.pending else ((), (), ())
+        values = torch.stack(losses).tolist() if losses else []
+        self.pending = []
+        seen = list(zip(steps, names, values, strict=True))
+        if trainer.world_size > 1:
+            parts: list = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, seen)
+            seen = [entry for part in parts for entry in part]
+        bad = [entry for entry in seen if not math.isfinite(entry[2])]
+        if bad:
+            step, _, value = min(bad)
+            files = ", ".join(sorted({n for at, names, _ in bad if at == step for n in names}))
+            raise UserError(f"The loss became {value} at step {step} on {files}: {_MEND}.")
 
 
 class StopAtStepBoundary(Callback):
-    """SIGINT and SIGTERM end training after the step in flight, with a checkpoint written."""
+    """SIGINT and SIGTERM end training after the step in flight; a checkpoint is then written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.received: int | None = None
         self.before: dict[int, object] = {}
         self.step = 0
@@ -119,17 +134,24 @@ class StopAtStepBoundary(Callback):
         self.received = number
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        """Stop once an optimizer step is whole."""
+        """Stop once an optimizer step is whole, on every rank at the same one."""
         whole, self.step = trainer.global_step != self.step, trainer.global_step
-        if self.received is not None and whole:
-            path = self.folder / f"step-{trainer.global_step:06d}.ckpt"
-            trainer.save_checkpoint(path, weights_only=False)
-            trainer.should_stop = True
+        if not whole:
+            return
+        if trainer.world_size > 1:
+            number = torch.tensor(self.received or 0, device=pl_module.device)
+            number = trainer.strategy.reduce(number, reduce_op="max")
+            self.received = int(number) or None
+        trainer.should_stop = trainer.should_stop or self.received is not None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Give the signals back after a failure too: a sweep goes on."""
+        self.on_train_end(trainer, pl_module)
 
 
 class Cost(Callback):

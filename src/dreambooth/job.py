@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from PIL import Image
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from dreambooth import callbacks, checkpoints, generate
 from dreambooth.data.class_images import class_images, own_class_images
@@ -158,12 +157,9 @@ def fit(
         log.info("Resuming from %s.", start)
     images = batches.batch_size + (batches.prior_batch_size if batches.prior else 0)
     cost = callbacks.Cost(images * accumulate)
-    stop = callbacks.StopAtStepBoundary(folder)
+    saving = checkpoints.Checkpoints(folder, every_n_steps, keep)
+    stop = callbacks.StopAtStepBoundary()
     average = [callbacks.ExponentialAverage(ema_decay)] if ema_decay is not None else []
-    saving = ModelCheckpoint(
-        folder, filename="step-{step:06d}", auto_insert_metric_name=False, monitor="step",
-        mode="max", save_top_k=keep, every_n_train_steps=every_n_steps,
-    )  # fmt: skip
     trainer: pl.Trainer = trainer_factory(
         max_steps=max_steps,
         max_epochs=-1,
@@ -174,16 +170,19 @@ def fit(
             callbacks.StopOnNonFinite(1 if module.device.type == "cpu" else 10), stop, saving,
         ],
         enable_model_summary=False,
+        enable_checkpointing=False,  # Lightning's own; ours is a callback
         use_distributed_sampler=False,
         default_root_dir=folder,
     )  # fmt: skip
-    if start is None or checkpoints.verify(start)["step"] < max_steps:
+    # a run shorter than the interval still logs
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max_steps)
+    if start is None or checkpoints.read_record(start)["step"] < max_steps:
         trainer.fit(module, DreamBoothData(batches), ckpt_path=start, weights_only=True)
-        last = folder / f"step-{trainer.global_step:06d}.ckpt"
-        if not last.exists():
-            trainer.save_checkpoint(last, weights_only=False)
     else:
-        module.on_load_checkpoint(checkpoints.VerifiedCheckpointIO(facts).load_checkpoint(start))
+        state = checkpoints.VerifiedCheckpointIO(facts).load_checkpoint(start)
+        module.on_load_checkpoint(state)
+        for callback in average:
+            callback.load_state_dict(state["callbacks"][callback.state_key])
     if average and stop.received is None:
         average[0].apply(module)
     return {
