@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth import callbacks, job
+from dreambooth import callbacks, job, ranks
 from dreambooth.cache import cache_key, file_hash, write_json
 from dreambooth.data.datamodule import Crops, KeyedBatches, encode_examples
 from dreambooth.data.prompts import fill
@@ -58,14 +58,20 @@ def run(cfg: DictConfig) -> int:
     samples = _samples(cfg, model, folder)
     facts = _facts(cfg, model, paths, batches)
     costs = {"preparation_seconds": round(time.monotonic() - started, 2)}
-    for number, phase in enumerate(cfg.method.phases):
-        costs[f"phase_{number}"] = result = _fit(
-            cfg, number, phase, model, batches, folder, facts, loggers, samples
-        )
-        if result["stopped"]:
-            finish(loggers, {}, folder)
-            print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
-            return 128 + result["stopped"]
+    result = {}
+    with ranks.same_job(cfg.output_dir):
+        for number, phase in enumerate(cfg.method.phases):
+            costs[f"phase_{number}"] = result = _fit(
+                cfg, number, phase, model, batches, folder, facts, loggers, samples
+            )
+            if result["stopped"]:
+                break
+    if not ranks.is_first():
+        return 0
+    if result["stopped"]:
+        finish(loggers, {}, folder)
+        print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
+        return 128 + result["stopped"]
     return _close(cfg, model, folder, loggers, samples, costs, started, paths)
 
 
@@ -81,7 +87,8 @@ def _quiet() -> None:
         ".*in eval mode at the start of training.*",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _settings(cfg: DictConfig) -> tuple[LoRASettings | None, TokenSettings | None]:
