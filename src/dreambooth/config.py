@@ -6,6 +6,7 @@ The only module below the entry scripts that sees a config object.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,6 +46,11 @@ WHOLE = (
     "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
     "sampling.num_inference_steps", "sampling.batch_size", "samples.every_n_steps",
 )  # fmt: skip
+OPTIONAL = {
+    "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
+    "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
+}
 SWITCHES = (
     "ppl", "train_text_encoder", "gradient_checkpointing", "compile",
     "augment.random_crop", "augment.flip",
@@ -54,8 +61,17 @@ CHOICES = {
     "frozen_dtype": ("float32", "bfloat16", "float16"),
     "lr_schedule": (
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
-        "polynomial", "piecewise_constant",
+        "polynomial",
     ),
+}  # fmt: skip
+
+
+DIFFUSERS = {
+    "learning_rate": "lr", "max_train_steps": "max_steps", "with_prior_preservation": "ppl",
+    "train_batch_size": "batch_size", "gradient_accumulation_steps": "accumulate",
+    "prior_loss_weight": "prior.weight", "mixed_precision": "trainer.precision",
+    "pretrained_model_name_or_path": "model.path", "instance_data_dir": "subject.photos",
+    "class_data_dir": "prior.images_dir", "snr_gamma": "loss.min_snr_gamma",
 }  # fmt: skip
 
 
@@ -67,16 +83,24 @@ def check(cfg: DictConfig) -> None:
     """
     for keys, kind, holds in (
         (WHOLE, "a whole number", lambda v: isinstance(v, int)),
-        (POSITIVE + NOT_NEGATIVE, "a number", lambda v: isinstance(v, int | float)),
+        (POSITIVE + NOT_NEGATIVE, "a finite number", _is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
+        (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
     ):
         for key in keys:
             _hold(cfg, key, f"must be {kind}", lambda v, h=holds: not isinstance(v, bool) and h(v))
+    for key, (kind, holds) in OPTIONAL.items():
+        _hold(cfg, key, f"must be {kind}", lambda v, h=holds: v is None or _is_number(v) and h(v))
     for key in SWITCHES:
         _hold(cfg, key, "must be true or false", lambda v: isinstance(v, bool))
     for key, choices in CHOICES.items():
         _hold(cfg, key, f"must be one of {', '.join(choices)}", lambda v, c=choices: v in c)
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _hold(cfg: DictConfig, key: str, sentence: str, holds: Callable[[object], bool]) -> None:
@@ -106,28 +130,71 @@ def check_choices(arguments: list[str]) -> None:
 
 
 def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
-    """Compose `conf/<name>.yaml` with the command line and run; a user's error exits with 2."""
+    """Compose `conf/<name>.yaml` with the command line and run; a user's error exits with 2.
+
+    In a sweep the other runs go on, and the exit code says that one failed.
+    """
+    failed = []
 
     @hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")
     def main(cfg: DictConfig) -> None:
+        code = None
         try:
             code = run(cfg)
-        except UserError as error:
-            _refuse(str(error))
-        except OmegaConfBaseException as error:
-            _refuse(f"The configuration is not complete: {str(error).splitlines()[0]}.")
+        except (UserError, OmegaConfBaseException) as error:
+            failed.append(error)
+            _say(error)
         if code:
             sys.exit(code)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be worded
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of kernels nobody uses
     try:
         check_choices(sys.argv[1:])
-    except UserError as error:
-        _refuse(str(error))
-    main()
+        main()
+    except (UserError, OmegaConfBaseException) as error:
+        failed.append(error)
+        _say(error)
+    except HydraException as error:
+        failed.append(error)
+        _say(UserError(_worded(name, error)))
+    except KeyboardInterrupt:
+        print("\nStopped. The same command begins again with what is cached.", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        sys.exit(2)
 
 
-def _refuse(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def _say(error: Exception) -> None:
+    text = str(error)
+    if isinstance(error, OmegaConfBaseException):
+        text = f"The configuration is not complete: {text.splitlines()[0]}."
+    if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":  # one rank speaks
+        print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _worded(name: str, error: HydraException) -> str:
+    """Hydra's error as one sentence; of an unknown key, with the nearest one there is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unknown = re.match(r"Could not override '([^']+)'", lines[0])
+    if unknown is None:
+        return f"The command line cannot be read: {lines[0].rstrip('.')}."
+    key, known = unknown[1], _keys(OmegaConf.load(CONF / f"{name}.yaml"))
+    for file in CONF.glob("*/*.yaml"):
+        known |= {file.parent.name} | _keys(OmegaConf.load(file), f"{file.parent.name}.")
+    # a key is also meant by its last word, or by the name that diffusers' script gives it
+    meant = {k.split(".")[-1]: k for k in sorted(known)} | DIFFUSERS | {k: k for k in known}
+    near = get_close_matches(key, sorted(meant), n=1)
+    hint = f"did you mean {meant[near[0]]}?" if near else f"conf/{name}.yaml lists every key."
+    return f"There is no key {key}: {hint}"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> set[str]:
+    """Every key of a config, dotted."""
+    keys = set()
+    for key, value in node.items_ex(resolve=False):
+        keys.add(f"{prefix}{key}")
+        if isinstance(value, DictConfig):
+            keys |= _keys(value, f"{prefix}{key}.")
+    return keys
