@@ -6,6 +6,7 @@ beside its place, flushed to the disk, and renamed; parallel jobs of a sweep tak
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -62,8 +63,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.replace(path, scratch / "replaced")  # a folder cannot be renamed onto a folder
         os.replace(temporary, path)
         _flush(path.parent, recurse=False)
-    except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    except Exception as error:
+        if _disk_full(error):
             raise UserError(
                 f"The disk that holds {path.parent} is full: free some room and run the same "
                 "command again; everything written before is whole."
@@ -71,6 +72,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is behind an error: libraries wrap it in types of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if f"os error {errno.ENOSPC}" in str(error):  # safetensors
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _flush(path: Path, recurse: bool = True) -> None:
