@@ -6,6 +6,7 @@ import csv
 import logging
 import netrc
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -14,6 +15,38 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from dreambooth.cache import atomic
 
 log = logging.getLogger(__name__)
+
+
+class TolerantWandbLogger(WandbLogger):
+    """What W&B raises is said once; from then on the run goes on without it."""
+
+    failed = False
+
+    def attempt(self, call: Callable, *args, **kwargs) -> None:
+        """Call it unless W&B has failed before."""
+        if self.failed:
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as error:  # whatever W&B raises, training is worth more
+            self.failed = True
+            log.warning("Weights & Biases failed (%s): metrics.csv has everything.", error)
+
+    def log_metrics(self, *args, **kwargs) -> None:
+        """Numbers of one step."""
+        self.attempt(super().log_metrics, *args, **kwargs)
+
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        """Lightning's; the run's configuration is given at the start."""
+        self.attempt(super().log_hyperparams, *args, **kwargs)
+
+    def log_image(self, *args, **kwargs) -> None:
+        """Images with captions."""
+        self.attempt(super().log_image, *args, **kwargs)
+
+    def finalize(self, status: str) -> None:
+        """At the end of a training phase."""
+        self.attempt(super().finalize, status)
 
 
 def make_loggers(
@@ -43,7 +76,8 @@ def _wandb(folder: Path, project: str, name: str, group: str, tags: list[str]) -
     settings = wandb.Settings(
         init_timeout=30, finish_timeout=60, console="off", silent=True, mode=mode
     )
-    return WandbLogger(
+    os.environ.setdefault("WANDB_SILENT", "true")  # it warns of its own settings before a run
+    return TolerantWandbLogger(
         project=project, name=name, group=group, tags=tags, save_dir=folder, settings=settings,
         offline=mode == "offline",
     )  # fmt: skip
@@ -64,10 +98,7 @@ def log_images(loggers: list[Logger], key: str, images: list, captions: list[str
     """Show images with their prompts in W&B, at the step that W&B stands at."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            try:
-                logger.log_image(key, images, caption=captions)
-            except Exception as error:
-                log.warning("Weights & Biases did not take the images of %s (%s).", key, error)
+            logger.log_image(key, images, caption=captions)
 
 
 def merge_csv(folder: Path) -> None:
@@ -96,9 +127,7 @@ def finish(loggers: list[Logger], summary: dict, folder: Path) -> None:
         logger.save()
     merge_csv(folder)
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            try:
-                logger.experiment.summary.update(summary)
-                logger.experiment.finish()
-            except Exception as error:
-                log.warning("Weights & Biases did not close (%s).", error)
+        if isinstance(logger, TolerantWandbLogger):
+            logger.attempt(lambda run=logger: run.experiment.summary.update(summary))
+            logger.failed = False  # it may still close
+            logger.attempt(lambda run=logger: run.experiment.finish())
