@@ -71,8 +71,8 @@ def _name(index: int) -> str:
 def _read(manifest: Path) -> dict:
     """The images' records; empty where there is no readable manifest."""
     try:
-        return json.loads(manifest.read_text())["images"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return dict(json.loads(manifest.read_text())["images"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -6,20 +6,23 @@ photos => posterior `mean, logvar [C,h,w]` once per crop => batches with all the
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from dreambooth.cache import atomic, cache_key, file_hash, locked
 from dreambooth.data.photos import crops, load_photos
 from dreambooth.diffusion.noise import keyed_generator
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,32 @@ def encode_examples(
     )  # fmt: skip
     file = Path(cache_dir) / "latents" / f"{key}.safetensors"
     with locked(file):
-        if not file.exists():
+        stored = _read(file)
+        if stored is None:
             views = itertools.chain.from_iterable(
                 crops(image, name=path.name, seed=seed, **vars(cut))
                 for path, image in zip(paths, load_photos(paths), strict=True)
             )
+            stored = _encode(model, views, batch_size)
             with atomic(file) as temporary:
-                save_file(_encode(model, views, batch_size), temporary)
-        with safe_open(file, framework="pt") as stored:
-            mean, logvar = stored.get_tensor("mean"), stored.get_tensor("logvar")
+                save_file(stored, temporary)
     return Examples(
-        mean,
-        logvar,
+        stored["mean"],
+        stored["logvar"],
         tuple(prompt for prompt in prompts for _ in range(cut.num_crops)),
         tuple(path.name for path in paths for _ in range(cut.num_crops)),
     )
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    """The stored latents; None where there are none or the file is damaged."""
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        log.warning("%s is damaged (%s): encoding again.", file, error)
+        return None
 
 
 @torch.no_grad()
