@@ -17,6 +17,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.pocket.build import build_tokenizer
+from spine import Spine
 
 WORDS = "a an photo of on in the with dog cat toy pattern fabric red blue beach grass snow".split()
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -86,3 +87,9 @@ def _save(folder: Path, scheduler: SchedulerMixin) -> Path:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def spine(tiny_model_dir, tmp_path_factory) -> Spine:
+    """Runs the main job on the tiny model; class images and latents are shared by a session."""
+    return Spine(tiny_model_dir, tmp_path_factory.mktemp("spine"))
