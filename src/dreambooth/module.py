@@ -127,7 +127,10 @@ class DreamBooth(pl.LightningModule):
             {"params": text, "lr": o.lr if o.text_encoder_lr is None else o.text_encoder_lr},
         ]
         optimizer = o.optimizer([g for g in groups if g["params"]], lr=o.lr)
-        schedule = get_scheduler(o.lr_schedule, optimizer, o.lr_warmup_steps, o.max_steps)
+        schedule = get_scheduler(
+            o.lr_schedule, optimizer, num_warmup_steps=o.lr_warmup_steps,
+            num_training_steps=o.max_steps,
+        )  # fmt: skip
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
