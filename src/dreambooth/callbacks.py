@@ -25,6 +25,11 @@ class Progress(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
 
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Advances once a step, not once a micro-batch."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
         """Both losses, images a second and memory; no version number."""
         items = super().get_metrics(trainer, pl_module)

@@ -104,6 +104,10 @@ class DreamBooth(pl.LightningModule):
         ratio = snr(timesteps, self.alphas_cumprod)
         return error * min_snr_weights(ratio, self.loss.min_snr_gamma, prediction_type)
 
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        """What a network draws from the global generators, as dropout does, is keyed too."""
+        torch.manual_seed(batch["key"])
+
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """The two-term loss; all three terms are logged."""
         terms = two_term_loss(

@@ -125,8 +125,9 @@ class KeyedBatches(IterableDataset):
     """Batches as a pure function of the micro-step, so that resuming has nothing to restore.
 
     A batch holds `[instance..., prior...]`: `mean, logvar, posterior_noise, noise [N,C,h,w]`,
-    `timesteps [N]`, `is_prior [N]`, and the lists `prompts` and `names`. Slots are counted over
-    all ranks, so that two ranks draw together what one process draws for the joint batch.
+    `timesteps [N]`, `is_prior [N]`, the lists `prompts` and `names`, and `key`, the seed of what
+    the networks draw themselves (dropout). Slots are counted over all ranks, so that two ranks
+    draw together what one process draws for the joint batch.
 
     Args:
         pairing: `independent` shuffles instance and class examples each by its own key;
@@ -156,7 +157,9 @@ class KeyedBatches(IterableDataset):
             drawn += [self._draw("prior", micro_step, i) for i in range(self.prior_batch_size)]
         tensors = ("mean", "logvar", "posterior_noise", "noise", "timesteps", "is_prior")
         batch: dict = {key: torch.stack([d[key] for d in drawn]) for key in tensors}
-        return batch | {key: [d[key] for d in drawn] for key in ("prompts", "names")}
+        batch |= {key: [d[key] for d in drawn] for key in ("prompts", "names")}
+        key = keyed_generator(self.seed, "network", micro_step, self.rank).initial_seed()
+        return batch | {"key": key}
 
     def _draw(self, kind: str, micro_step: int, i: int) -> dict:
         """One example with its noise, keyed by the slot it has in the joint batch."""
