@@ -1,10 +1,9 @@
-"""From a composed training config to a finished run: build every piece, then call the stages."""
+"""The whole job: prepare, fine-tune each phase, export, sample, score; every stage's cost."""
 
 from __future__ import annotations
 
 import logging
 import random
-import time
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -13,29 +12,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
-from dreambooth import callbacks, job, ranks
-from dreambooth.cache import cache_key, file_hash, write_json
+from dreambooth import callbacks, compose, job, ranks
+from dreambooth.cache import write_json
+from dreambooth.costs import Costs, bytes_of
+from dreambooth.curve import Curve
 from dreambooth.data.datamodule import Crops, KeyedBatches, encode_examples
-from dreambooth.data.prompts import fill
-from dreambooth.generate import Sampling
-from dreambooth.loggers import finish, make_loggers
+from dreambooth.errors import UserError
+from dreambooth.evaluate import Settings, drawing, items_of, score_model
+from dreambooth.loggers import finish
 from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.model.lora import LoRASettings
-from dreambooth.model.new_token import TokenSettings
 from dreambooth.model.trainable import Phase, prepare, trainable_parameters
-from dreambooth.module import DreamBooth, Loss, Optimization
+from dreambooth.module import DreamBooth, Loss
+from dreambooth.scores_table import log_image_table, summary_of, write_scores
+from dreambooth.scoring import Scores, load_encoders
 from dreambooth.summary import closing_summary
 
 log = logging.getLogger(__name__)
-
-# what a training result depends on; the rest may change when a run is resumed
-TRAINING_KEYS = (
-    "seed", "ppl", "lr", "train_text_encoder", "text_encoder_lr", "instance_prompt",
-    "class_prompt", "resolution", "augment", "batch_size", "accumulate", "pairing", "prior",
-    "loss", "lr_schedule", "lr_warmup_steps", "max_grad_norm", "ema_decay", "optimizer",
-)  # fmt: skip
 
 
 def run(cfg: DictConfig) -> int:
@@ -44,7 +39,9 @@ def run(cfg: DictConfig) -> int:
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)  # whatever a library still draws globally is at least repeatable
-    started, folder = time.monotonic(), Path(cfg.output_dir)
+    costs, folder = Costs(), Path(cfg.output_dir)
+    # refused here, not after the training
+    evaluation, curve_evaluation = compose.evaluation(cfg), compose.curve_evaluation(cfg)
     model = LatentDiffusion.from_pretrained(
         job.model_path(cfg.model.path), cfg.model.revision, cfg.model.variant
     )
@@ -52,17 +49,18 @@ def run(cfg: DictConfig) -> int:
         cfg.subject.name, cfg.subject.class_noun, cfg.subject.photos, cfg.photos.root,
         cfg.photos.rendered if cfg.model.rendered_subjects else None, cfg.cache_dir,
     )  # fmt: skip
-    model.to(_device(cfg)).requires_grad_(False).eval()
-    batches = _batches(cfg, model, paths)
-    loggers = _loggers(cfg, folder)
-    samples = _samples(cfg, model, folder)
-    facts = _facts(cfg, model, paths, batches)
-    costs = {"preparation_seconds": round(time.monotonic() - started, 2)}
-    result = {}
-    with ranks.same_job(cfg.output_dir):
+    model.to(compose.device(cfg)).requires_grad_(False).eval()
+    batches = _batches(cfg, model, paths, costs)
+    loggers = compose.loggers(cfg, folder)
+    samples = compose.samples(cfg, model, folder)
+    facts = compose.training_facts(cfg, model, paths, batches)
+    curve = _curve(cfg, curve_evaluation, model, paths, folder)
+    phases, result = {}, {}
+    with costs.stage("training") as places, ranks.same_job(cfg.output_dir):
+        places.append(folder / "checkpoints")
         for number, phase in enumerate(cfg.method.phases):
-            costs[f"phase_{number}"] = result = _fit(
-                cfg, number, phase, model, batches, folder, facts, loggers, samples
+            phases[f"phase_{number}"] = result = _fit(
+                cfg, number, phase, model, batches, folder, facts, loggers, samples, curve
             )
             if result["stopped"]:
                 break
@@ -72,12 +70,7 @@ def run(cfg: DictConfig) -> int:
         finish(loggers, {}, folder)
         print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
         return 128 + result["stopped"]
-    return _close(cfg, model, folder, loggers, samples, costs, started, paths)
-
-
-def _device(cfg: DictConfig) -> str:
-    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-    return "cuda" if gpu else "cpu"
+    return _close(cfg, model, folder, loggers, samples, costs, phases, paths, evaluation, curve)
 
 
 def _quiet() -> None:
@@ -91,35 +84,29 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _settings(cfg: DictConfig) -> tuple[LoRASettings | None, TokenSettings | None]:
-    lora, token = (OmegaConf.to_container(cfg.method, resolve=True)[k] for k in ("lora", "token"))
-    if lora is not None:
-        lora = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
-    return lora, None if token is None else TokenSettings(**token)
-
-
-def _sampling(cfg: DictConfig, block: str) -> Sampling:
-    """`prior` and `sampling` share resolution and batch size."""
-    return Sampling(
-        cfg[block].num_inference_steps, cfg[block].guidance_scale, cfg.resolution,
-        cfg.sampling.batch_size,
-    )  # fmt: skip
-
-
-def _batches(cfg: DictConfig, model: LatentDiffusion, paths: list[Path]) -> KeyedBatches:
+def _batches(
+    cfg: DictConfig, model: LatentDiffusion, paths: list[Path], costs: Costs
+) -> KeyedBatches:
     """Class images where they serve, then every photo's latents."""
-    cut = Crops(cfg.resolution, **cfg.augment)
     encode = partial(encode_examples, model, seed=cfg.seed, cache_dir=cfg.cache_dir)
-    texts = job.captions(paths, cfg.instance_prompt)
-    instance, prior = encode(paths=paths, prompts=texts, cut=cut), None
+    instance, prior, class_paths = None, None, []
     if cfg.ppl and cfg.method.uses_prior:
-        class_paths = job.prepare_class_images(
-            model, cfg.class_prompt, cfg.prior.num_class_images,
-            job.Sampler(cfg.prior.sampler.name, dict(cfg.prior.sampler.options)),
-            _sampling(cfg, "prior"), cfg.prior.seed, cfg.prior.images_dir, cfg.cache_dir,
-        )  # fmt: skip
-        class_texts = job.captions(class_paths, cfg.class_prompt)
-        prior = encode(paths=class_paths, prompts=class_texts, cut=Crops(cfg.resolution))
+        with costs.stage("class_images") as places:
+            class_paths = job.prepare_class_images(
+                model, cfg.class_prompt, cfg.prior.num_class_images,
+                compose.sampler(cfg.prior.sampler), compose.sampling(cfg, "prior"),
+                cfg.prior.seed, cfg.prior.images_dir, cfg.cache_dir,
+            )  # fmt: skip
+            places += class_paths
+    with costs.stage("latents"):
+        cut = Crops(cfg.resolution, **cfg.augment)
+        texts = job.captions(paths, cfg.instance_prompt)
+        instance = encode(paths=paths, prompts=texts, cut=cut)
+        if class_paths:
+            class_texts = job.captions(class_paths, cfg.class_prompt)
+            prior = encode(paths=class_paths, prompts=class_texts, cut=Crops(cfg.resolution))
+    encoded = [e for e in (instance, prior) if e is not None]
+    costs.stages["latents"]["bytes"] = sum(e.mean.nbytes + e.logvar.nbytes for e in encoded)
     return KeyedBatches(
         instance, prior, cfg.batch_size, cfg.prior.batch_size,
         model.noise_scheduler.config.num_train_timesteps, cfg.seed,
@@ -127,64 +114,52 @@ def _batches(cfg: DictConfig, model: LatentDiffusion, paths: list[Path]) -> Keye
     )  # fmt: skip
 
 
-def _loggers(cfg: DictConfig, folder: Path) -> list:
-    group = cfg.logger.group or folder.parent.name
-    tags = [cfg.subject.name, cfg.model.name, cfg.method.name, *cfg.logger.tags]
-    config = OmegaConf.to_container(cfg, resolve=True)
-    name = folder.name if len(folder.name) <= 120 else folder.name[:120]
-    return make_loggers(folder, cfg.logger.wandb, cfg.logger.project, name, group, tags, config)
+def _curve(
+    cfg: DictConfig, settings: Settings | None, model: LatentDiffusion, paths: list[Path],
+    folder: Path,
+) -> Curve | None:  # fmt: skip
+    """The curve that was asked for; a run goes on without it, unless it chooses the export."""
+    if settings is None:
+        return None
+    try:
+        encoders = load_encoders(
+            settings.encoders, settings.metrics, compose.device(cfg), settings.encoders_dir,
+            cfg.cache_dir,
+        )  # fmt: skip
+    except UserError as error:
+        if cfg.checkpoint.best is not None:
+            raise
+        log.warning("This run has no curve: %s", error)
+        return None
+    draw = drawing(model, compose.sampler(cfg.scheduler), compose.sampling(cfg, "sampling"))
+    before = sum(phase.max_steps for phase in cfg.method.phases[:-1])
+    items = items_of(settings, compose.subject(cfg))
+    best_after = before if cfg.checkpoint.best is not None else None
+    return Curve(model, draw, items, paths, encoders, folder, best_after)
 
 
-def _samples(cfg: DictConfig, model: LatentDiffusion, folder: Path) -> job.Samples:
-    templates = list(cfg.samples.prompts)
-    return job.Samples(
-        model,
-        job.Sampler(cfg.scheduler.name, dict(cfg.scheduler.options)),
-        _sampling(cfg, "sampling"),
-        [fill(t, None, cfg.subject_phrase) for t in templates],
-        [fill(t, None, cfg.subject.class_noun) for t in templates],
-        list(cfg.samples.seeds),
-        folder / "samples",
-    )
-
-
-def _facts(
-    cfg: DictConfig, model: LatentDiffusion, paths: list[Path], batches: KeyedBatches
+def _fit(
+    cfg, number, phase, model, batches, folder, facts, loggers, samples, curve: Curve | None
 ) -> dict:
-    """What the trained weights depend on, as plain values that a user can compare."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    facts = {key: resolved[key] for key in TRAINING_KEYS}
-    if cfg.lr_schedule != "constant":
-        facts["max_steps"] = cfg.max_steps  # a schedule bends with the number of steps
-    return facts | {
-        "model": model.weights_hash(),
-        "method": {k: v for k, v in resolved["method"].items() if k != "phases"},
-        "photos": cache_key(hashes=[file_hash(p) for p in paths]),
-        "prompts": sorted(set(batches.instance.prompts)),
-        "precision": cfg.trainer.precision,
-        "devices": str(cfg.trainer.devices),
-    }
-
-
-def _fit(cfg, number, phase, model, batches, folder, facts, loggers, samples) -> dict:
-    lora, token = _settings(cfg)
-    frozen_dtype = getattr(torch, cfg.frozen_dtype)
+    lora, token = compose.lora_and_token(cfg)
     what = Phase(phase.unet, phase.text_encoder)
     if (what.unet, what.text_encoder) == ("frozen", "token"):
         batches = replace(batches, prior=None)  # a class prompt does not hold the new token
-    prepare(model, what, lora, token, cfg.seed, frozen_dtype)
+    prepare(model, what, lora, token, cfg.seed, getattr(torch, cfg.frozen_dtype))
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if cfg.compile:
         model.unet.compile()
     loss = Loss(cfg.prior.weight, cfg.loss.min_snr_gamma, cfg.loss.noise_schedule_dtype)
     done = sum(p.max_steps for p in cfg.method.phases[:number])
-    module = DreamBooth(model, loss, _optimization(cfg, phase), done)
+    module = DreamBooth(model, loss, compose.optimization(cfg, phase), done)
     prompts = {*batches.instance.prompts, *(batches.prior.prompts if batches.prior else ())}
     module.embed_once(prompts)
-    every, extra = cfg.samples.every_n_steps, []
-    if every:
-        extra.append(callbacks.EveryNSteps(every, samples.during))
+    extra = []
+    if cfg.samples.every_n_steps:
+        extra.append(callbacks.EveryNSteps(cfg.samples.every_n_steps, samples.during))
+    if curve is not None:
+        extra.append(callbacks.EveryNSteps(cfg.evaluation.every_n_steps, curve.during))
     result = job.fit(
         partial(instantiate, cfg.trainer, logger=loggers, enable_progress_bar=True),
         module, batches, folder / "checkpoints" / f"phase-{number}",
@@ -197,37 +172,75 @@ def _fit(cfg, number, phase, model, batches, folder, facts, loggers, samples) ->
     return result | {"trained_parameters": sum(p.numel() for p in trained)}
 
 
-def _optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:
-    optimizer = cfg.optimizer
-    if cfg.trainer.precision == "16-mixed" and optimizer.get("fused"):
-        optimizer = OmegaConf.merge(optimizer, {"fused": False})
-    return Optimization(
-        instantiate(optimizer), phase.lr, cfg.text_encoder_lr, cfg.lr_schedule,
-        cfg.lr_warmup_steps, phase.max_steps, cfg.max_grad_norm,
-    )  # fmt: skip
-
-
-def _close(cfg, model, folder, loggers, samples, costs, started, paths) -> int:
-    """Export, final samples, costs and the closing words."""
-    model.to(_device(cfg))
+def _close(
+    cfg, model, folder, loggers: list[Logger], samples, costs: Costs, phases: dict, paths,
+    evaluation: Settings | None, curve: Curve | None,
+) -> int:  # fmt: skip
+    """Export, final samples, scores, costs and the closing words."""
+    model.to(compose.device(cfg))
     full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
-    lora, token = _settings(cfg)
-    snippet = job.export(model, lora is not None, token, full, folder / "model")
-    samples.draw("final")
-    costs |= {
-        "seconds": round(time.monotonic() - started, 2),
-        "peak_memory_gib": round(callbacks.peak_memory_gib(), 3),
-        "bytes_written": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
-    }
+    lora, token = compose.lora_and_token(cfg)
     record = {
         "model": {k: cfg.model[k] for k in ("name", "path", "revision", "variant")},
         "export": "full" if full else "lora" if lora else "token",
         "subject": {k: cfg.subject[k] for k in ("name", "class_noun", "live")},
         "subject_phrase": cfg.subject_phrase,
         "photos": [str(p.resolve()) for p in paths],
-        "costs": costs,
+        "best_step": None,
     }
-    write_json(folder / "run.json", record)
-    finish(loggers, costs, folder)
-    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, costs)
+    if curve is not None:
+        curve.finish(sum(p.max_steps for p in cfg.method.phases), loggers)
+        phases["curve"] = {"seconds": round(curve.seconds, 2)}
+        if cfg.checkpoint.best is not None:
+            record["best_step"] = curve.load_best()
+    with costs.stage("export") as places:
+        snippet = job.export(model, lora is not None, token, full, folder / "model")
+        places.append(folder / "model")
+    with costs.stage("samples") as places:
+        samples.draw("final")
+        places.append(folder / "samples")
+    _record(folder, record, phases, costs)  # finished, whatever becomes of the scores
+    scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
+    total = _record(folder, record, phases, costs)
+    finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
+    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
     return 0
+
+
+def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
+    total = {**costs.totals, "bytes_written": bytes_of([folder])}
+    total |= {**phases, "stages": costs.stages}
+    write_json(folder / "run.json", {**record, "costs": total})
+    return total
+
+
+def _scores(
+    cfg, settings: Settings | None, model, folder, paths, costs: Costs, loggers
+) -> Scores | None:
+    """Score the run; what keeps it from that is one warning, for the training is done."""
+    if settings is None:
+        return None
+    try:
+        with costs.stage("evaluation") as places:
+            encoders = load_encoders(
+                settings.encoders, settings.metrics, compose.device(cfg), settings.encoders_dir,
+                cfg.cache_dir,
+            )  # fmt: skip
+            images = folder / "evaluation" / settings.name
+            scores, record = score_model(
+                model, folder / "model", compose.sampler(cfg.scheduler),
+                compose.sampling(cfg, "sampling"), compose.subject(cfg), settings, paths,
+                encoders, images,
+            )  # fmt: skip
+            places.append(images)
+    except (UserError, torch.OutOfMemoryError) as error:
+        log.warning(
+            "%s; the run is whole, score it later with `python evaluate.py run='%s' "
+            "evaluation=%s evaluation.encoders_dir=DIR`.",
+            str(error).rstrip("."), folder, settings.name,
+        )  # fmt: skip
+        return None
+    cost = {**costs.totals, "stages": costs.stages}
+    write_scores(folder, scores, {**record, "cost": cost})
+    log_image_table(loggers, scores, images)
+    return scores

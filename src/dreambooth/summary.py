@@ -10,18 +10,24 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
+from dreambooth.scores_table import print_scores
+from dreambooth.scoring import Scores
+
 
 def closing_summary(
-    folder: Path, snippet: str, subject_phrase: str, class_prompt: str, costs: dict
-) -> None:
-    """Print the run's files, its costs, the `generate.py` command and the diffusers snippet."""
+    folder: Path, snippet: str, subject_phrase: str, class_prompt: str, costs: dict,
+    scores: Scores | None,
+) -> None:  # fmt: skip
+    """Print the run's files, scores, costs, the `generate.py` command and diffusers' snippet."""
     table = Table.grid(padding=(0, 2))
     for name, what in (
         ("samples/final.png", "the last samples; samples/step-*.png show the way there"),
         ("model/", "what was learned, in diffusers' format"),
         ("checkpoints/", "to resume from"),
         ("metrics.csv", "every logged number"),
-        ("scores.csv, metrics.json", "the scores"),
+        ("scores.csv, metrics.json", "the scores: a row an image, and their means"),
+        ("evaluation/", "the images that were scored"),
+        ("curve.png, curve.csv", "the scores while training"),
         (".hydra/config.yaml", "the whole configuration"),
     ):
         if any((folder / part).exists() for part in name.split(", ")):
@@ -29,6 +35,8 @@ def closing_summary(
     prompt = f"a {subject_phrase} on the beach"
     console = Console()
     console.print(Panel(table, title=escape(str(folder)), title_align="left"))
+    if scores is not None:
+        print_scores(scores, "scores", "the training photos")
     console.print(
         f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB, "
         f"{costs['bytes_written'] / 2**20:.0f} MiB written"

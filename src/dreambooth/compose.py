@@ -1,0 +1,151 @@
+"""From a composed training config to the plain values and objects that the stages take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from dreambooth import curve, job
+from dreambooth.cache import cache_key, file_hash
+from dreambooth.data.datamodule import KeyedBatches
+from dreambooth.data.prompts import fill
+from dreambooth.errors import UserError
+from dreambooth.evaluate import Settings, Subject
+from dreambooth.generate import Sampling
+from dreambooth.loggers import make_loggers
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.lora import LoRASettings
+from dreambooth.model.new_token import TokenSettings
+from dreambooth.module import Optimization
+
+# what a training result depends on; the rest may change when a run is resumed
+TRAINING_KEYS = (
+    "seed", "ppl", "lr", "train_text_encoder", "text_encoder_lr", "instance_prompt",
+    "class_prompt", "resolution", "augment", "batch_size", "accumulate", "pairing", "prior",
+    "loss", "lr_schedule", "lr_warmup_steps", "max_grad_norm", "ema_decay", "optimizer",
+)  # fmt: skip
+
+
+def device(cfg: DictConfig) -> str:
+    """`cuda` where the trainer may use it, else `cpu`."""
+    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    return "cuda" if gpu else "cpu"
+
+
+def lora_and_token(cfg: DictConfig) -> tuple[LoRASettings | None, TokenSettings | None]:
+    """The method's adapters and new word, where it has them."""
+    lora, token = (OmegaConf.to_container(cfg.method, resolve=True)[k] for k in ("lora", "token"))
+    if lora is not None:
+        lora = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
+    return lora, None if token is None else TokenSettings(**token)
+
+
+def sampler(node: DictConfig) -> job.Sampler:
+    """A `scheduler/*.yaml` block."""
+    return job.Sampler(node.name, dict(node.options))
+
+
+def sampling(cfg: DictConfig, block: str) -> Sampling:
+    """`prior` and `sampling` share resolution and batch size."""
+    return Sampling(
+        cfg[block].num_inference_steps, cfg[block].guidance_scale, cfg.resolution,
+        cfg.sampling.batch_size,
+    )  # fmt: skip
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """CSV, and W&B where asked."""
+    group = cfg.logger.group or folder.parent.name
+    tags = [cfg.subject.name, cfg.model.name, cfg.method.name, *cfg.logger.tags]
+    config = OmegaConf.to_container(cfg, resolve=True)
+    name = folder.name if len(folder.name) <= 120 else folder.name[:120]
+    return make_loggers(folder, cfg.logger.wandb, cfg.logger.project, name, group, tags, config)
+
+
+def samples(cfg: DictConfig, model: LatentDiffusion, folder: Path) -> job.Samples:
+    """The fixed prompts and seeds drawn before, during and after training."""
+    templates = list(cfg.samples.prompts)
+    return job.Samples(
+        model,
+        sampler(cfg.scheduler),
+        sampling(cfg, "sampling"),
+        [fill(t, None, cfg.subject_phrase) for t in templates],
+        [fill(t, None, cfg.subject.class_noun) for t in templates],
+        list(cfg.samples.seeds),
+        folder / "samples",
+    )
+
+
+def optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:
+    """A phase's optimizer and schedule; a fused one cannot unscale half-precision gradients."""
+    optimizer = cfg.optimizer
+    if cfg.trainer.precision == "16-mixed" and optimizer.get("fused"):
+        optimizer = OmegaConf.merge(optimizer, {"fused": False})
+    return Optimization(
+        instantiate(optimizer), phase.lr, cfg.text_encoder_lr, cfg.lr_schedule,
+        cfg.lr_warmup_steps, phase.max_steps, cfg.max_grad_norm,
+    )  # fmt: skip
+
+
+def training_facts(
+    cfg: DictConfig, model: LatentDiffusion, paths: list[Path], batches: KeyedBatches
+) -> dict:
+    """What the trained weights depend on, as plain values that a user can compare."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    facts = {key: resolved[key] for key in TRAINING_KEYS}
+    if cfg.lr_schedule != "constant":
+        facts["max_steps"] = cfg.max_steps  # a schedule bends with the number of steps
+    return facts | {
+        "model": model.weights_hash(),
+        "method": {k: v for k, v in resolved["method"].items() if k != "phases"},
+        "photos": cache_key(hashes=[file_hash(p) for p in paths]),
+        "prompts": sorted(set(batches.instance.prompts)),
+        "precision": cfg.trainer.precision,
+        "devices": str(cfg.trainer.devices),
+    }
+
+
+def subject(cfg: DictConfig) -> Subject:
+    """The subject's words."""
+    noun = cfg.subject.class_noun
+    return Subject(cfg.subject_phrase, noun, cfg.class_prompt, cfg.subject.live)
+
+
+def evaluation(cfg: DictConfig) -> Settings | None:
+    """The scores at the end; None with `evaluation=none`."""
+    block = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    if block["prompts"] is None:
+        return None
+    del block["every_n_steps"], block["curve"]
+    return Settings(**{**block, "metrics": tuple(block["metrics"])})
+
+
+def curve_evaluation(cfg: DictConfig) -> Settings | None:
+    """The scores while training; None where none were asked for.
+
+    Raises:
+        UserError: `checkpoint.best` without a curve, by another rule, or beside an average.
+    """
+    every, best = cfg.evaluation.every_n_steps, cfg.checkpoint.best
+    if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+        raise UserError(f"evaluation.every_n_steps={every} must be a whole number, 0 or greater.")
+    if best not in (None, "harmonic"):
+        raise UserError(f"checkpoint.best={best} is not a rule: use harmonic or null.")
+    if best and not every:
+        raise UserError("checkpoint.best needs a curve: set evaluation.every_n_steps, such as 50.")
+    if best and cfg.ema_decay is not None:
+        raise UserError(
+            "checkpoint.best and ema_decay both say which weights to export: set one of them to "
+            "null."
+        )
+    if not every:
+        return None
+    block = cfg.evaluation
+    return Settings(
+        "curve", **block.curve, class_seed=block.class_seed, metrics=curve.METRICS,
+        encoders=block.encoders, encoders_dir=block.encoders_dir,
+    )  # fmt: skip
