@@ -61,11 +61,9 @@ def add_token(model: LatentDiffusion, settings: TokenSettings) -> None:
     model.restore("text_encoder")
     tokenizer.add_tokens(settings.words)
     embedding = model.text_encoder.get_input_embeddings()
-    requires_grad = embedding.weight.requires_grad
     rows = max(embedding.num_embeddings, len(tokenizer))  # some matrices are longer than needed
     with keep_random_state():  # the new rows' own initial values are drawn and then overwritten
         embedding = model.text_encoder.resize_token_embeddings(rows, mean_resizing=False)
-    embedding.weight.requires_grad_(requires_grad)
     with torch.no_grad():
         embedding.weight[token_ids(model, settings)] = embedding.weight[initializer[0]].clone()
 
@@ -149,8 +147,6 @@ def load_token(target: LatentDiffusion | StableDiffusionPipeline, path: str | Pa
     vocabulary = pipeline.tokenizer.get_vocab()
     if token in vocabulary or f"{token}_1" in vocabulary:
         raise UserError(f"the tokenizer knows {token} already: load {file} into a fresh model.")
-    requires_grad = embedding.weight.requires_grad
     with keep_random_state():
         pipeline.load_textual_inversion({token: rows})
-    pipeline.text_encoder.get_input_embeddings().weight.requires_grad_(requires_grad)
     return token

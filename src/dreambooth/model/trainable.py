@@ -61,6 +61,7 @@ def prepare(
     if token is not None and not has_token(model, token):
         add_token(model, token)
     _close_phase(model)
+    model.zero_grad()  # an earlier phase's gradients would hold memory to the end
     model.requires_grad_(False).eval()
     _cast(model, "vae", frozen_dtype)
     for part in PARTS:
