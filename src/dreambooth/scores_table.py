@@ -36,7 +36,7 @@ def write_scores(folder: Path, scores: Scores, record: dict) -> None:
 def print_scores(scores: Scores, title: str, references: str) -> None:
     """Every metric with its interval, then the variant ids that say how each was computed."""
     table = Table(title=title, title_justify="left")
-    for name in ("metric", "score", "95 % interval", "real images"):
+    for name in ("metric", "score", "95 % interval", "real (self-pairs too)"):
         table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
     variants = Table.grid(padding=(0, 2))
     for variant, entry in scores.summary.items():
@@ -57,10 +57,10 @@ def print_scores(scores: Scores, title: str, references: str) -> None:
 
 
 def _real_images(scores: Scores, variant: str) -> str:
-    """`0.774, with self-pairs 0.815`: the photos among themselves under the same variant."""
+    """`0.774 (0.815)`: the photos among themselves, and with self-pairs, under the same variant."""
     plain = scores.summary.get(f"real_ref.{variant}.exclude_self")
     both = scores.summary.get(f"real_ref.{variant}.include_self")
-    return f"{plain['mean']:.3f}, with self-pairs {both['mean']:.3f}" if plain and both else ""
+    return f"{plain['mean']:.3f} ({both['mean']:.3f})" if plain and both else ""
 
 
 def summary_of(scores: Scores) -> dict[str, float]:
