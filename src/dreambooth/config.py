@@ -5,6 +5,7 @@ The only module below the entry scripts that sees a config object.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -25,10 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("if", lambda when, yes, no: yes if when else no, replace=True)
 OmegaConf.register_new_resolver("last_word", lambda text: text.split()[-1], replace=True)
-OmegaConf.register_new_resolver(
-    # overrides as one folder name: no separators, no spaces, not longer than file systems allow
-    "slug", lambda text: re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text)[:200] or "run", replace=True
-)
+OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
 
 POSITIVE = (
     "lr", "max_steps", "resolution", "batch_size", "accumulate", "max_grad_norm",
@@ -73,6 +71,17 @@ DIFFUSERS = {
     "pretrained_model_name_or_path": "model.path", "instance_data_dir": "subject.photos",
     "class_data_dir": "prior.images_dir", "snr_gamma": "loss.min_snr_gamma",
 }  # fmt: skip
+
+
+def _slug(text: str) -> str:
+    """Overrides as one folder name: no separators or spaces, as long as file systems allow.
+
+    Two long texts that begin alike keep two names, or two runs of a sweep would share a folder.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text) or "run"
+    if len(slug) <= 200:
+        return slug
+    return f"{slug[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check(cfg: DictConfig) -> None:
