@@ -1,66 +1,155 @@
-"""Many runs side by side."""
+"""Many runs side by side: a row a run, and a row a setting with means over subjects."""
 
 from __future__ import annotations
 
 import csv
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dreambooth.cache import atomic
+from dreambooth.errors import UserError
+
+SHORT = {"CLIP-T class_only": "CLIP-T", "CLIP-T with_id": "CLIP-T id", "DIV of class": "DIV class"}
+
 
 class ClosingTable(Callback):
-    """Hydra callback: after a sweep, one table of all its runs."""
+    """Hydra callback: after a sweep, the tables of all its runs."""
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Print the table and write it as `runs.csv` in the sweep's folder."""
-        print_table(Path(config.hydra.sweep.dir))
+        """Print them and write them into the sweep's folder."""
+        from dreambooth.sweep import find_runs  # torch is not wanted while a command line is read
+
+        folder = Path(config.hydra.sweep.dir)
+        if find_runs(folder):
+            print_table(folder)
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """Every finished run below a folder, sorted."""
-    return sorted(path.parent for path in folder.rglob("run.json"))
+def report(
+    folder: str, other_subjects: bool, device: str, encoders_dir: str | None, cache_dir: str
+) -> int:
+    """Print and write both tables; 0.
+
+    Raises:
+        UserError: there is no finished run below `folder`.
+    """
+    import torch
+
+    from dreambooth.other_subjects import add_other_subjects
+    from dreambooth.sweep import read_runs, varying
+
+    runs, note = read_runs(Path(folder)), None
+    if not runs:
+        raise UserError(
+            f"runs={folder} holds no finished run (a folder with run.json): give the output folder "
+            "of train.py."
+        )
+    if other_subjects:
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        where = automatic if device == "auto" else device
+        keys = varying([run["settings"] for run in runs])
+        try:
+            add_other_subjects(runs, keys, where, encoders_dir, cache_dir)
+        except UserError as error:
+            note = f"PRES over other subjects is left out: {error}"
+    print_table(Path(folder), runs)
+    if note:
+        Console().print(note, highlight=False)
+    return 0
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """One row a run: its name, costs, last losses, and scores where there are any."""
+def rows(folder: Path, runs: Sequence[dict] | None = None) -> list[dict[str, Any]]:
+    """One row a run: its name, what differs, scores under variant ids, last losses, costs."""
+    from dreambooth.sweep import read_runs, varying
+
+    runs = read_runs(folder) if runs is None else runs
+    keys = varying([run["settings"] for run in runs])
     table = []
-    for run in find_runs(folder):
-        record = json.loads((run / "run.json").read_text())
-        row: dict[str, Any] = {"run": str(run.relative_to(folder))}
-        row |= last_logged(run / "metrics.csv", ("loss/instance", "loss/prior"))
-        row["seconds"] = record["costs"]["seconds"]
-        row["memory_gib"] = record["costs"]["peak_memory_gib"]
-        table.append(row)
+    for run in runs:
+        costs = run["record"]["costs"]
+        row = {"run": run["run"], **{key: run["settings"].get(key) for key in keys}}
+        row |= {"evaluation": run["metrics"].get("evaluation"), **run["scores"], **run["losses"]}
+        table.append(row | {"seconds": costs["seconds"], "memory_gib": costs["peak_memory_gib"]})
     return table
 
 
-def last_logged(path: Path, columns: tuple[str, ...]) -> dict[str, float]:
-    """The last value of each column of a metrics.csv that has one."""
-    last: dict[str, float] = {}
-    if path.exists():
-        with open(path, newline="") as file:
-            for line in csv.DictReader(file):
-                last |= {c: round(float(line[c]), 4) for c in columns if line.get(c)}
-    return last
+def print_table(folder: Path, runs: Sequence[dict] | None = None) -> None:
+    """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`."""
+    from dreambooth.sweep import OVER, by_setting, read_runs, varying
+
+    runs = read_runs(folder) if runs is None else runs
+    keys = varying([run["settings"] for run in runs])
+    inner_last = sorted(keys, key=lambda key: key in OVER)  # a setting's subjects stand together
+    runs = sorted(runs, key=lambda r: [_order(r["settings"].get(key)) for key in inner_last])
+    names = {variant: name for run in runs for variant, name in run["names"].items()}
+    shown = {v: SHORT.get(n, n) for v, n in names.items() if not v.startswith("real_ref.")}
+    table = rows(folder, runs)
+    _write(folder / "runs.csv", table)
+    headers = {k: k.removesuffix(".name") for k in keys} or {"run": "run"}
+    headers |= {**_distinct(shown), "seconds": "s", "memory_gib": "GiB"}
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a pipe or a log has no edge to wrap at
+    console.print(_table(f"{len(table)} runs: {folder}", table, headers))
+    settings = by_setting(runs, keys)
+    _write(folder / "settings.csv", settings)
+    if any(line["subjects"] > 1 or line["runs"] > 1 for line in settings):
+        for line in settings:
+            line |= {v: _with_interval(line, v) for v in shown if v in line}
+        headers = {k: k.removesuffix(".name") for k in keys if k not in OVER}
+        headers |= {"subjects": "subjects", "runs": "runs", **_distinct(shown)}
+        console.print(_table("means over subjects (95 % interval)", settings, headers))
+    legend = Table.grid(padding=(0, 2))
+    for variant, header in _distinct(shown).items():
+        legend.add_row(header, variant, style="dim")
+    console.print(legend)
 
 
-def print_table(folder: Path) -> None:
-    """Print `rows(folder)` and write them as `runs.csv`."""
-    table = rows(folder)
-    if not table:
-        return
-    columns = list(dict.fromkeys(key for row in table for key in row))
-    shown = Table(title=str(folder), title_justify="left")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for row in table:
-        shown.add_row(*(str(row.get(column, "")) for column in columns))
-    Console().print(shown)
-    with open(folder / "runs.csv", "w", newline="") as file:
+def _order(value: Any) -> tuple:
+    """Numbers by size, then anything else by its text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, value, "") if is_number else (1, 0, str(value))
+
+
+def _distinct(shown: dict[str, str]) -> dict[str, str]:
+    """Variant => column header; variants of one metric have columns of their own, numbered."""
+    headers = {}
+    for variant, name in shown.items():
+        alike = [v for v in shown if shown[v] == name]
+        headers[variant] = name if len(alike) == 1 else f"{name} {alike.index(variant) + 1}"
+    return headers
+
+
+def _with_interval(line: dict, variant: str) -> str:
+    low, high = line[f"{variant}.low_95"], line[f"{variant}.high_95"]
+    return f"{line[variant]:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None else "")
+
+
+def _table(title: str, lines: Sequence[dict], headers: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    present = {key: name for key, name in headers.items() if any(key in line for line in lines)}
+    for name in present.values():
+        table.add_column(name, overflow="fold", min_width=5)
+    for line in lines:
+        table.add_row(*(_cell(key, line.get(key)) for key in present))
+    return table
+
+
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, float):
+        is_score = key.partition(".")[0] in ("dino", "clip_i", "clip_t", "pres", "div", "div_class")
+        return f"{value:.3f}" if is_score else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def _write(path: Path, lines: Sequence[dict]) -> None:
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows(lines)

@@ -1,0 +1,151 @@
+"""Finished runs as data: what was set, what was scored, what belongs together."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dreambooth.metrics.aggregate import bootstrap_interval, macro
+
+# shown first, and always kept apart
+WORDS = (
+    "subject.name", "model.name", "method.name", "ppl", "lr", "max_steps", "train_text_encoder",
+    "scheduler.name", "seed",
+)  # fmt: skip
+OVER = ("subject.name", "seed")  # what a setting's mean runs over
+# follow from other keys, or do not change a result
+NOT_SETTINGS = (
+    "subject", "identifier", "subject_phrase", "instance_prompt", "class_prompt", "photos",
+    "method.token", "method.phases", "method.identifier", "method.subject_phrase", "output_dir",
+    "cache_dir", "logger", "resume", "evaluation", "samples", "checkpoint.every_n_steps",
+    "checkpoint.keep", "experiment",
+)  # fmt: skip
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every finished run below a folder, sorted."""
+    return sorted(path.parent for path in Path(folder).rglob("run.json"))
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """A row a run: `run`, `settings` (flat), `scores` by variant id, and its costs.
+
+    `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it.
+    """
+    rows = []
+    for run in find_runs(folder):
+        record = json.loads((run / "run.json").read_text())
+        metrics = _json(run / "metrics.json")
+        rows.append({
+            "run": str(run.relative_to(folder)),
+            "folder": run,
+            "record": record,
+            "metrics": metrics,
+            "settings": flat(_config(run)) | scored_with(metrics),
+            "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
+            "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
+            "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
+        })  # fmt: skip
+    return rows
+
+
+def scored_with(metrics: dict) -> dict[str, Any]:
+    """What scores depend on and their variant ids do not say."""
+    if not metrics:
+        return {}
+    made, networks = metrics.get("provenance", {}), metrics["encoders"]
+    weights = [e["weights"] for e in networks.values() if isinstance(e, dict) and "weights" in e]
+    return {
+        "scored.evaluation": metrics["evaluation"], "scored.sampler": made.get("sampler"),
+        "scored.steps": made.get("steps"), "scored.guidance_scale": made.get("guidance_scale"),
+        "scored.references": metrics["references"]["what"], "scored.weights": " ".join(weights),
+    }  # fmt: skip
+
+
+def varying(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys whose values differ between runs; one that another key already tells is left out."""
+    present = {key for setting in settings for key in setting}
+    kept: dict[str, tuple[int, ...]] = {}
+    for key in (*WORDS, *sorted(present.difference(WORDS))):
+        values = [json.dumps(s.get(key)) for s in settings]
+        split = tuple(values.index(value) for value in values)
+        if not any(split):
+            continue
+        told = split in [kept[k] for k in kept if k not in OVER]
+        if key in WORDS or not (told or _is_under(key, NOT_SETTINGS)):
+            kept[key] = split
+    return list(kept)
+
+
+def by_setting(rows: Sequence[dict], keys: Iterable[str]) -> list[dict[str, Any]]:
+    """A row a setting: means over subjects of each variant, with intervals over subjects.
+
+    A subject's value is the mean over its runs (seeds). Only the subjects that a variant was scored
+    for enter its mean, and their number is kept as `<variant>.subjects`.
+    """
+    names = [key for key in keys if key not in OVER]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        values = tuple(json.dumps(row["settings"].get(key)) for key in names)
+        groups.setdefault(values, []).append(row)
+    table = []
+    for members in groups.values():
+        line = {key: members[0]["settings"].get(key) for key in names}
+        subjects = {row["settings"].get("subject.name") for row in members}
+        line |= {"subjects": len(subjects), "runs": len(members)}
+        for variant in dict.fromkeys(v for row in members for v in row["scores"]):
+            per_subject: dict[str, list[float]] = {}
+            for row in members:
+                if variant in row["scores"]:
+                    name = str(row["settings"].get("subject.name"))
+                    per_subject.setdefault(name, []).append(row["scores"][variant])
+            means = {name: sum(v) / len(v) for name, v in per_subject.items()}
+            interval = bootstrap_interval(list(means.values()), list(means), seed=0)
+            line[variant] = macro(means)
+            line[f"{variant}.low_95"], line[f"{variant}.high_95"] = interval or (None, None)
+            line[f"{variant}.subjects"] = len(means)
+        table.append(line)
+    return table
+
+
+def flat(value: dict, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` => `{"a.b": 1}`; lists stay whole."""
+    result = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        result |= flat(inner, f"{name}.") if isinstance(inner, dict) else {name: inner}
+    return result
+
+
+def last_logged(path: Path, columns: tuple[str, ...]) -> dict[str, float]:
+    """The last value of each column of a metrics.csv that has one."""
+    last: dict[str, float] = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            for line in csv.DictReader(file):
+                last |= {c: round(float(line[c]), 4) for c in columns if line.get(c)}
+    return last
+
+
+def _is_under(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _config(run: Path) -> dict:
+    """The run's composed configuration as plain values; empty where it was not kept."""
+    path = run / ".hydra" / "config.yaml"
+    if not path.exists():
+        return {}
+    config = OmegaConf.load(path)
+    config.output_dir = str(run)  # Hydra alone could resolve it
+    config.pop("hydra", None)
+    return OmegaConf.to_container(config, resolve=True)
