@@ -86,7 +86,7 @@ def optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:
     if cfg.trainer.precision == "16-mixed" and optimizer.get("fused"):
         optimizer = OmegaConf.merge(optimizer, {"fused": False})
     return Optimization(
-        instantiate(optimizer), phase.lr, cfg.text_encoder_lr, cfg.lr_schedule,
+        instantiate(optimizer, _convert_="all"), phase.lr, cfg.text_encoder_lr, cfg.lr_schedule,
         cfg.lr_warmup_steps, phase.max_steps, cfg.max_grad_norm,
     )  # fmt: skip
 
