@@ -109,9 +109,10 @@ class DenoisingLoss:
     ) -> None:  # fmt: skip
         self.network, self.batch_size, self.device, self.bf16 = network, batch_size, device, bf16
         self.caption_dropout, self.min_snr_gamma, self.empty = caption_dropout, min_snr_gamma, empty
-        load = [(np.load(folder / kind / f"{i:05d}.npy", mmap_mode="r") for i in range(shards))
-                for kind in ("latents", "captions")]  # fmt: skip
-        self.latents, self.captions = (list(arrays) for arrays in load)
+        self.latents, self.captions = (
+            [np.load(folder / kind / f"{i:05d}.npy", mmap_mode="r") for i in range(shards)]
+            for kind in ("latents", "captions")
+        )
         self.alphas_cumprod = build.build_scheduler().alphas_cumprod.to(device)
 
     def __call__(self, generator: torch.Generator, step: int) -> dict[str, Tensor]:
