@@ -1,0 +1,176 @@
+"""Many runs side by side: what is averaged, what is never mixed, PRES over other subjects."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dreambooth.config import _slug
+from dreambooth.errors import UserError
+from dreambooth.evaluation_images import Item, make_images
+from dreambooth.metrics.aggregate import bootstrap_interval
+from dreambooth.report import print_table, report, rows
+from dreambooth.scoring import load_encoders
+from dreambooth.sweep import by_setting, read_runs, varying
+from tiny_encoders import pocket_encoders
+
+DINO = "dino.vits16.hub.r256c224_bicubic.allpairs.macro"
+
+
+def write_run(
+    root: Path, name: str, score: float, subject: str = "dog", variant: str = DINO,
+    evaluation: str = "quick", weights: str = "abc", **config,
+) -> Path:  # fmt: skip
+    """A finished run's records, with one score."""
+    run = root / name
+    (run / ".hydra").mkdir(parents=True)
+    config = {"subject": {"name": subject}, "seed": 0, "ppl": True, "lr": 1e-4, **config}
+    config |= {"instance_prompt": f"a {subject}", "output_dir": "${hydra:runtime.output_dir}"}
+    (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    record = {"subject": {"name": subject, "class_noun": "dog"}}
+    record["costs"] = {"seconds": 1.5, "peak_memory_gib": 0.5}
+    (run / "run.json").write_text(json.dumps(record))
+    metrics = {
+        "evaluation": evaluation, "provenance": {"sampler": "DDIMScheduler"},
+        "encoders": {"family": "pocket", "dino": {"weights": weights}},
+        "references": {"what": "training photos", "files": []},
+        "scores": {variant: {"metric": "DINO", "mean": score}},
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    return run
+
+
+def settings_of(root: Path) -> list[dict]:
+    runs = read_runs(root)
+    return by_setting(runs, varying([run["settings"] for run in runs]))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_setting_is_the_mean_over_subjects_of_their_means_over_seeds(tmp_path):
+    for i, score in enumerate((0.1, 0.2, 0.3)):
+        write_run(tmp_path, f"dog{i}", score, "dog", seed=i)
+    write_run(tmp_path, "cat", 0.6, "cat")
+    write_run(tmp_path, "other", 0.9, "cat", lr=1e-3)
+    first, second = sorted(settings_of(tmp_path), key=lambda line: line["lr"])
+    assert first[DINO] == pytest.approx((0.2 + 0.6) / 2)  # and not the mean over the four runs
+    assert (first["subjects"], first["runs"], first[f"{DINO}.subjects"]) == (2, 4, 2)
+    expected = bootstrap_interval([0.2, 0.6], ["dog", "cat"], seed=0)
+    assert (first[f"{DINO}.low_95"], first[f"{DINO}.high_95"]) == pytest.approx(expected)
+    assert second[DINO] == 0.9 and second[f"{DINO}.low_95"] is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"variant": DINO.replace("hub", "hf")},
+        {"evaluation": "paper"},
+        {"weights": "def"},  # another encoder under the same variant id
+    ],
+)
+def test_scores_of_another_kind_are_never_averaged(tmp_path, other):
+    write_run(tmp_path, "a", 0.2, "dog")
+    write_run(tmp_path, "b", 0.8, "cat", **other)
+    for line in settings_of(tmp_path):
+        for key in (DINO, DINO.replace("hub", "hf")):
+            assert line.get(key) in (None, 0.2, 0.8)
+
+
+def test_variants_of_one_metric_have_columns_of_their_own(tmp_path, capsys):
+    write_run(tmp_path, "a", 0.25, "dog")
+    write_run(tmp_path, "b", 0.75, "cat", variant=DINO.replace("hub", "hf"))
+    print_table(tmp_path)
+    printed = capsys.readouterr().out
+    assert "DINO 1" in printed and "DINO 2" in printed and DINO in printed
+    by_run = {row["run"]: row for row in table(tmp_path / "runs.csv")}
+    assert float(by_run["a"][DINO]) == 0.25 and by_run["b"][DINO] == ""
+
+
+def test_columns_are_what_differs_and_says_something_new(tmp_path):
+    write_run(tmp_path, "a", 0.2, ppl=True, lr=1e-4, prior={"weight": 1.0, "seed": 0})
+    write_run(tmp_path, "b", 0.3, ppl=False, lr=1e-4, prior={"weight": 0.5, "seed": 0})
+    write_run(tmp_path, "c", 0.4, ppl=False, lr=1e-4, prior={"weight": 1.0, "seed": 0})
+    keys = varying([run["settings"] for run in read_runs(tmp_path)])
+    assert keys == ["ppl", "prior.weight"]
+    first = rows(tmp_path)[0]
+    assert first["run"] == "a" and first["ppl"] is True and first["seconds"] == 1.5
+    assert "output_dir" not in first and "instance_prompt" not in first
+
+
+def test_a_folder_without_runs_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        report(str(tmp_path), True, "cpu", None, str(tmp_path / "cache"))
+
+
+def picture(seed: int) -> Image.Image:
+    grid = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(grid).resize((40, 40))
+
+
+@pytest.fixture
+def three_dogs(tmp_path) -> tuple[Path, Path]:
+    """Two dogs and a cat under one setting, with images and photos; and the encoders."""
+    encoders_dir, root = pocket_encoders(tmp_path / "encoders"), tmp_path / "runs"
+    dino = load_encoders("pocket", ["dino"], "cpu", str(encoders_dir), str(tmp_path / "c")).dino
+    for number, (name, noun) in enumerate((("dog", "dog"), ("dog2", "dog"), ("cat", "cat"))):
+        run = write_run(root, name, 0.5, name, weights=dino.weights_hash)
+        items = [Item("subject", f"{i}.png", f"a sks {noun}", f"a {noun}", i) for i in range(2)]
+        items.append(Item("class", "class.png", f"a {noun}", f"a {noun}", 9))
+        make_images(lambda prompts, seeds, n=number: [picture(10 * n + s) for s in seeds],
+                    items, run / "evaluation" / "quick", {}, 2)  # fmt: skip
+        photos = [run / f"photo{i}.png" for i in range(2)]
+        for i, path in enumerate(photos):
+            picture(100 + 10 * number + i).save(path)
+        record = json.loads((run / "run.json").read_text())
+        record["subject"]["class_noun"] = noun
+        (run / "run.json").write_text(json.dumps(record))
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["references"]["files"] = [str(path) for path in photos]
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    return root, encoders_dir
+
+
+def test_pres_over_other_subjects_is_that_of_a_plain_loop(three_dogs, tmp_path):
+    root, encoders_dir = three_dogs
+    report(str(root), True, "cpu", str(encoders_dir), str(tmp_path / "cache"))
+    encoder = load_encoders("pocket", ["dino"], "cpu", str(encoders_dir), str(tmp_path / "c")).dino
+    variant = f"pres.other_subjects.{encoder.variant}.allpairs.macro"
+    by_subject = {row["subject.name"]: row for row in table(root / "runs.csv")}
+    assert by_subject["cat"][variant] == ""
+    for own, other in (("dog", "dog2"), ("dog2", "dog")):
+        cosines = []
+        for i in range(2):
+            image = root / other / "evaluation" / "quick" / f"{i}.png"
+            made = encoder.images([image])[0].double()
+            for j in range(2):
+                photo = encoder.images([root / own / f"photo{j}.png"])[0].double()
+                cosines.append(float(torch.dot(made, photo)))
+        assert float(by_subject[own][variant]) == pytest.approx(sum(cosines) / 4, abs=1e-6)
+
+
+def test_other_weights_than_the_runs_were_scored_with_are_refused(three_dogs, tmp_path, capsys):
+    root, encoders_dir = three_dogs
+    for name in ("dog", "dog2"):
+        path = root / name / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["encoders"]["dino"]["weights"] = "other"
+        path.write_text(json.dumps(metrics))
+    assert report(str(root), True, "cpu", str(encoders_dir), str(tmp_path / "cache")) == 0
+    assert "other weights" in capsys.readouterr().out
+    assert not any("other_subjects" in key for key in table(root / "runs.csv")[0])
+
+
+def test_long_overrides_that_begin_alike_keep_folders_of_their_own():
+    long = "model.path=" + "x" * 300
+    assert _slug(f"{long},subject=dog") != _slug(f"{long},subject=cat")
+    assert len(_slug(f"{long},subject=dog")) <= 200 and _slug("lr=1,ppl=true") == "lr=1,ppl=true"
