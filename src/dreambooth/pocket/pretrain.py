@@ -13,16 +13,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.pocket import build, denoising, scenes, training, world
+from dreambooth.pocket import build, denoising, encoders, scenes, training, world
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parents[3] / "conf"
-
-
-def to_pixels(images: np.ndarray, device: str) -> Tensor:
-    """`[N,64,64,3]` uint8 => `[N,3,64,64]` in [-1,1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
@@ -42,7 +36,7 @@ def vae_loss(
     if photos:
         picked = torch.randint(len(crops), (photos,), generator=generator)
         images = np.concatenate([images, crops[picked.numpy()]])
-    pixels = to_pixels(images, device)
+    pixels = encoders.to_pixels(images, device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
         posterior = vae.encode(pixels).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
@@ -74,7 +68,7 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
     training.train("vae", vae, loss, folder, **stage, save_seconds=cfg.save_seconds,
                    seed=cfg.seed, device=cfg.device)
     with torch.no_grad():
-        mean = vae.encode(to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
+        mean = vae.encode(encoders.to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
     vae.save_pretrained(folder / "vae")
 
@@ -112,6 +106,11 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
                    seed=cfg.seed, device=cfg.device)  # fmt: skip
     network.unet.save_pretrained(folder / "unet")
     network.text_encoder.save_pretrained(folder / "text_encoder")
+
+
+def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
+    """Stage `encoders`: the metrics' CLIP and DINO-style ViT."""
+    encoders.pretrain_encoders(cfg, folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="pretrain", version_base="1.3")
