@@ -32,6 +32,14 @@ class TolerantWandbLogger(WandbLogger):
             self.failed = True
             log.warning("Weights & Biases failed (%s): metrics.csv has everything.", error)
 
+    @property
+    def version(self) -> str | None:
+        """The run's id, which the progress bar asks for; None without a run."""
+        try:
+            return super().version
+        except Exception:
+            return None
+
     def log_metrics(self, *args, **kwargs) -> None:
         """Numbers of one step."""
         self.attempt(super().log_metrics, *args, **kwargs)
