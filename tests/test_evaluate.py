@@ -369,3 +369,15 @@ def test_a_mistake_at_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, **quiet)
     assert result.returncode == 2 and "not a finished run" in result.stderr
     assert result.stderr.strip().count("\n") == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_costs_of_a_run_add_up_over_its_sittings(spine, tmp_path):
+    out = spine.run(tmp_path / "run")
+    first = json.loads((out / "run.json").read_text())["costs"]
+    spine.run(out)
+    again = json.loads((out / "run.json").read_text())["costs"]
+    training = [costs["stages"]["training"] for costs in (first, again)]
+    assert training[1]["seconds"] >= training[0]["seconds"] > 0
+    assert training[1]["bytes"] == training[0]["bytes"] > 0
+    assert again["seconds"] > first["seconds"]
+    assert sum(stage["seconds"] for stage in again["stages"].values()) <= again["seconds"]

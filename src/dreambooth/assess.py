@@ -48,8 +48,9 @@ def assess(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig) -> int:
     run = load_run(cfg.run)
-    if cfg.evaluation.encoders is None:
-        cfg.evaluation.encoders = run.config["model"]["encoders"]
+    for key in ("encoders", "encoders_dir"):
+        if cfg.evaluation[key] is None:
+            cfg.evaluation[key] = run.config["evaluation"][key]
     settings = evaluation(cfg)
     if settings is None:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
@@ -71,7 +72,7 @@ def _run(cfg: DictConfig) -> int:
         )
         places.append(images)
     record |= explain(photos, references, encoders)
-    stages = {**run.record["costs"].get("stages", {}), **costs.stages}
+    stages = {**run.record["costs"]["stages"], **costs.stages}
     output = Path(cfg.output_dir or run.folder)
     write_scores(output, scores, {**record, "cost": {**costs.totals, "stages": stages}})
     print_scores(scores, f"{settings.name}: {run.folder}", references)
@@ -102,7 +103,7 @@ def _images(cfg: DictConfig) -> int:
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, references, encoders)
     output = Path(cfg.output_dir or folder)
-    write_scores(output, scores, {**record, "cost": {**costs.totals, "stages": costs.stages}})
+    write_scores(output, scores, {**record, "cost": costs.record})
     print_scores(scores, str(folder), references)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0

@@ -16,11 +16,13 @@ class Costs:
     """`stages[name]` holds `seconds`, `peak_memory_gib` and `bytes` of what the stage wrote.
 
     A stage that found its work in the cache costs what finding it took; its bytes are those of
-    the result all the same.
+    the result all the same. `earlier` are the costs of the sittings that a resumed run had before:
+    seconds add up and the higher peak stays.
     """
 
-    def __init__(self) -> None:
-        self.stages: dict[str, dict] = {}
+    def __init__(self, earlier: dict | None = None) -> None:
+        self.earlier = earlier or {"seconds": 0.0, "peak_memory_gib": 0.0, "stages": {}}
+        self.stages: dict[str, dict] = dict(self.earlier["stages"])
         self.started = time.monotonic()
 
     @contextmanager
@@ -30,20 +32,26 @@ class Costs:
         _reset_peak()
         start = time.monotonic()
         yield places
+        before = self.earlier["stages"].get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
         self.stages[name] = {
-            "seconds": round(time.monotonic() - start, 2),
-            "peak_memory_gib": round(peak_memory_gib(), 3),
+            "seconds": round(before["seconds"] + time.monotonic() - start, 2),
+            "peak_memory_gib": max(before["peak_memory_gib"], round(peak_memory_gib(), 3)),
             "bytes": bytes_of(places),
         }
 
     @property
     def totals(self) -> dict:
-        """Seconds since the beginning and the highest peak of all stages."""
+        """Seconds of all sittings and the highest peak of all stages."""
         peaks = [stage["peak_memory_gib"] for stage in self.stages.values()]
         return {
-            "seconds": round(time.monotonic() - self.started, 2),
+            "seconds": round(self.earlier["seconds"] + time.monotonic() - self.started, 2),
             "peak_memory_gib": max([*peaks, round(peak_memory_gib(), 3)]),
         }
+
+    @property
+    def record(self) -> dict:
+        """Totals and stages, as plain values; what a later sitting is given as `earlier`."""
+        return {**self.totals, "stages": self.stages}
 
 
 def bytes_of(places: Iterable[Path]) -> int:

@@ -1,7 +1,8 @@
-"""The whole job: prepare, fine-tune each phase, export, sample, score; every stage's cost."""
+"""The whole job: prepare, fine-tune each phase, close; every stage's cost is kept."""
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import warnings
@@ -13,22 +14,20 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 
 from dreambooth import callbacks, compose, job, ranks
 from dreambooth.cache import write_json
-from dreambooth.costs import Costs, bytes_of
+from dreambooth.closing import STOPPED, close
+from dreambooth.costs import Costs
 from dreambooth.curve import Curve
 from dreambooth.data.datamodule import Crops, KeyedBatches, encode_examples
 from dreambooth.errors import UserError
-from dreambooth.evaluate import Settings, drawing, items_of, score_model
+from dreambooth.evaluate import Settings, drawing, items_of
 from dreambooth.loggers import finish
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare, trainable_parameters
 from dreambooth.module import DreamBooth, Loss
-from dreambooth.scores_table import log_image_table, summary_of, write_scores
-from dreambooth.scoring import Scores, load_encoders
-from dreambooth.summary import closing_summary
+from dreambooth.scoring import load_encoders
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def run(cfg: DictConfig) -> int:
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)  # whatever a library still draws globally is at least repeatable
-    costs, folder = Costs(), Path(cfg.output_dir)
+    folder = Path(cfg.output_dir)
+    costs = Costs(_earlier(folder) if cfg.resume is not None else None)
     # refused here, not after the training
     evaluation, curve_evaluation = compose.evaluation(cfg), compose.curve_evaluation(cfg)
     model = LatentDiffusion.from_pretrained(
@@ -67,10 +67,20 @@ def run(cfg: DictConfig) -> int:
     if not ranks.is_first():
         return 0
     if result["stopped"]:
+        write_json(folder / STOPPED, costs.record)
         finish(loggers, {}, folder)
         print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
         return 128 + result["stopped"]
-    return _close(cfg, model, folder, loggers, samples, costs, phases, paths, evaluation, curve)
+    return close(cfg, model, folder, loggers, samples, costs, phases, paths, evaluation, curve)
+
+
+def _earlier(folder: Path) -> dict | None:
+    """Costs of this run's sittings before, whether it was stopped or finished."""
+    if (folder / STOPPED).exists():
+        return json.loads((folder / STOPPED).read_text())
+    if (folder / "run.json").exists():
+        return json.loads((folder / "run.json").read_text())["costs"]
+    return None
 
 
 def _quiet() -> None:
@@ -89,7 +99,7 @@ def _batches(
 ) -> KeyedBatches:
     """Class images where they serve, then every photo's latents."""
     encode = partial(encode_examples, model, seed=cfg.seed, cache_dir=cfg.cache_dir)
-    instance, prior, class_paths = None, None, []
+    prior, class_paths = None, []
     if cfg.ppl and cfg.method.uses_prior:
         with costs.stage("class_images") as places:
             class_paths = job.prepare_class_images(
@@ -105,7 +115,7 @@ def _batches(
         if class_paths:
             class_texts = job.captions(class_paths, cfg.class_prompt)
             prior = encode(paths=class_paths, prompts=class_texts, cut=Crops(cfg.resolution))
-    encoded = [e for e in (instance, prior) if e is not None]
+    encoded = [instance] if prior is None else [instance, prior]
     costs.stages["latents"]["bytes"] = sum(e.mean.nbytes + e.logvar.nbytes for e in encoded)
     return KeyedBatches(
         instance, prior, cfg.batch_size, cfg.prior.batch_size,
@@ -170,77 +180,3 @@ def _fit(
     )  # fmt: skip
     trained = trainable_parameters(model).values()
     return result | {"trained_parameters": sum(p.numel() for p in trained)}
-
-
-def _close(
-    cfg, model, folder, loggers: list[Logger], samples, costs: Costs, phases: dict, paths,
-    evaluation: Settings | None, curve: Curve | None,
-) -> int:  # fmt: skip
-    """Export, final samples, scores, costs and the closing words."""
-    model.to(compose.device(cfg))
-    full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
-    lora, token = compose.lora_and_token(cfg)
-    record = {
-        "model": {k: cfg.model[k] for k in ("name", "path", "revision", "variant")},
-        "export": "full" if full else "lora" if lora else "token",
-        "subject": {k: cfg.subject[k] for k in ("name", "class_noun", "live")},
-        "subject_phrase": cfg.subject_phrase,
-        "photos": [str(p.resolve()) for p in paths],
-        "best_step": None,
-    }
-    if curve is not None:
-        curve.finish(sum(p.max_steps for p in cfg.method.phases), loggers)
-        phases["curve"] = {"seconds": round(curve.seconds, 2)}
-        if cfg.checkpoint.best is not None:
-            record["best_step"] = curve.load_best()
-    with costs.stage("export") as places:
-        snippet = job.export(model, lora is not None, token, full, folder / "model")
-        places.append(folder / "model")
-    with costs.stage("samples") as places:
-        samples.draw("final")
-        places.append(folder / "samples")
-    _record(folder, record, phases, costs)  # finished, whatever becomes of the scores
-    scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
-    total = _record(folder, record, phases, costs)
-    finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
-    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
-    return 0
-
-
-def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
-    total = {**costs.totals, "bytes_written": bytes_of([folder])}
-    total |= {**phases, "stages": costs.stages}
-    write_json(folder / "run.json", {**record, "costs": total})
-    return total
-
-
-def _scores(
-    cfg, settings: Settings | None, model, folder, paths, costs: Costs, loggers
-) -> Scores | None:
-    """Score the run; what keeps it from that is one warning, for the training is done."""
-    if settings is None:
-        return None
-    try:
-        with costs.stage("evaluation") as places:
-            encoders = load_encoders(
-                settings.encoders, settings.metrics, compose.device(cfg), settings.encoders_dir,
-                cfg.cache_dir,
-            )  # fmt: skip
-            images = folder / "evaluation" / settings.name
-            scores, record = score_model(
-                model, folder / "model", compose.sampler(cfg.scheduler),
-                compose.sampling(cfg, "sampling"), compose.subject(cfg), settings, paths,
-                encoders, images,
-            )  # fmt: skip
-            places.append(images)
-    except (UserError, torch.OutOfMemoryError) as error:
-        log.warning(
-            "%s; the run is whole, score it later with `python evaluate.py run='%s' "
-            "evaluation=%s evaluation.encoders_dir=DIR`.",
-            str(error).rstrip("."), folder, settings.name,
-        )  # fmt: skip
-        return None
-    cost = {**costs.totals, "stages": costs.stages}
-    write_scores(folder, scores, {**record, "cost": cost})
-    log_image_table(loggers, scores, images)
-    return scores

@@ -1,0 +1,104 @@
+"""What follows the training: export, samples, scores, the run's record and its closing words."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
+
+from dreambooth import compose, job
+from dreambooth.cache import write_json
+from dreambooth.costs import Costs, bytes_of
+from dreambooth.curve import Curve
+from dreambooth.errors import UserError
+from dreambooth.evaluate import Settings, score_model
+from dreambooth.loggers import finish
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.scores_table import log_image_table, summary_of, write_scores
+from dreambooth.scoring import Scores, load_encoders
+from dreambooth.summary import closing_summary
+
+log = logging.getLogger(__name__)
+
+STOPPED = "costs.json"  # what a run had cost when it was stopped
+
+
+def close(
+    cfg: DictConfig, model: LatentDiffusion, folder: Path, loggers: list[Logger],
+    samples: job.Samples, costs: Costs, phases: dict, paths: list[Path],
+    evaluation: Settings | None, curve: Curve | None,
+) -> int:  # fmt: skip
+    """Export, final samples, scores, costs and the closing words; 0.
+
+    The run is recorded as finished before it is scored, so that nothing of it is lost.
+    """
+    model.to(compose.device(cfg))
+    full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
+    lora, token = compose.lora_and_token(cfg)
+    record = {
+        "model": {k: cfg.model[k] for k in ("name", "path", "revision", "variant")},
+        "export": "full" if full else "lora" if lora else "token",
+        "subject": {k: cfg.subject[k] for k in ("name", "class_noun", "live")},
+        "subject_phrase": cfg.subject_phrase,
+        "photos": [str(p.resolve()) for p in paths],
+        "best_step": None,
+    }
+    if curve is not None:
+        curve.finish(sum(p.max_steps for p in cfg.method.phases), loggers)
+        phases["curve"] = {"seconds": round(curve.seconds, 2)}
+        if cfg.checkpoint.best is not None:
+            record["best_step"] = curve.load_best()
+    with costs.stage("export") as places:
+        snippet = job.export(model, lora is not None, token, full, folder / "model")
+        places.append(folder / "model")
+    with costs.stage("samples") as places:
+        samples.draw("final")
+        places.append(folder / "samples")
+    _record(folder, record, phases, costs)  # finished, whatever becomes of the scores
+    scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
+    total = _record(folder, record, phases, costs)
+    finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
+    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
+    return 0
+
+
+def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
+    total = {**costs.record, "bytes_written": bytes_of([folder]), **phases}
+    write_json(folder / "run.json", {**record, "costs": total})
+    (folder / STOPPED).unlink(missing_ok=True)
+    return total
+
+
+def _scores(
+    cfg: DictConfig, settings: Settings | None, model: LatentDiffusion, folder: Path,
+    paths: list[Path], costs: Costs, loggers: list[Logger],
+) -> Scores | None:  # fmt: skip
+    """Score the run; what keeps it from that is one warning, for the training is done."""
+    if settings is None:
+        return None
+    try:
+        with costs.stage("evaluation") as places:
+            encoders = load_encoders(
+                settings.encoders, settings.metrics, compose.device(cfg), settings.encoders_dir,
+                cfg.cache_dir,
+            )  # fmt: skip
+            images = folder / "evaluation" / settings.name
+            scores, record = score_model(
+                model, folder / "model", compose.sampler(cfg.scheduler),
+                compose.sampling(cfg, "sampling"), compose.subject(cfg), settings, paths,
+                encoders, images,
+            )  # fmt: skip
+            places.append(images)
+    except (UserError, torch.OutOfMemoryError) as error:
+        log.warning(
+            "%s; the run is whole, score it later with `python evaluate.py run='%s' "
+            "evaluation=%s evaluation.encoders_dir=DIR`.",
+            str(error).rstrip("."), folder, settings.name,
+        )  # fmt: skip
+        return None
+    write_scores(folder, scores, {**record, "cost": costs.record})
+    log_image_table(loggers, scores, images)
+    return scores
