@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def generate(
     its own seed, so a batch size changes nothing but floating-point rounding.
     """
     images: list[Image.Image] = []
-    with evaluating(pipeline):
+    with evaluating(pipeline), one_dtype(pipeline):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -66,6 +66,15 @@ def evaluating(pipeline: StableDiffusionPipeline) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
+
+
+def one_dtype(pipeline: StableDiffusionPipeline) -> AbstractContextManager:
+    """Autocast where frozen parts were cast to half precision beside trained float32 ones."""
+    dtypes = {p.dtype for p in (pipeline.unet, pipeline.vae, pipeline.text_encoder)}
+    if len(dtypes) == 1:
+        return nullcontext()
+    half = next(dtype for dtype in dtypes if dtype != torch.float32)
+    return torch.autocast(pipeline.device.type, half)
 
 
 MANIFEST = ("file", "prompt", "class_only", "seed", "sha256")
