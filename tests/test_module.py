@@ -213,8 +213,13 @@ def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
 
 
 @pytest.mark.parametrize("frozen_dtype", ["bfloat16", "float16"])
-def test_frozen_parts_in_half_train_float32_adapters(spine, tmp_path, frozen_dtype):
-    out = spine.run(tmp_path, "method=lora", f"frozen_dtype={frozen_dtype}")
+@pytest.mark.parametrize(
+    "method",
+    [("method=lora",), ("method=full",), ("method=full", "train_text_encoder=true"),
+     ("method=textual_inversion",)],
+)  # fmt: skip
+def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, frozen_dtype, method):
+    out = spine.run(tmp_path, *method, f"frozen_dtype={frozen_dtype}", "samples.every_n_steps=1")
     assert {v.dtype for v in checkpoint(out)["state_dict"].values()} == {torch.float32}
 
 

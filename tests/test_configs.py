@@ -1,0 +1,109 @@
+"""Every file under conf/ composes, and every choice trains a step."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from importlib import resources
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dreambooth import config
+from dreambooth.config import CONF
+from spine import Spine, checkpoint
+
+FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+COUNTS = {
+    ".": 5, "evaluation": 4, "experiment": 1, "logger": 2, "method": 4, "model": 4,
+    "optimizer": 2, "scheduler": 8, "subject": 33, "trainer": 5,
+}  # fmt: skip
+CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if "/" in file]
+GROUPS = ("method", "optimizer", "scheduler", "trainer", "experiment")
+ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
+
+
+def choices(*groups: str) -> list[tuple[str, str]]:
+    return [(group, name) for group, name in CHOICES if group in groups]
+
+
+def composed(name: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def test_no_file_is_forgotten():
+    counts = Counter(file.rpartition("/")[0] or "." for file in FILES)
+    assert counts == COUNTS  # a new file is counted here, and then tested below
+
+
+@pytest.mark.parametrize("name", [f.removesuffix(".yaml") for f in FILES if "/" not in f])
+def test_every_entry_composes(name):
+    assert composed(name)
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes_and_passes_the_checks(group, name, tmp_path):
+    own = ["subject.photos=p", "subject.class_noun=dog"] if name == "folder" else []
+    cfg = composed("train", f"{group}={name}", f"output_dir='{tmp_path}'", *own)
+    config.check(cfg)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def test_the_subjects_are_the_datasets():
+    manifest = resources.files("dreambooth.data") / "dataset_manifest.json"
+    paths = [entry["path"].split("/") for entry in json.loads(manifest.read_text())["files"]]
+    dataset = {parts[1] for parts in paths if len(parts) == 3}
+    assert len(dataset) == 30
+    files = {name: OmegaConf.load(CONF / f"subject/{name}.yaml") for _, name in choices("subject")}
+    assert set(files) == dataset | {"fabric", "world", "folder"}
+    assert all(cfg.name == name for name, cfg in files.items())
+    for name, cfg in files.items():
+        assert isinstance(cfg.live, bool)
+        assert set(cfg) == {"name", "class_noun", "live", "photos"} | (
+            {"identity"} if name == "world" else set()
+        )
+
+
+@pytest.mark.parametrize(("group", "name"), choices(*GROUPS))
+def test_every_choice_trains_a_step(spine: Spine, tmp_path, group, name):
+    more = [f"{group}={name}", "max_steps=1", *(ON_THIS_CPU if group == "trainer" else ())]
+    if name == "ddp":
+        more.append("trainer.strategy=auto")
+    if name == "ti_then_full":
+        more.append("model.recommended.textual_inversion.max_steps=1")
+    if group == "experiment":  # SMALL comes before presets, so what is large is set again
+        more += ["batch_size=2", "prior.num_class_images=3", "prior.num_inference_steps=2"]
+    out = spine.run(tmp_path, *more)
+    assert checkpoint(out, phase=int(name == "ti_then_full"))["global_step"] == 1
+    assert (out / "samples/final.png").exists()
+    assert any((out / "model").iterdir())
+
+
+@pytest.mark.parametrize(("group", "name"), choices("trainer"))
+def test_trainers_are_real_trainers(group, name, tmp_path):
+    cfg = composed("train", f"{group}={name}", *ON_THIS_CPU, f"output_dir='{tmp_path}'")
+    more = {"strategy": "auto"} if name == "ddp" else {}
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, **more)
+    assert trainer.log_every_n_steps == 10
+
+
+def test_the_checks_name_keys_that_exist(tmp_path):
+    cfg = composed("train", f"output_dir='{tmp_path}'")
+    tables = (
+        config.POSITIVE, config.NOT_NEGATIVE, config.WHOLE, config.SWITCHES, config.CHOICES,
+        config.OPTIONAL, config.DIFFUSERS.values(),
+    )  # fmt: skip
+    keys = {key for table in tables for key in table}
+    assert len(keys) > 30
+    for key in keys:
+        parent, _, last = key.rpartition(".")
+        assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
+
+
+@pytest.mark.parametrize("schedule", config.CHOICES["lr_schedule"])
+def test_every_schedule_trains(spine, tmp_path, schedule):
+    out = spine.run(tmp_path, f"lr_schedule={schedule}", "lr_warmup_steps=1")
+    assert checkpoint(out)["global_step"] == 2

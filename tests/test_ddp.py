@@ -1,0 +1,61 @@
+"""Two processes started by `train.py` give the weights of one process on the joint batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from spine import Spine, checkpoint
+
+# with a small eps Adam would divide a gradient that is rounding alone by itself
+STEPS = ("optimizer.eps=1e-3", "max_steps=3", "accumulate=2", "lr=1e-3", "samples.every_n_steps=2")
+STEPS += ("model.recommended.textual_inversion.max_steps=2",)
+METHODS = ("full", "ti_then_full")
+
+
+@pytest.fixture(scope="module")
+def sweep(spine: Spine, tmp_path_factory) -> Path:
+    """A sweep of two runs, each on two CPU processes, as a user would start it."""
+    out = tmp_path_factory.mktemp("ddp") / "sweep"
+    done = spine.shell(
+        out.parent, *STEPS, "trainer=ddp", "trainer.accelerator=cpu", "hydra.mode=MULTIRUN",
+        f"method={','.join(METHODS)}", f"hydra.sweep.dir='{out}'",
+        "hydra.sweep.subdir=${method.name}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (out / "said").write_text(done.stdout)
+    return out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one_on_the_joint_batch(spine, sweep, tmp_path, method):
+    one = spine.run(tmp_path, *STEPS, f"method={method}", "batch_size=2")
+    phase = METHODS.index(method)
+    for i in range(phase + 1):
+        a, b = checkpoint(one, i)["state_dict"], checkpoint(sweep / method, i)["state_dict"]
+        assert a.keys() == b.keys()
+        for name in a:
+            torch.testing.assert_close(b[name], a[name], rtol=0, atol=1e-6)
+    start = spine.run(tmp_path / "half", *STEPS, f"method={method}")
+    half = checkpoint(start, phase)["state_dict"]
+    assert any((half[name] - a[name]).abs().max() > 1e-5 for name in a)  # the test can fail
+
+
+def test_only_the_first_process_writes_and_speaks(sweep):
+    said = (sweep / "said").read_text()
+    assert said.count("s in all, peak memory") == len(METHODS)
+    assert {p.name for p in sweep.iterdir() if p.is_dir()} == set(METHODS)
+    assert {p.name for p in sweep.parent.iterdir()} == {"sweep"}  # no folder of another's
+    for method in METHODS:
+        out = sweep / method
+        assert len(list((out / "logs").glob("version_*"))) == 1
+        record = json.loads((out / "run.json").read_text())
+        assert "half" not in str(record)
+        names = [p.name for p in (out / "samples").glob("step-*.png")]
+        assert len(names) == len(set(names)) >= 2
+        assert (out / "model/model_index.json").exists()
+        logged = [p for p in out.rglob("*.log")]
+        assert [p.name for p in logged] == ["train.log"]
