@@ -49,7 +49,7 @@ def write_run(
 
 def settings_of(root: Path) -> list[dict]:
     runs = read_runs(root)
-    return by_setting(runs, varying([run["settings"] for run in runs]))
+    return by_setting(runs, varying(runs))
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -100,9 +100,14 @@ def test_columns_are_what_differs_and_says_something_new(tmp_path):
     write_run(tmp_path, "a", 0.2, ppl=True, lr=1e-4, prior={"weight": 1.0, "seed": 0})
     write_run(tmp_path, "b", 0.3, ppl=False, lr=1e-4, prior={"weight": 0.5, "seed": 0})
     write_run(tmp_path, "c", 0.4, ppl=False, lr=1e-4, prior={"weight": 1.0, "seed": 0})
-    keys = varying([run["settings"] for run in read_runs(tmp_path)])
-    assert keys == ["ppl", "prior.weight"]
-    first = rows(tmp_path)[0]
+    for name, size in (("full", 4), ("lora", 8)):  # the prior's size follows; the name tells rank
+        prior = {"weight": 1.0, "seed": 0, "batch_size": "${batch_size}"}
+        write_run(tmp_path, name, 0.5, batch_size=size, method={"name": name, "rank": size},
+                  prior=prior)  # fmt: skip
+    (tmp_path / "full" / "metrics.json").unlink()  # not scored, which is no setting
+    keys = varying(read_runs(tmp_path))
+    assert keys == ["method.name", "ppl", "batch_size", "prior.weight"]
+    first = next(row for row in rows(tmp_path) if row["run"] == "a")
     assert first["run"] == "a" and first["ppl"] is True and first["seconds"] == 1.5
     assert "output_dir" not in first and "instance_prompt" not in first
 

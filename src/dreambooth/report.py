@@ -52,7 +52,7 @@ def report(
     if other_subjects:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         where = automatic if device == "auto" else device
-        keys = varying([run["settings"] for run in runs])
+        keys = varying(runs)
         try:
             add_other_subjects(runs, keys, where, encoders_dir, cache_dir)
         except UserError as error:
@@ -68,7 +68,7 @@ def rows(folder: Path, runs: Sequence[dict] | None = None) -> list[dict[str, Any
     from dreambooth.sweep import read_runs, varying
 
     runs = read_runs(folder) if runs is None else runs
-    keys = varying([run["settings"] for run in runs])
+    keys = varying(runs)
     table = []
     for run in runs:
         costs = run["record"]["costs"]
@@ -83,14 +83,14 @@ def print_table(folder: Path, runs: Sequence[dict] | None = None) -> None:
     from dreambooth.sweep import OVER, by_setting, read_runs, varying
 
     runs = read_runs(folder) if runs is None else runs
-    keys = varying([run["settings"] for run in runs])
+    keys = varying(runs)
     inner_last = sorted(keys, key=lambda key: key in OVER)  # a setting's subjects stand together
     runs = sorted(runs, key=lambda r: [_order(r["settings"].get(key)) for key in inner_last])
     names = {variant: name for run in runs for variant, name in run["names"].items()}
     shown = {v: SHORT.get(n, n) for v, n in names.items() if not v.startswith("real_ref.")}
     table = rows(folder, runs)
     _write(folder / "runs.csv", table)
-    headers = {k: k.removesuffix(".name") for k in keys} or {"run": "run"}
+    headers = {k: _header(k) for k in keys} or {"run": "run"}
     headers |= {**_distinct(shown), "seconds": "s", "memory_gib": "GiB"}
     console = Console()
     if not console.is_terminal:
@@ -101,7 +101,7 @@ def print_table(folder: Path, runs: Sequence[dict] | None = None) -> None:
     if any(line["subjects"] > 1 or line["runs"] > 1 for line in settings):
         for line in settings:
             line |= {v: _with_interval(line, v) for v in shown if v in line}
-        headers = {k: k.removesuffix(".name") for k in keys if k not in OVER}
+        headers = {k: _header(k) for k in keys if k not in OVER}
         headers |= {"subjects": "subjects", "runs": "runs", **_distinct(shown)}
         console.print(_table("means over subjects (95 % interval)", settings, headers))
     legend = Table.grid(padding=(0, 2))
@@ -114,6 +114,11 @@ def _order(value: Any) -> tuple:
     """Numbers by size, then anything else by its text."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return (0, value, "") if is_number else (1, 0, str(value))
+
+
+def _header(key: str) -> str:
+    """`subject.name` => `subject`, `scored.evaluation` => `evaluation`, others as they are."""
+    return key.removesuffix(".name").removeprefix("scored.")
 
 
 def _distinct(shown: dict[str, str]) -> dict[str, str]:

@@ -21,9 +21,9 @@ OVER = ("subject.name", "seed")  # what a setting's mean runs over
 # follow from other keys, or do not change a result
 NOT_SETTINGS = (
     "subject", "identifier", "subject_phrase", "instance_prompt", "class_prompt", "photos",
-    "method.token", "method.phases", "method.identifier", "method.subject_phrase", "output_dir",
-    "cache_dir", "logger", "resume", "evaluation", "samples", "checkpoint.every_n_steps",
-    "checkpoint.keep", "experiment",
+    "model.recommended", "method.token", "method.phases", "method.identifier",
+    "method.subject_phrase", "output_dir", "cache_dir", "logger", "resume", "evaluation",
+    "samples", "checkpoint.every_n_steps", "checkpoint.keep", "experiment",
 )  # fmt: skip
 
 
@@ -35,7 +35,8 @@ def find_runs(folder: Path) -> list[Path]:
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """A row a run: `run`, `settings` (flat), `scores` by variant id, and its costs.
 
-    `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it.
+    `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it;
+    `derived` names the keys whose value refers to another key.
     """
     rows = []
     for run in find_runs(folder):
@@ -47,6 +48,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             "record": record,
             "metrics": metrics,
             "settings": flat(_config(run)) | scored_with(metrics),
+            "derived": _derived(run),
             "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
             "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
             "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
@@ -67,19 +69,25 @@ def scored_with(metrics: dict) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def varying(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys whose values differ between runs; one that another key already tells is left out."""
-    present = {key for setting in settings for key in setting}
-    kept: dict[str, tuple[int, ...]] = {}
+def varying(runs: Sequence[dict]) -> list[str]:
+    """Settings that differ between rows of `read_runs`, and that no other one implies.
+
+    Left out are values that the configuration derives from others in every run, and those of a
+    named choice (`method.*`) that its name tells.
+    """
+    present = {key for run in runs for key in run["settings"]}
+    kept = []
     for key in (*WORDS, *sorted(present.difference(WORDS))):
-        values = [json.dumps(s.get(key)) for s in settings]
-        split = tuple(values.index(value) for value in values)
-        if not any(split):
+        having = [run for run in runs if key in run["settings"]]  # a run may have no scores
+        values = [json.dumps(run["settings"][key]) for run in having]
+        if len(set(values)) < 2:
             continue
-        told = split in [kept[k] for k in kept if k not in OVER]
-        if key in WORDS or not (told or _is_under(key, NOT_SETTINGS)):
-            kept[key] = split
-    return list(kept)
+        names = [run["settings"].get(f"{key.partition('.')[0]}.name") for run in having]
+        told = len(set(zip(names, values, strict=True))) == len(set(names)) > 1
+        derived = all(key in run["derived"] for run in having)
+        if key in WORDS or not (told or derived or _is_under(key, NOT_SETTINGS)):
+            kept.append(key)
+    return kept
 
 
 def by_setting(rows: Sequence[dict], keys: Iterable[str]) -> list[dict[str, Any]]:
@@ -140,7 +148,7 @@ def _json(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _config(run: Path) -> dict:
+def _config(run: Path, resolve: bool = True) -> dict:
     """The run's composed configuration as plain values; empty where it was not kept."""
     path = run / ".hydra" / "config.yaml"
     if not path.exists():
@@ -148,4 +156,9 @@ def _config(run: Path) -> dict:
     config = OmegaConf.load(path)
     config.output_dir = str(run)  # Hydra alone could resolve it
     config.pop("hydra", None)
-    return OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.to_container(config, resolve=resolve)
+
+
+def _derived(run: Path) -> set[str]:
+    """Keys whose value refers to another key."""
+    return {key for key, value in flat(_config(run, resolve=False)).items() if "${" in str(value)}
