@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import string
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 CONTEXT_LENGTH = 32  # tokens; the longest caption of the world takes 29
@@ -19,25 +19,41 @@ RARE_IDENTIFIERS = (
 def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     """A CLIP tokenizer in which every given word and rare identifier is one token.
 
-    Any other ASCII word falls back to its characters, so that every prompt tokenizes.
+    Any other word falls back to pieces and bytes, so that every prompt tokenizes. The same words
+    give the same ids in every process, whatever their order.
     """
-    vocabulary = sorted(set(words) | set(RARE_IDENTIFIERS))
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=20_000,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        show_progress=False,
-    )
-    characters = [c for c in string.printable.lower() if not c.isspace()]
-    bpe.train_from_iterator([*characters, *vocabulary], trainer)
-    model = json.loads(bpe.to_str())["model"]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=CONTEXT_LENGTH)
+    merges = _merges(set(words) | set(RARE_IDENTIFIERS))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    tokens += ["".join(pair) for pair in merges]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
+
+
+def _merges(words: set[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is whole: the commonest pair first, of equals the first.
+
+    The tokenizers library's trainer breaks ties by the order of a hash table, so that its ids
+    differ from process to process.
+    """
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(words)]
+    merges = []
+    while counts := Counter(pair for parts in split for pair in pairwise(parts)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_join(parts, best) for parts in split]
+    return merges
+
+
+def _join(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """`parts` with every neighbouring `pair` as one, from the left."""
+    joined: list[str] = []
+    for part in parts:
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
 
 
 def build_vae(channels: list[int], latent_channels: int, norm_num_groups: int) -> AutoencoderKL:
