@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.pocket import build, denoising, encoders, scenes, training, world
+from dreambooth.pocket import build, denoising, encoders, export, scenes, training, world
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -89,11 +89,7 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
     c = cfg.denoiser
     torch.manual_seed(cfg.seed)
     tokenizer = build.build_tokenizer(world.vocabulary())
-    network = denoising.Denoiser(
-        build.build_unet(c.channels, cfg.vae.latent_channels, c.text_width, c.heads,
-                         c.norm_num_groups),
-        build.build_text_encoder(tokenizer, c.text_width, c.text_layers),
-    ).to(cfg.device)  # fmt: skip
+    network = export.make_denoiser(cfg, tokenizer).to(cfg.device)
     if cfg.compile:
         network.unet.compile()
     loss = denoising.DenoisingLoss(
@@ -104,13 +100,16 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
     stage = {k: c[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
     training.train("denoiser", network, loss, folder, **stage, save_seconds=cfg.save_seconds,
                    seed=cfg.seed, device=cfg.device)  # fmt: skip
-    network.unet.save_pretrained(folder / "unet")
-    network.text_encoder.save_pretrained(folder / "text_encoder")
 
 
 def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
     """Stage `encoders`: the metrics' CLIP and DINO-style ViT."""
     encoders.pretrain_encoders(cfg, folder)
+
+
+def pretrain_export(cfg: DictConfig, folder: Path) -> None:
+    """Stage `export`: what the package ships; works at any moment of the denoiser's training."""
+    export.export(cfg, folder, Path(cfg.export_to or Path(__file__).parent / "weights"))
 
 
 @hydra.main(config_path=str(CONF), config_name="pretrain", version_base="1.3")
