@@ -46,7 +46,7 @@ def encode_scenes(paths: list[Path], folder: Path, seed: int, device: str, bf16:
             continue
         images, rows = np.load(path, mmap_mode="r"), []
         for start in range(0, len(images), 128):
-            part = torch.from_numpy(np.ascontiguousarray(images[start : start + 128])).to(device)
+            part = torch.from_numpy(np.array(images[start : start + 128])).to(device)
             pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 posterior = vae.encode(pixels).latent_dist

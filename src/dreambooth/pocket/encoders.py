@@ -59,7 +59,7 @@ def contrast(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
 
 def to_pixels(images: np.ndarray, device: str) -> Tensor:
     """`[N,64,64,3]` uint8 => `[N,3,64,64]` in [-1,1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    pixels = torch.from_numpy(np.array(images)).to(device)
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
