@@ -142,7 +142,8 @@ def test_the_files_say_how_the_numbers_came_to_be(scored, spine):
     assert (dino["images"], dino["prompts"], dino["references"]) == (8, 4, 3)
     assert dino["interval_95"][0] < dino["mean"] < dino["interval_95"][1]
     stages = json.loads((scored / "run.json").read_text())["costs"]["stages"]
-    names = ["class_images", "latents", "training", "export", "samples", "evaluation"]
+    names = ["latents", "class_images", "class_latents"]
+    names += ["training", "export", "samples", "evaluation"]
     assert list(stages) == list(record["cost"]["stages"]) == names
     for stage in stages.values():
         assert stage["seconds"] >= 0 and stage["peak_memory_gib"] > 0 and stage["bytes"] > 0

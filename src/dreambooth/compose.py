@@ -103,6 +103,7 @@ def training_facts(
         "model": model.weights_hash(),
         "method": {k: v for k, v in resolved["method"].items() if k != "phases"},
         "photos": cache_key(hashes=[file_hash(p) for p in paths]),
+        "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),
         "precision": cfg.trainer.precision,
         "devices": str(cfg.trainer.devices),

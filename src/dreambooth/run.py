@@ -97,9 +97,12 @@ def _quiet() -> None:
 def _batches(
     cfg: DictConfig, model: LatentDiffusion, paths: list[Path], costs: Costs
 ) -> KeyedBatches:
-    """Class images where they serve, then every photo's latents."""
+    """Every photo's latents, and those of the class images where they serve."""
     encode = partial(encode_examples, model, seed=cfg.seed, cache_dir=cfg.cache_dir)
-    prior, class_paths = None, []
+    with costs.stage("latents"):  # before the class images: a bad photo is found at once
+        texts = job.captions(paths, cfg.instance_prompt)
+        cut = Crops(cfg.resolution, **cfg.augment)
+        instance, prior = encode(paths=paths, prompts=texts, cut=cut), None
     if cfg.ppl and cfg.method.uses_prior:
         with costs.stage("class_images") as places:
             class_paths = job.prepare_class_images(
@@ -108,15 +111,12 @@ def _batches(
                 cfg.prior.seed, cfg.prior.images_dir, cfg.cache_dir,
             )  # fmt: skip
             places += class_paths
-    with costs.stage("latents"):
-        cut = Crops(cfg.resolution, **cfg.augment)
-        texts = job.captions(paths, cfg.instance_prompt)
-        instance = encode(paths=paths, prompts=texts, cut=cut)
-        if class_paths:
-            class_texts = job.captions(class_paths, cfg.class_prompt)
-            prior = encode(paths=class_paths, prompts=class_texts, cut=Crops(cfg.resolution))
-    encoded = [instance] if prior is None else [instance, prior]
-    costs.stages["latents"]["bytes"] = sum(e.mean.nbytes + e.logvar.nbytes for e in encoded)
+        with costs.stage("class_latents"):
+            texts = job.captions(class_paths, cfg.class_prompt)
+            prior = encode(paths=class_paths, prompts=texts, cut=Crops(cfg.resolution))
+    for stage, examples in (("latents", instance), ("class_latents", prior)):
+        if examples is not None:
+            costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
     return KeyedBatches(
         instance, prior, cfg.batch_size, cfg.prior.batch_size,
         model.noise_scheduler.config.num_train_timesteps, cfg.seed,

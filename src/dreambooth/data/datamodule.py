@@ -38,12 +38,16 @@ class Crops:
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded views of one kind: `mean, logvar [M,C,h,w]`, a prompt and a file name for each."""
+    """Encoded views of one kind: `mean, logvar [M,C,h,w]`, a prompt and a file name for each.
+
+    `key` changes with anything the latents depend on.
+    """
 
     mean: Tensor
     logvar: Tensor
     prompts: tuple[str, ...]
     names: tuple[str, ...]
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -68,9 +72,10 @@ def encode_examples(
         UserError: a photo that cannot be read, by name.
     """
     hashes = [file_hash(path) for path in paths]
+    drawn = cut.num_crops > 1 or cut.random_crop or cut.flip  # else the seed changes nothing
     key = cache_key(
-        model=model.weights_hash(), photos=hashes, names=[p.name for p in paths], seed=seed,
-        **vars(cut),
+        model=model.weights_hash(), photos=hashes, names=[p.name for p in paths],
+        seed=seed if drawn else None, **vars(cut),
     )  # fmt: skip
     file = Path(cache_dir) / "latents" / f"{key}.safetensors"
     with locked(file):
@@ -88,6 +93,7 @@ def encode_examples(
         stored["logvar"],
         tuple(prompt for prompt in prompts for _ in range(cut.num_crops)),
         tuple(path.name for path in paths for _ in range(cut.num_crops)),
+        key,
     )
 
 
