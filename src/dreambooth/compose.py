@@ -14,7 +14,7 @@ from dreambooth.cache import cache_key, file_hash
 from dreambooth.data.datamodule import KeyedBatches
 from dreambooth.data.prompts import fill
 from dreambooth.errors import UserError
-from dreambooth.evaluate import Settings, Subject
+from dreambooth.evaluate import Settings, Subject, items_of
 from dreambooth.generate import Sampling
 from dreambooth.loggers import make_loggers
 from dreambooth.model.latent_diffusion import LatentDiffusion
@@ -78,6 +78,12 @@ def samples(cfg: DictConfig, model: LatentDiffusion, folder: Path) -> job.Sample
         list(cfg.samples.seeds),
         folder / "samples",
     )
+
+
+def prompts(cfg: DictConfig, drawn: job.Samples, scored: Settings | None) -> list[str]:
+    """Every prompt of a run: trained on, drawn, scored."""
+    items = items_of(scored, subject(cfg)) if scored else []
+    return [cfg.instance_prompt, cfg.class_prompt, *drawn.prompts, *(i.prompt for i in items)]
 
 
 def optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from dreambooth.data.prompts import fill
 from dreambooth.errors import UserError
 from dreambooth.generate import Sampling
-from dreambooth.job import Sampler, Samples
+from dreambooth.job import Sampler, Samples, warn_of_unseen_words
 from dreambooth.runs import load_model, load_run
 
 
@@ -40,6 +40,8 @@ def draw(cfg: DictConfig) -> int:
         [fill(prompt, None, noun) for prompt in cfg.prompts],
         list(cfg.seeds), Path(cfg.output_dir),
     )  # fmt: skip
+    path = run.record["model"]["path"]
+    warn_of_unseen_words(path, samples.prompts, phrase.removesuffix(noun))
     samples.draw("images")
     print(f"{len(cfg.prompts) * len(cfg.seeds)} images: {cfg.output_dir}/images.png")
     return 0

@@ -48,6 +48,15 @@ def model_path(path: str) -> str:
     return str(weights_folder())
 
 
+def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
+    """Name the words of a run's prompts that the embedded model never saw, in one warning."""
+    if path == "pocket":
+        from dreambooth.pocket.words import unseen_warning
+
+        if sentence := unseen_warning(prompts, identifier):
+            log.warning(sentence)
+
+
 def find_photos(
     name: str, class_noun: str, photos: str | None, root: str | None, rendered: int | None,
     cache_dir: str,

@@ -53,6 +53,8 @@ def run(cfg: DictConfig) -> int:
     batches = _batches(cfg, model, paths, costs)
     loggers = compose.loggers(cfg, folder)
     samples = compose.samples(cfg, model, folder)
+    said = compose.prompts(cfg, samples, evaluation)
+    job.warn_of_unseen_words(cfg.model.path, said, cfg.identifier)
     facts = compose.training_facts(cfg, model, paths, batches)
     curve = _curve(cfg, curve_evaluation, model, paths, folder)
     phases, result = {}, {}
