@@ -30,10 +30,12 @@ def render_shard(index: int, folder: Path, split: str) -> Path:
     return path
 
 
-def scene_shards(folder: Path, count: int, split: str, workers: int) -> list[Path]:
-    """The first `count` scenes (rounded up to whole shards) of a split, rendered if missing."""
+def scene_shards(
+    folder: Path, count: int, split: str, workers: int, first: int = 0
+) -> list[Path]:
+    """`count` scenes (rounded up to whole shards) from shard `first` on, rendered if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(-(-count // SHARD))
+    shards = range(first, first - (-count // SHARD))
     # spawned, since a forked process must not inherit torch's thread pool
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(partial(render_shard, folder=folder, split=split), shards))
