@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreambooth.diffusion.sampling import make_scheduler
 from dreambooth.errors import UserError
 from dreambooth.model import loading
 from dreambooth.model.latent_diffusion import LatentDiffusion
@@ -201,3 +202,16 @@ def test_loading_leaves_the_random_state_and_prints_nothing(tiny_model_dir, capf
     LatentDiffusion.from_pretrained(str(tiny_model_dir))
     assert torch.equal(before, torch.get_rng_state())
     assert capfd.readouterr() == ("", "")
+
+
+def test_latents_are_not_clipped_where_the_config_is_silent(tiny_model_dir, tmp_path):
+    """diffusers' default would clip: a DDIM sampler made from it would spoil every image."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "silent")
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    config.pop("clip_sample", None)
+    path.write_text(json.dumps(config))
+    model = LatentDiffusion.from_pretrained(str(folder))
+    assert model.noise_scheduler.config.clip_sample is False
+    ddim = make_scheduler("DDIMScheduler", {}, dict(model.noise_scheduler.config))
+    assert ddim.config.clip_sample is False

@@ -18,7 +18,7 @@ def make_scheduler(name: str, options: dict, noise_config: dict):
             and prediction type come from it, so that a sampler never changes them.
     """
     scheduler = getattr(importlib.import_module("diffusers"), name)
-    kept = {k: v for k, v in noise_config.items() if not k.startswith("_")}
+    kept = {key: value for key, value in noise_config.items() if not key.startswith("_")}
     return scheduler.from_config({**kept, **options})
 
 

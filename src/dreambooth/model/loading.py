@@ -112,7 +112,8 @@ def load_schedulers(folder: Path) -> tuple[DDPMScheduler, SchedulerMixin]:
     """The training noise schedule, and the sampler that the folder names, of one config."""
     where = folder / "scheduler" / "scheduler_config.json"
     try:
-        config = json.loads(where.read_text())
+        # latents are never clipped; where the file is silent, diffusers' default would be to
+        config = {"clip_sample": False, **json.loads(where.read_text())}
         sampler = getattr(diffusers, config["_class_name"])
         return DDPMScheduler.from_config(config), sampler.from_config(config)
     except Exception as error:
