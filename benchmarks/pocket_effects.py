@@ -1,0 +1,221 @@
+"""DreamBooth's effects on the pocket model, over held-out subjects, with and without PPL.
+
+    python benchmarks/pocket_effects.py [--subjects 10] [--out effects.json] [key=value ...]
+
+Every subject is trained twice as a user would (`python train.py subject=world ... ppl=true`); what
+else is given as key=value goes to train.py. Finished runs of the same weights and options in --runs
+are used again. Means over subjects with a 95 % bootstrap interval over subjects:
+
+  binding     share of pictures of "a sks dog" whose nearest of 20 identities of the class (mean
+              pocket DINO similarity to five photos of each) is the subject
+  context     share of pictures of "a sks dog in the jungle" and other contexts in which the probe
+              finds the context
+  drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos (PRES)
+  diversity   mean pairwise pocket LPIPS of pictures of "a dog" (DIV)
+
+A sheet shows each subject: photos, "a dog" before, without PPL and with it, then "a sks dog in the
+jungle" without and with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dreambooth.cache import cache_key, write_json
+from dreambooth.config import CONF
+from dreambooth.errors import UserError
+from dreambooth.generate import Sampling, generate, grid
+from dreambooth.job import Sampler
+from dreambooth.metrics.aggregate import bootstrap_interval
+from dreambooth.metrics.encoders import load_encoder
+from dreambooth.metrics.fidelity import allpairs_scores
+from dreambooth.metrics.perceptual import pocket_distance
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.pocket import probe, world
+from dreambooth.pocket.weights import weights_folder
+from dreambooth.runs import load_model, load_run
+
+ROOT = CONF.parent
+CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts
+IDENTITIES = 20
+# seeds of pictures, apart from those of prior.seed that a run trained on
+OWN, PLACES, CLASS = 10**6, 2 * 10**6, 3 * 10**6
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    noun: str
+
+    @property
+    def photos(self) -> list[Image.Image]:
+        """The very five pictures that train.py renders of this name."""
+        return shown(world.subject_identity(self.noun, self.name))
+
+    def others(self, count: int) -> list[list[Image.Image]]:
+        """Photos of other held-out identities of the class, each unlike the rest."""
+        names = [self.name, *(f"other-{i}" for i in range(10 * count))]
+        looks: dict[tuple, world.Identity] = {}
+        for who in (world.subject_identity(self.noun, name) for name in names):
+            key = (who.main_color, who.second_color, who.pattern, who.detail)
+            looks.setdefault(key, who)
+        return [shown(who) for who in list(looks.values())[1 : count + 1]]
+
+
+def shown(who: world.Identity) -> list[Image.Image]:
+    return [Image.fromarray(world.render(scene)) for scene in world.subject_scenes(who)]
+
+
+def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
+    """The finished run's folder, trained now if it is not there."""
+    key = cache_key(weights=args.weights_hash, options=args.options)
+    folder = args.runs / f"{subject.name}-{'ppl' if ppl else 'plain'}-{key}"
+    if not (folder / "run.json").exists():
+        command = [
+            sys.executable, str(ROOT / "train.py"), "subject=world",
+            f"subject.name={subject.name}", f"subject.class_noun='{subject.noun}'",
+            f"subject.live={str(subject.noun in world.LIVE).lower()}", f"ppl={str(ppl).lower()}",
+            "logger=csv", "evaluation=none", "photos.root=null", "samples.every_n_steps=0",
+            "samples.seeds=[0]", f"model.path='{args.model}'", f"hydra.run.dir='{folder}'",
+            *args.options,
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
+    return folder
+
+
+@dataclass
+class Judges:
+    """What looks at the pictures; none of it is trained on them."""
+
+    dino: object
+    distance: object
+    probe: probe.Probe
+
+
+def draw(model: LatentDiffusion, sampler: Sampler, prompts: list[str], seed: int, sampling):
+    seeds = range(seed, seed + len(prompts))
+    return generate(model.pipeline(sampler.build(model)), prompts, seeds, sampling)
+
+
+def class_figures(images: list[Image.Image], photos, judges: Judges) -> dict[str, float]:
+    """Drift and diversity of pictures of the class prompt."""
+    similarity = allpairs_scores(judges.dino.images(images), photos)
+    pairs = np.triu_indices(len(images), 1)
+    spread = judges.distance.distance(images, 16)[pairs[0], pairs[1]]
+    return {"drift": similarity.mean().item(), "diversity": spread.mean().item()}
+
+
+def subject_figures(own, placed, candidates, judges: Judges) -> dict[str, float]:
+    """Binding and context of pictures with the identifier; the subject is the first candidate."""
+    features = judges.dino.images(own)
+    scores = np.stack([allpairs_scores(features, photos).numpy() for photos in candidates])
+    seen = probe.judge(judges.probe, np.stack([np.asarray(image) for image in placed]))
+    asked = [CONTEXTS[i % len(CONTEXTS)] for i in range(len(placed))]
+    right = [each["context"] == context for each, context in zip(seen, asked, strict=True)]
+    return {"binding": float((scores.argmax(0) == 0).mean()), "context": float(np.mean(right))}
+
+
+def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tuple[dict, list]:
+    """Figures of one subject by model, and its row of the sheet."""
+    photos, others = subject.photos, subject.others(IDENTITIES - 1)
+    candidates = [judges.dino.images(p) for p in (photos, *others)]
+    figures, rows = {}, {}
+    for name, ppl in (("plain", False), ("ppl", True)):
+        run = load_run(train(subject, ppl, args))
+        sampling = Sampling(**run.config["sampling"], resolution=run.config["resolution"])
+        phrase = run.record["subject_phrase"]
+        plain = [run.config["class_prompt"]] * args.images
+        if "base" not in figures:
+            rows["base"] = draw(base, run.sampler, plain, CLASS, sampling)
+            figures["base"] = class_figures(rows["base"], candidates[0], judges)
+        model = load_model(run)
+        own = draw(model, run.sampler, [f"a {phrase}"] * args.images, OWN, sampling)
+        places = [world.CONTEXTS[CONTEXTS[i % len(CONTEXTS)]] for i in range(args.images)]
+        placed = draw(model, run.sampler, [f"a {phrase} {p}" for p in places], PLACES, sampling)
+        rows[name] = draw(model, run.sampler, plain, CLASS, sampling)
+        figures[name] = class_figures(rows[name], candidates[0], judges)
+        figures[name] |= subject_figures(own, placed, candidates, judges)
+        rows[f"{name} jungle"] = placed[:: len(CONTEXTS)]
+    kinds = ("base", "plain", "ppl", "plain jungle", "ppl jungle")
+    return figures, [photos[:2], *(rows[kind][:2] for kind in kinds)]
+
+
+def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
+    """Mean and interval over subjects of each figure, and of the models' differences."""
+    names = sorted(per_subject)
+    table = {}
+    for figure in ("binding", "context", "drift", "diversity"):
+        columns = {
+            model: [per_subject[n][model][figure] for n in names]
+            for model in ("base", "plain", "ppl")
+            if figure in per_subject[names[0]][model]
+        }
+        for more, less in combinations([*reversed(columns)], 2):
+            columns[f"{more} - {less}"] = list(np.subtract(columns[more], columns[less]))
+        table[figure] = {
+            model: {"mean": float(np.mean(v)), "interval": bootstrap_interval(v, names, seed=0)}
+            for model, v in columns.items()
+        }
+    return table
+
+
+def sheet(rows: list[list[list[Image.Image]]], subjects: list[Subject], path: Path) -> None:
+    images = [image for row in rows for pair in row for image in pair]
+    labels = [f"{s.name}: photos | a {s.noun} before | without PPL | with PPL | a sks {s.noun} in "
+              "the jungle, without | with" for s in subjects]  # fmt: skip
+    grid(images, len(images) // len(rows), labels, cell=128).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--images", type=int, default=32, help="of each prompt, 8 or more")
+    parser.add_argument("--model", default="pocket", help="pocket, or a folder of its kind")
+    parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
+    parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
+    parser.add_argument("options", nargs="*", help="key=value for train.py")
+    args = parser.parse_args()
+    try:
+        run(args)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def run(args: argparse.Namespace) -> None:
+    weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
+    args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
+    base = LatentDiffusion.from_pretrained(str(weights))
+    args.weights_hash = base.weights_hash()
+    dino = load_encoder("pocket_dino", encoders_dir=weights / "encoders")
+    judges = Judges(dino, pocket_distance(dino), probe.load_probe(weights))
+    # dog first; every class before any comes again
+    nouns = ["dog", *(noun for noun in world.CLASSES if noun != "dog")]
+    subjects = [Subject(f"held-out-{i:02d}", nouns[i % len(nouns)]) for i in range(args.subjects)]
+    per_subject, rows = {}, []
+    for subject in subjects:
+        per_subject[subject.name], row = measure(subject, base, judges, args)
+        rows.append(row)
+        print(subject.name, subject.noun, per_subject[subject.name], flush=True)
+    table = summary(per_subject)
+    for figure, models in table.items():
+        for model, value in models.items():
+            low, high = value["interval"] or (float("nan"),) * 2
+            print(f"{figure:10s} {model:12s} {value['mean']:7.3f}  [{low:.3f}, {high:.3f}]")
+    if args.out:
+        facts = {"subjects": {s.name: s.noun for s in subjects}, "options": args.options}
+        write_json(args.out, {**facts, "figures": table, "per_subject": per_subject})
+        sheet(rows, subjects, args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
