@@ -16,6 +16,7 @@ ratios hold when the machine's speed drifts.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -197,6 +198,7 @@ def main() -> None:
             for name, way in ways.items():
                 seconds[name] += way(args, model, batches, folder)
                 model.unet.zero_grad(set_to_none=True)
+                gc.collect()  # a Trainer's cycles would keep its optimizer state beside the next
     show(args, {name: statistics.median(values) for name, values in seconds.items()})
 
 
