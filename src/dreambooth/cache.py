@@ -55,12 +55,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary, earlier = scratch / path.name, scratch / "earlier"
     try:
-        temporary = scratch / path.name
         yield temporary
         _flush(temporary)
         if temporary.is_dir() and path.exists():
-            os.replace(path, scratch / "replaced")  # a folder cannot be renamed onto a folder
+            os.rename(path, earlier)  # a folder cannot be renamed onto a folder
         os.replace(temporary, path)
         _flush(path.parent, recurse=False)
     except Exception as error:
@@ -71,6 +71,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
+        if earlier.exists() and not path.exists():
+            os.rename(earlier, path)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from dreambooth import cache
 from dreambooth.data import subjects
 from dreambooth.data.subjects import (
     check_name,
@@ -196,8 +197,8 @@ def test_full_disk_leaves_no_partial_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(subjects.os, "fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
+    monkeypatch.setattr(cache.os, "fsync", full)
+    with pytest.raises(UserError, match="is full"):
         fetch_dataset(tmp_path, ["dog"], server.url)
     assert held(tmp_path) == {}
 

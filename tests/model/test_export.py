@@ -9,6 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from dreambooth import cache
+from dreambooth.errors import UserError
 from dreambooth.model import export
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.loading import WEIGHT_PARTS
@@ -116,22 +118,19 @@ def test_an_earlier_folder_is_replaced_whole(model, tmp_path):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-@pytest.mark.parametrize("fails", ["_prefix_text_encoder", "rename"])
+@pytest.mark.parametrize("fails", ["_prefix_text_encoder", "replace"])
 def test_a_failed_export_leaves_what_was_there(model, tmp_path, monkeypatch, earlier, fails):
     if earlier:
         model.export(tmp_path / "out")
     before = weights(tmp_path / "out") if earlier else None
-    rename = os.rename
 
-    def full_disk(source, *rest):
-        if fails == "rename" and source.name != "new":
-            return rename(source, *rest)
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.os if fails == "rename" else export, fails, full_disk)
+    monkeypatch.setattr(cache.os if fails == "replace" else export, fails, full_disk)
     with torch.no_grad():
         model.unet.conv_in.weight += 1
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="is full"):
         model.export(tmp_path / "out")
     assert [f.name for f in tmp_path.iterdir()] == (["out"] if earlier else [])
     if earlier:

@@ -181,6 +181,6 @@ def test_a_failed_save_keeps_the_earlier_file(trained, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StableDiffusionPipeline, "save_lora_weights", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="is full"):
         save_lora(trained, tmp_path)
     assert [f.read_bytes() for f in tmp_path.iterdir()] == [before]

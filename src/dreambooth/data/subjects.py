@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from importlib import resources
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
+from dreambooth.cache import atomic
 from dreambooth.errors import UserError
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
@@ -109,7 +109,8 @@ def fetch_dataset(
             )  # fmt: skip
             for entry in missing:
                 data = _download(f"{source}/{quote(entry['path'])}", entry)
-                _write(_local(root, entry), data)
+                with atomic(_local(root, entry)) as file:
+                    file.write_bytes(data)
     except OSError as error:
         raise UserError(
             f"cannot write the dataset into {root} ({error.strerror or error}): "
@@ -158,22 +159,3 @@ def _download(url: str, entry: dict) -> bytes:
             f"discarded: run again, or {_MEND} of the dataset."
         )
     return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, even when the power fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from dreambooth.cache import atomic, locked
 
 
 class FeatureCache:
@@ -32,15 +31,7 @@ class FeatureCache:
 
     def add(self, features: dict[str, Tensor]) -> None:
         """Merge new features into the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
+        with locked(self.path):
             merged = {**self.read(), **{k: v.contiguous() for k, v in features.items()}}
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-            os.close(handle)
-            try:
+            with atomic(self.path) as temporary:
                 save_file(merged, temporary)
-                with open(temporary, "rb") as written:
-                    os.fsync(written.fileno())
-                os.replace(temporary, self.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreambooth.cache import atomic
 from dreambooth.model.loading import WEIGHT_PARTS, quiet
 
 if TYPE_CHECKING:
@@ -22,24 +20,14 @@ def write_pipeline(model: LatentDiffusion, folder: Path) -> None:
 
     Float32 safetensors. Adapters that are not merged are left out.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        pipeline = model.pipeline()
-        pipeline.register_modules(**{part: _clean(model, part) for part in WEIGHT_PARTS})
+    pipeline = model.pipeline()
+    pipeline.register_modules(**{part: _clean(model, part) for part in WEIGHT_PARTS})
+    with atomic(folder) as new:
         with quiet():
             pipeline.save_pretrained(new, safe_serialization=True)
         _prefix_text_encoder(new / "text_encoder")
         # vocab.json and merges.txt, which version 4 of transformers looks for
         model.tokenizer.backend_tokenizer.model.save(str(new / "tokenizer"))
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _clean(model: LatentDiffusion, part: str) -> torch.nn.Module:

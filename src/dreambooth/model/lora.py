@@ -7,8 +7,6 @@ start, so that a fresh adapter changes nothing.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from dreambooth.cache import atomic
 from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.loading import keep_random_state
@@ -99,16 +98,13 @@ def save_lora(model: LatentDiffusion, folder: str | Path) -> Path:
         state = layers["text_encoder"].items()
         state = {prefix + name.removeprefix(prefix): tensor for name, tensor in state}
         layers["text_encoder"] = convert_state_dict_to_diffusers(state)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".lora.", dir=folder) as scratch:
+    with atomic(Path(folder) / LORA_FILE) as file:
         StableDiffusionPipeline.save_lora_weights(
-            scratch,
+            file.parent,
             **{f"{part}_lora_layers": state for part, state in layers.items()},
             **{f"{part}_lora_adapter_metadata": _metadata(m) for part, m in adapted.items()},
         )
-        os.replace(Path(scratch) / LORA_FILE, folder / LORA_FILE)
-    return folder / LORA_FILE
+    return Path(folder) / LORA_FILE
 
 
 def load_lora(target: LatentDiffusion | StableDiffusionPipeline, path: str | Path) -> int:

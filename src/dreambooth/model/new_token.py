@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from dreambooth.cache import atomic
 from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.loading import keep_random_state, reason
@@ -104,15 +104,8 @@ def save_token(model: LatentDiffusion, settings: TokenSettings, path: str | Path
 
     `StableDiffusionPipeline.load_textual_inversion(path)` loads it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = token_rows(model, settings).cpu().contiguous()
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({settings.token: rows}, scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with atomic(path) as file:
+        save_file({settings.token: token_rows(model, settings).cpu().contiguous()}, file)
 
 
 def load_token(target: LatentDiffusion | StableDiffusionPipeline, path: str | Path) -> str:

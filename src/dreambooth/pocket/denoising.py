@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from dreambooth.cache import atomic
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights
 from dreambooth.diffusion.noise import add_noise, keyed_normal, snr, velocity
 from dreambooth.pocket import build, scenes, world
@@ -29,10 +29,8 @@ class Denoiser(nn.Module):
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
-    os.replace(temporary, path)
 
 
 @torch.no_grad()

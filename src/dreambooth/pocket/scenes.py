@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreambooth.cache import atomic
 from dreambooth.pocket import world
 
 SHARD = 4096  # scenes
@@ -23,10 +23,8 @@ def render_shard(index: int, folder: Path, split: str) -> Path:
     if not path.exists():
         seeds = range(index * SHARD, (index + 1) * SHARD)
         scenes = np.stack([world.render(world.sample_scene(s, split=split)) for s in seeds])
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
             np.save(file, scenes)
-        os.replace(temporary, path)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from dreambooth.cache import atomic
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,9 @@ def train(
         log.info("%s: resumed at %d samples", name, step * batch_size)
 
     def save() -> None:
-        temporary = path.with_suffix(".tmp")
         state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save({**state, "ema": ema, "step": step, "seconds": seconds}, temporary)
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            torch.save({**state, "ema": ema, "step": step, "seconds": seconds}, temporary)
 
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in (2, 15)}
