@@ -6,17 +6,19 @@ import logging
 from functools import partial
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+from dreambooth.config import entry
+from dreambooth.data.subjects import suggest
+from dreambooth.errors import UserError
 from dreambooth.pocket import build, denoising, encoders, export, scenes, training, world
 
 log = logging.getLogger(__name__)
-CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
@@ -59,6 +61,8 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
         )
     torch.manual_seed(cfg.seed)
     vae = build.build_vae(cfg.vae.channels, cfg.vae.latent_channels, cfg.vae.norm_num_groups)
+    if cfg.init is not None:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(Path(cfg.init) / "vae").state_dict())
     vae = vae.to(cfg.device)
     if cfg.compile:
         vae.encoder.compile()
@@ -89,7 +93,13 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
     c = cfg.denoiser
     torch.manual_seed(cfg.seed)
     tokenizer = build.build_tokenizer(world.vocabulary())
-    network = export.make_denoiser(cfg, tokenizer).to(cfg.device)
+    network = export.make_denoiser(cfg, tokenizer)
+    if cfg.init is not None:
+        for part in ("unet", "text_encoder"):
+            module = getattr(network, part)
+            begun = type(module).from_pretrained(Path(cfg.init) / part, dtype=torch.float32)
+            module.load_state_dict(begun.state_dict())
+    network = network.to(cfg.device)
     if cfg.compile:
         network.unet.compile()
     loss = denoising.DenoisingLoss(
@@ -102,25 +112,34 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
                    seed=cfg.seed, device=cfg.device)  # fmt: skip
 
 
-def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
-    """Stage `encoders`: the metrics' CLIP and DINO-style ViT."""
-    encoders.pretrain_encoders(cfg, folder)
-
-
 def pretrain_export(cfg: DictConfig, folder: Path) -> None:
     """Stage `export`: what the package ships; works at any moment of the denoiser's training."""
     export.export(cfg, folder, Path(cfg.export_to or Path(__file__).parent / "weights"))
 
 
-@hydra.main(config_path=str(CONF), config_name="pretrain", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Run the stages that the configuration names, each resumed where it stopped."""
+STAGES = {
+    "vae": pretrain_vae,
+    "latents": pretrain_latents,
+    "denoiser": pretrain_denoiser,
+    "encoders": encoders.pretrain_encoders,
+    "export": pretrain_export,
+}
+
+
+def pretrain(cfg: DictConfig) -> None:
+    """Run the stages that the configuration names, each resumed where it stopped.
+
+    Raises:
+        UserError: a stage that does not exist.
+    """
+    for stage in cfg.stages:
+        if stage not in STAGES:
+            raise UserError(suggest(stage, STAGES, "stage"))
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    folder = Path(cfg.cache)
     for stage in cfg.stages:
-        globals()[f"pretrain_{stage}"](cfg, folder)
+        STAGES[stage](cfg, Path(cfg.cache))
 
 
 if __name__ == "__main__":
-    main()
+    entry("pretrain", pretrain)
