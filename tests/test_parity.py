@@ -20,7 +20,10 @@ from dreambooth.model.trainable import Phase, prepare
 from dreambooth.module import DreamBooth, Loss, Optimization
 
 STEPS, LR = 5, 1e-4
-ADAMW = {"betas": (0.9, 0.999), "weight_decay": 1e-2, "eps": 1e-8}
+# not 1e-8, at which Adam makes whole steps out of the rounding noise of vanishing gradients (those
+# of key biases are 0 in exact arithmetic), so that two right sums in another order would differ
+EPS = 1e-5
+ADAMW = {"betas": (0.9, 0.999), "weight_decay": 1e-2, "eps": EPS}
 
 
 def examples(count: int, prompt: str, seed: int) -> Examples:
@@ -112,10 +115,6 @@ def test_five_steps_equal_diffusers(tiny_model_dir, batch_size, ppl, train_text_
     assert len(ours) == STEPS
     assert our_weights.keys() == their_weights.keys()
     for name, weight in their_weights.items():
-        if "k_proj.bias" in name:
-            # a key bias shifts all logits of a query alike, so its gradient is rounding noise,
-            # which Adam scales to full steps: nothing to compare
-            continue
         torch.testing.assert_close(our_weights[name], weight, rtol=0, atol=1e-6, msg=name)
 
 
