@@ -25,6 +25,15 @@ def averaged(network: torch.nn.Module, path: Path) -> tuple[torch.nn.Module, dic
     return network.eval(), state
 
 
+def _trained_vae(folder: Path) -> AutoencoderKL:
+    """The VAE without the path of this machine that loading leaves in its config."""
+    loaded = AutoencoderKL.from_pretrained(folder)
+    config = {k: v for k, v in loaded.config.items() if k != "_name_or_path"}
+    vae = AutoencoderKL.from_config(config)
+    vae.load_state_dict(loaded.state_dict())
+    return vae
+
+
 def make_denoiser(cfg: DictConfig, tokenizer) -> Denoiser:
     """U-Net and text encoder in the configured sizes, untrained."""
     c = cfg.denoiser
@@ -39,7 +48,7 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
     tokenizer = build.build_tokenizer(world.vocabulary())
     network, state = averaged(make_denoiser(cfg, tokenizer), folder / "denoiser.pt")
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "vae"), text_encoder=network.text_encoder,
+        vae=_trained_vae(folder / "vae"), text_encoder=network.text_encoder,
         tokenizer=tokenizer, unet=network.unet, scheduler=build.build_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).to(dtype=torch.float16)  # fmt: skip
