@@ -90,6 +90,19 @@ def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkey
     assert ran.count("step") == 4 and ran.count("forward") >= 1  # before training
 
 
+def test_no_gradient_is_held_through_the_forward_pass(spine, tmp_path, monkeypatch):
+    held, step = [], DreamBooth.training_step
+
+    def watched(self, *args):
+        held.append(sum(p.grad is not None for p in self.model.unet.parameters()))
+        return step(self, *args)
+
+    monkeypatch.setattr(DreamBooth, "training_step", watched)
+    spine.run(tmp_path, "ppl=false", "accumulate=2")
+    # the second micro-batch of each update adds to the first one's
+    assert [count > 0 for count in held] == [False, True, False, True]
+
+
 def test_a_trained_text_encoder_embeds_each_unique_prompt_once_a_step(
     spine, tiny_model_dir, monkeypatch
 ):

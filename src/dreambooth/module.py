@@ -146,10 +146,14 @@ class DreamBooth(pl.LightningModule):
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)
 
-    def optimizer_step(self, *args, **kwargs) -> None:
-        """An update, after which every token but the new ones is what it was."""
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        """An update, after which no gradient is held and every token but the new ones is kept."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad(set_to_none=True)
         restrict_token_update(self.model)
+
+    def optimizer_zero_grad(self, *_) -> None:
+        """Nothing: Lightning would keep the old gradients through the whole forward pass."""
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep what trains and leave the frozen weights out."""

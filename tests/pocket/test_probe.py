@@ -11,7 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.pocket import probe, scenes, world
 
 SETTINGS = {
-    "batch_size": 8, "lr": 2e-3, "ema_decay": 0.9, "weight_decay": 0.0, "workers": 1,
+    "batch_size": 8, "lr": 2e-3, "decay": 0.25, "ema_decay": 0.9, "weight_decay": 0.0, "workers": 1,
     "bf16": False, "save_seconds": 60, "seed": 0, "device": "cpu",
 }  # fmt: skip
 

@@ -33,8 +33,8 @@ def fit(folder: Path, samples: int = 40, stop_at: int | None = None, number: int
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     settings = {
-        "batch_size": 2, "lr": 0.5, "ema_decay": 0.9, "weight_decay": 0.1, "save_seconds": 1e9,
-        "seed": 0, "device": "cpu",
+        "batch_size": 2, "lr": 0.5, "decay": 0.25, "ema_decay": 0.9, "weight_decay": 0.1,
+        "save_seconds": 1e9, "seed": 0, "device": "cpu",
     } | changes  # fmt: skip
     return train("toy", module, regression(module, stop_at, number), folder, samples, **settings)
 
@@ -56,7 +56,7 @@ def test_schedule_by_hand():
     assert at(875) == pytest.approx(0.5)
     assert at(999) == pytest.approx(1 / 250)
     assert at(1000) == at(1100) == 0.0
-    assert schedule(2000, 10_000_000) == pytest.approx(2001 / 4000)
+    assert schedule(2000, 10_000_000, 0.25) == pytest.approx(2001 / 4000)
 
 
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
@@ -104,7 +104,7 @@ def test_a_state_is_saved_while_training(tmp_path):
             steps.append(saved(tmp_path)["step"])
         return inner(generator, step)
 
-    train("toy", module, loss, tmp_path, 8, 2, 1e-2, 0.9, 0.0, save_seconds=0.0, seed=0,
+    train("toy", module, loss, tmp_path, 8, 2, 1e-2, 0.25, 0.9, 0.0, save_seconds=0.0, seed=0,
           device="cpu")  # fmt: skip
     assert steps == [1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.pt"]

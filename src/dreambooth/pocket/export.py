@@ -56,6 +56,8 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
         pipeline.save_pretrained(temporary, safe_serialization=True)
         if (folder / "encoders").is_dir():
             shutil.copytree(folder / "encoders", temporary / "encoders")
+        if (folder / "probe.safetensors").exists():
+            shutil.copy(folder / "probe.safetensors", temporary)
         (temporary / "README.md").write_text(card(cfg, folder, state))
 
 

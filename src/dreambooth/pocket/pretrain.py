@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from dreambooth.config import entry
 from dreambooth.data.subjects import suggest
 from dreambooth.errors import UserError
-from dreambooth.pocket import build, denoising, encoders, export, scenes, training, world
+from dreambooth.pocket import build, denoising, encoders, export, probe, scenes, training, world
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
         vae.decoder.compile()
     loss = partial(vae_loss, vae, shards, crops, cfg.vae, cfg.bf16, cfg.device)
     stage = {k: cfg.vae[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
-    training.train("vae", vae, loss, folder, **stage, save_seconds=cfg.save_seconds,
-                   seed=cfg.seed, device=cfg.device)
+    training.train("vae", vae, loss, folder, **stage, decay=cfg.decay,
+                   save_seconds=cfg.save_seconds, seed=cfg.seed, device=cfg.device)  # fmt: skip
     with torch.no_grad():
         mean = vae.encode(encoders.to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
@@ -100,6 +101,10 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
             begun = type(module).from_pretrained(Path(cfg.init) / part, dtype=torch.float32)
             module.load_state_dict(begun.state_dict())
     network = network.to(cfg.device)
+    if torch.device(cfg.device).type == "cpu":
+        # in bfloat16 the CPU's fused attention is slow: its backward took 30 % of a step
+        network.unet.set_attn_processor(AttnProcessor())
+        network.text_encoder.set_attn_implementation("eager")
     if cfg.compile:
         network.unet.compile()
     loss = denoising.DenoisingLoss(
@@ -108,8 +113,14 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
         torch.tensor(denoising.token_ids(tokenizer, [""])),
     )  # fmt: skip
     stage = {k: c[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
-    training.train("denoiser", network, loss, folder, **stage, save_seconds=cfg.save_seconds,
-                   seed=cfg.seed, device=cfg.device)  # fmt: skip
+    training.train("denoiser", network, loss, folder, **stage, decay=cfg.decay,
+                   save_seconds=cfg.save_seconds, seed=cfg.seed, device=cfg.device)  # fmt: skip
+
+
+def pretrain_probe(cfg: DictConfig, folder: Path) -> None:
+    """Stage `probe`: the benchmarks' independent judge => `probe.safetensors`."""
+    common = {k: cfg[k] for k in ("decay", "workers", "bf16", "save_seconds", "seed", "device")}
+    probe.train_probe(folder, **cfg.probe, **common)
 
 
 def pretrain_export(cfg: DictConfig, folder: Path) -> None:
@@ -122,6 +133,7 @@ STAGES = {
     "latents": pretrain_latents,
     "denoiser": pretrain_denoiser,
     "encoders": encoders.pretrain_encoders,
+    "probe": pretrain_probe,
     "export": pretrain_export,
 }
 

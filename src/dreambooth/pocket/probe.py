@@ -76,8 +76,8 @@ def _soften(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 def train_probe(
     folder: Path, samples: int, *, scenes_count: int, batch_size: int, lr: float,
-    ema_decay: float, weight_decay: float, workers: int, bf16: bool, save_seconds: float,
-    seed: int, device: str,
+    decay: float, ema_decay: float, weight_decay: float, workers: int, bf16: bool,
+    save_seconds: float, seed: int, device: str,
 ) -> Probe:  # fmt: skip
     """Train on `scenes_count` rendered scenes (resumed where it stopped) => `probe.safetensors`."""
     paths = scenes.scene_shards(
@@ -100,8 +100,8 @@ def train_probe(
                  for i, name in enumerate(HEADS)}  # fmt: skip
         return {"total": sum(terms.values()), **{k: v.detach() for k, v in terms.items()}}
 
-    training.train("probe", probe, loss, folder, samples, batch_size, lr, ema_decay,
-                   weight_decay, save_seconds, seed, device)  # fmt: skip
+    training.train("probe", probe, loss, folder, samples, batch_size, lr, decay,
+                   ema_decay, weight_decay, save_seconds, seed, device)  # fmt: skip
     save_probe(probe, folder)
     return probe
 

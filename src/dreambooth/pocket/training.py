@@ -17,8 +17,8 @@ from dreambooth.cache import atomic
 log = logging.getLogger(__name__)
 
 
-def schedule(seen: int, samples: int, warmup: int = 4_000, decay: float = 0.25) -> float:
-    """Learning-rate factor: linear warm-up, constant, linear decay over the last quarter.
+def schedule(seen: int, samples: int, decay: float, warmup: int = 4_000) -> float:
+    """Learning-rate factor: linear warm-up, constant, linear decay over the last `decay` share.
 
     A constant middle lets a run be lengthened at any time before its decay begins.
     """
@@ -34,6 +34,7 @@ def train(
     samples: int,
     batch_size: int,
     lr: float,
+    decay: float,
     ema_decay: float,
     weight_decay: float,
     save_seconds: float,
@@ -78,7 +79,7 @@ def train(
     module.train()
     while step * batch_size < samples and not stop:
         for group in optimizer.param_groups:
-            group["lr"] = lr * schedule(step * batch_size, samples)
+            group["lr"] = lr * schedule(step * batch_size, samples, decay)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         terms = loss(generator, step)
         terms["total"].backward()
