@@ -132,6 +132,7 @@ def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
         "ema_decay": 0.9, "weight_decay": 0.0,
     }  # fmt: skip
     cfg = {"encoders": settings, "save_seconds": 60, "seed": 0, "device": "cpu", "bf16": False}
+    cfg["decay"] = 0.25
     encoders.pretrain_encoders(OmegaConf.create(cfg), folder)
     images = np.stack([world.render(world.sample_scene(seed)) for seed in range(3)])
     pictures = [Image.fromarray(image) for image in images]
