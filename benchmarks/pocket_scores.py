@@ -1,0 +1,137 @@
+"""Do the scores order runs as the world's ground truth does?
+
+    python train.py -m subject=dog ppl=true,false lr=1e-4,2e-4,4e-4 max_steps=100,300 \\
+        evaluation=paper evaluation.images_per_prompt=2 hydra.sweep.dir=DIR
+    python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json]
+
+Reads every finished run below the folders. The subjects are rendered, so class, colour and context
+are known; the probe, trained on rendered scenes alone, reads them off the very images that
+were scored. Spearman's rank correlation over the runs between a score and its truth:
+
+  DINO, CLIP-I          subject: share of images with the subject's class and main colour (prompts
+                        that ask for another colour left out)
+  CLIP-T                prompt: share of images with the class and the context that was asked for
+                        (prompts with a context of the world)
+  PRES                  drift: share of images of the class prompt with the subject's main colour
+  DIV of class          variety: probability that two images of the class prompt differ in colour
+                        or context
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchmetrics.functional import spearman_corrcoef
+
+from dreambooth.cache import write_json
+from dreambooth.errors import UserError
+from dreambooth.evaluation_images import read_manifest
+from dreambooth.pocket import probe, world
+from dreambooth.pocket.weights import weights_folder
+from dreambooth.runs import Run, load_run
+
+TRUTH = {
+    "dino": "subject", "clip_i": "subject", "clip_t": "prompt", "pres": "drift",
+    "div_class": "variety",
+}  # fmt: skip
+KNOBS = ("ppl", "lr", "max_steps")
+
+
+def variety(readings: list[tuple]) -> float:
+    """Probability that two readings drawn without replacement differ (Gini and Simpson)."""
+    count = len(readings)
+    same = sum(n * (n - 1) for n in Counter(readings).values())
+    return 1 - same / (count * (count - 1))
+
+
+def asked_context(prompt: str) -> str | None:
+    """The world's context that a prompt ends with."""
+    for context, phrase in world.CONTEXTS.items():
+        if phrase and prompt.lower().endswith(phrase.lower()):
+            return context
+    return None
+
+
+def truths(items, seen: list[dict[str, str]], who: world.Identity) -> dict[str, float]:
+    """The four shares of one run; `seen` is the probe's reading of each item."""
+    own, prompt, class_images = [], [], []
+    for item, picture in zip(items, seen, strict=True):
+        if item.set == "class":
+            class_images.append(picture)
+            continue
+        right_class = picture["class"] == who.class_noun
+        if not any(item.prompt.startswith(f"a {color} ") for color in world.COLORS):
+            own.append(right_class and picture["color"] == who.main_color)
+        context = asked_context(item.prompt)
+        if context is not None:
+            prompt.append(right_class and picture["context"] == context)
+    return {
+        "subject": float(np.mean(own)),
+        "prompt": float(np.mean(prompt)),
+        "drift": float(np.mean([picture["color"] == who.main_color for picture in class_images])),
+        "variety": variety([(p["color"], p["context"]) for p in class_images]),
+    }
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """Each metric's mean, by its short name; CLIP-T that of `class_only`."""
+    kept = {}
+    for variant, value in json.loads((folder / "metrics.json").read_text())["scores"].items():
+        name = variant.split(".")[0]
+        if name in TRUTH and ".with_id." not in variant:
+            kept[name] = value["mean"]
+    return kept
+
+
+def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
+    """One run: its knobs, its scores, its truth."""
+    subject = run.config["subject"]
+    who = world.subject_identity(subject["class_noun"], subject["name"])
+    images = run.folder / "evaluation" / run.config["evaluation"]["name"]
+    items = read_manifest(images)
+    pixels = [np.asarray(Image.open(images / item.file).convert("RGB")) for item in items]
+    knobs = {name: run.config[name] for name in KNOBS}
+    return knobs | scores(run.folder) | truths(items, probe.judge(judge, np.stack(pixels)), who)
+
+
+def correlations(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Spearman's rho over the runs of each score with its truth."""
+    column = lambda name: torch.tensor([float(row[name]) for row in rows])  # noqa: E731
+    return {name: spearman_corrcoef(column(name), column(truth)).item()
+            for name, truth in TRUTH.items()}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="of runs on rendered subjects")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    try:
+        judge = probe.load_probe(weights_folder())
+        found = sorted({p.parent for folder in args.folders for p in folder.rglob("run.json")})
+        if len(found) < 3:
+            raise UserError(f"{len(found)} finished runs below {args.folders}: three at the least.")
+        rows = [measure(load_run(folder), judge) for folder in found]
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    rows.sort(key=lambda row: tuple(row[name] for name in KNOBS))
+    columns = [*KNOBS, *TRUTH, *dict.fromkeys(TRUTH.values())]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for row in rows:
+        cells = (f"{row[c]:.3f}" if c not in KNOBS else str(row[c]).lower() for c in columns)
+        print("| " + " | ".join(cells) + " |")
+    rho = correlations(rows)
+    for name, value in rho.items():
+        print(f"{name:10s} with {TRUTH[name]:8s} rho {value:+.2f} over {len(rows)} runs")
+    if args.out:
+        write_json(args.out, {"runs": rows, "rho": rho})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Sheets of pictures of the embedded model, to look at.
+
+    python benchmarks/pocket_sheets.py docs/images [--run RUN_FOLDER]
+
+  pocket_world.png     every class as the world renders it, in six contexts
+  pocket_drawn.png     the same captions drawn by the model, none of them chosen
+  pocket_training.png  with --run: its samples of the first seed at every step that it kept
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from dreambooth.evaluation_images import read_manifest
+from dreambooth.generate import Sampling, generate, grid
+from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.pocket import world
+from dreambooth.pocket.weights import weights_folder
+
+COLUMNS = 6
+CELL = 96  # px
+FIRST = 40_000_000  # scenes from this seed on: no network saw them
+
+
+def asked() -> list[world.Scene]:
+    """`COLUMNS` scenes of every class, their contexts in turn."""
+    contexts = [name for name in world.CONTEXTS if name != "plain"]
+    return [
+        world.sample_scene(FIRST + i, "any", noun, context=contexts[i % len(contexts)])
+        for i, noun in enumerate(np.repeat(world.CLASSES, COLUMNS).tolist())
+    ]
+
+
+def said(scene: world.Scene) -> str:
+    """The scene's colour, class and context in words."""
+    seen = scene.seen
+    article = "an" if seen.main_color[0] in "aeiou" else "a"
+    context = world.CONTEXTS[scene.view.context].lower()
+    return f"{article} {seen.main_color} {seen.class_noun} {context}"
+
+
+def labels(scenes: list[world.Scene]) -> list[str]:
+    """One a row of `COLUMNS` scenes of one class: their colours and contexts."""
+    parts = [f"{scene.seen.main_color} {scene.view.context}" for scene in scenes]
+    return [f"{scenes[i].identity.class_noun}: {', '.join(parts[i : i + COLUMNS])}"
+            for i in range(0, len(scenes), COLUMNS)]  # fmt: skip
+
+
+def training(run: Path) -> Image.Image:
+    """A row a prompt, a column a kept step, the first seed."""
+    folders = [*sorted((run / "samples").glob("step-*/")), run / "samples" / "final"]
+    items = {folder: [i for i in read_manifest(folder) if i.seed == 0] for folder in folders}
+    prompts = [item.prompt for item in items[folders[-1]]]
+    images = [Image.open(folder / items[folder][row].file)
+              for row in range(len(prompts)) for folder in folders]  # fmt: skip
+    steps = [folder.name.removeprefix("step-").lstrip("0") or "0" for folder in folders]
+    return grid(images, len(folders), [f"{p}: steps {', '.join(steps)}" for p in prompts], 128)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", type=Path, help="the folder to write into")
+    parser.add_argument("--run", type=Path, help="a finished run")
+    args = parser.parse_args()
+    args.target.mkdir(parents=True, exist_ok=True)
+    scenes = asked()
+    prompts = [said(scene) for scene in scenes]
+    rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
+    grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
+    model = LatentDiffusion.from_pretrained(str(weights_folder()))
+    pipeline = model.pipeline(DDIMScheduler.from_config(model.noise_scheduler.config))
+    drawn = generate(pipeline, prompts, range(len(prompts)), Sampling(20, 3.0, 64, 16))
+    grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_drawn.png")
+    if args.run is not None:
+        training(args.run).save(args.target / "pocket_training.png")
+
+
+if __name__ == "__main__":
+    main()
