@@ -139,7 +139,6 @@ def test_6_a_maximum_never_stands_for_a_mean():
     assert as_max > as_mean + 0.3
     encoder = "dino.vits16.hub.r256c224_bicubic"
     ids = [variants.dino_id(encoder, pairing) for pairing in ("allpairs", "max")]
-    with pytest.raises(UserError, match="different measurements"):
-        variants.check_one_variant(ids)
+    assert len(set(ids)) == 2  # so they have columns of their own
     # Nor do paired files stand for all pairs.
     assert mean(paired_scores(generated[:4], real)) != pytest.approx(as_mean, abs=1e-3)

@@ -42,12 +42,3 @@ def test_ids_are_written_out():
 def test_unknown_fields_are_refused(call):
     with pytest.raises(UserError):
         call()
-
-
-def test_one_column_holds_one_variant():
-    hub, hf = variants.dino_id(DINO), variants.dino_id("dino.vits16.hf.sq224_bilinear")
-    assert variants.check_one_variant([hub, hub]) == hub
-    with pytest.raises(UserError, match="different measurements"):
-        variants.check_one_variant([hub, hf])
-    with pytest.raises(UserError, match="no variant id"):
-        variants.check_one_variant([])

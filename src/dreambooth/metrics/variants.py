@@ -6,8 +6,6 @@ encoder's part comes from `Encoder.variant` and `PerceptualDistance.variant`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dreambooth.errors import UserError
 
 PAIRINGS = ("allpairs", "paired", "oneref", "max")
@@ -73,16 +71,3 @@ def real_ref_id(metric: str, *, include_self: bool) -> str:
 def metric_of(variant: str) -> str:
     """The metric a variant belongs to, its first field: `dino`, `clip_i`, `pres`, ..."""
     return variant.partition(".")[0]
-
-
-def check_one_variant(variants: Iterable[str]) -> str:
-    """The single id that all of a table column's ids are; UserError naming two that differ."""
-    distinct = sorted(set(variants))
-    if not distinct:
-        raise UserError("a column of scores has no variant id: store each score under its variant.")
-    if len(distinct) > 1:
-        raise UserError(
-            f"{distinct[0]} and {distinct[1]} are different measurements and cannot share a "
-            "column: score all runs under one variant."
-        )
-    return distinct[0]
