@@ -1,12 +1,45 @@
 """Samplers keep the model's noise schedule; SLERP against the formula worked by hand."""
 
+import json
 import math
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from omegaconf import OmegaConf
 
+from dreambooth.config import CONF
 from dreambooth.diffusion.sampling import make_scheduler, slerp
+from dreambooth.model.loading import load_schedulers
+
+# what Stable Diffusion 1.5's own file says; every other setting is a default of its reader
+SD15 = {
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "set_alpha_to_one": False,
+    "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None, "clip_sample": False,
+}  # fmt: skip
+# Stable Diffusion 2.1's settings, of which one says more than a default
+SD21 = {**SD15, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+SD21 |= {"timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize("written", [SD15, SD21], ids=["sd15", "sd21"])
+@pytest.mark.parametrize("path", sorted((CONF / "scheduler").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_sampler_is_what_diffusers_own_idiom_makes(tmp_path, path, written):
+    """`Sampler.from_config(pipe.scheduler.config)`: the trainer's defaults are not kept."""
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(written))
+    choice = OmegaConf.to_container(OmegaConf.load(path))
+    ours = make_scheduler(**choice, noise_config=dict(load_schedulers(tmp_path)[0].config))
+    own = getattr(diffusers, written["_class_name"]).from_pretrained(tmp_path / "scheduler")
+    theirs = getattr(diffusers, choice["name"]).from_config(own.config, **choice["options"])
+    for sampler in (ours, theirs):
+        sampler.set_timesteps(20)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
+    assert ours.config.prediction_type == theirs.config.prediction_type
+    assert ours.config.get("timestep_spacing") == theirs.config.get("timestep_spacing")
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler"])

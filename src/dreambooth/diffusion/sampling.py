@@ -15,11 +15,11 @@ def make_scheduler(name: str, options: dict, noise_config: dict):
         name: such as `DDIMScheduler`.
         options: of the sampler itself, such as `{"use_karras_sigmas": True}`.
         noise_config: the config of the model's training scheduler: betas, number of timesteps
-            and prediction type come from it, so that a sampler never changes them.
+            and prediction type come from it, so that a sampler never changes them. What is a
+            mere default there (`_use_default_values`) stays the sampler's own default.
     """
     scheduler = getattr(importlib.import_module("diffusers"), name)
-    kept = {key: value for key, value in noise_config.items() if not key.startswith("_")}
-    return scheduler.from_config({**kept, **options})
+    return scheduler.from_config(noise_config, **options)
 
 
 def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
