@@ -45,7 +45,8 @@ class Encoders:
             if e is not None
         }
         if self.distance is not None:
-            ids["lpips"] = {"variant": self.distance.variant}
+            distance = self.distance
+            ids["lpips"] = {"variant": distance.variant, "weights": distance.weights_hash}
         return ids
 
 

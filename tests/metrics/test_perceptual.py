@@ -44,6 +44,16 @@ def test_loading_leaves_the_random_state():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_the_hash_tells_backbones_apart():
+    hashes = set()
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = lpips_network("alex", None)
+        torch.nn.init.normal_(model.net.slice1[0].weight)
+        hashes.add(lpips_distance(model, 64).weights_hash)
+    assert len(hashes) == 2
+
+
 def test_identical_images_are_at_zero(picture):
     distance = lpips_distance(lpips_network("alex", None), 64)
     matrix = distance.distance([picture(0), picture(0), picture(1)])

@@ -17,7 +17,7 @@ from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 
 from dreambooth.errors import UserError
-from dreambooth.metrics.encoders import load_encoder
+from dreambooth.metrics.encoders import hash_weights, load_encoder
 from dreambooth.metrics.features import Encoder, full_precision
 from dreambooth.metrics.preprocess import HALF, ImageLike, Preprocess, open_image
 
@@ -47,13 +47,16 @@ def pairwise_distance(features: Sequence[Tensor], weights: Sequence[Tensor]) -> 
 class PerceptualDistance:
     """A distance between images; `variant` is its part of DIV's id (`lpips.alex.v0.1.512`).
 
-    `layers`: network input `[N,3,S,S]` => list of `[N,C,H,W]`, not normalised; `weights` `[C]`.
+    `weights_hash`: as an `Encoder`'s, over the backbone and the linear heads.
+    `layers`: network input `[N,3,S,S]` => list of `[N,C,H,W]`, not normalised; `weights` `[C]`;
+    `weights_hash` as `Encoder`'s, over the backbone and the heads.
     """
 
     variant: str
     preprocess: Preprocess
     layers: Callable[[Tensor], list[Tensor]]
     weights: list[Tensor]
+    weights_hash: str
     device: torch.device
 
     def features(self, images: Sequence[ImageLike], batch_size: int = 4) -> list[Tensor]:
@@ -126,6 +129,7 @@ def lpips_distance(
         Preprocess(size, None, "bicubic", *HALF),
         layers,
         heads,
+        hash_weights(model),
         torch.device(device),
     )
 
@@ -148,7 +152,9 @@ def pocket_distance(encoder: Encoder) -> PerceptualDistance:
     count = config.num_hidden_layers
     weights = [torch.full((config.hidden_size,), 1 / count)] * count
     variant = f"lpips.pocket.v1.{grid}"
-    return PerceptualDistance(variant, encoder.preprocess, layers, weights, encoder.device)
+    return PerceptualDistance(
+        variant, encoder.preprocess, layers, weights, encoder.weights_hash, encoder.device
+    )
 
 
 def load_distance(
