@@ -209,11 +209,14 @@ def test_the_newest_are_kept_and_the_last_step_always(tmp_path):
     assert steps(tmp_path) == [8, 9, 12]
 
 
-def test_nothing_is_pruned_before_the_new_one_is_good(tmp_path):
+def test_nothing_is_pruned_before_the_new_one_is_good(tmp_path, monkeypatch):
     train(tmp_path, 0, 4, keep=1)
     with pytest.raises(OSError, match="interrupted"):
         train(tmp_path, 4, 6, keep=1, fail_at=6)
-    assert steps(tmp_path) == [4]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="000006.ckpt is damaged"):
+        patch.setattr("dreambooth.checkpoints.file_hash", lambda path: "of other bytes")
+        train(tmp_path, 4, 6, keep=1)
+    assert steps(tmp_path) == [4, 6]
 
 
 def test_a_new_history_replaces_what_lay_beyond_its_start(tmp_path):

@@ -68,7 +68,7 @@ class _Hashing:
 
 
 class Checkpoints(Callback):
-    """Saves every n optimizer steps and at the end; prunes only after the new one is written."""
+    """Saves every n optimizer steps and at the end; prunes only after the new one was read back."""
 
     def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
@@ -91,7 +91,11 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Save this step, unless it is saved; then remove the oldest."""
+        """Save this step, unless it is saved; then remove the oldest.
+
+        Raises:
+            UserError: what was written reads back as something else; the earlier ones stay.
+        """
         if trainer.global_step == self.saved:
             return
         path = self.folder / _name(trainer.global_step)
@@ -99,6 +103,8 @@ class Checkpoints(Callback):
         self.saved = trainer.global_step
         if trainer.is_global_zero:
             old = {*self._all()[: -self.keep], *self.stale} - {path}
+            if old:
+                verify(path)  # read back: a disk may have kept something else
             for each in sorted(old):
                 trainer.strategy.checkpoint_io.remove_checkpoint(each)
         self.stale = []
