@@ -1,4 +1,4 @@
-"""Tiny pipelines of a seed in Stable Diffusion's real format, saved once a session."""
+"""Tiny pipelines of a seed in Stable Diffusion's real format, and a scored run of one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from dreambooth.config import CONF
 from dreambooth.pocket.build import build_tokenizer
 from spine import Spine
+from tiny_encoders import pocket_encoders
 
 WORDS = "a an photo of on in the with dog cat toy pattern fabric red blue beach grass snow".split()
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -93,3 +97,35 @@ def _save(folder: Path, scheduler: SchedulerMixin) -> Path:
 def spine(tiny_model_dir, tmp_path_factory) -> Spine:
     """Runs the main job on the tiny model; class images and latents are shared by a session."""
     return Spine(tiny_model_dir, tmp_path_factory.mktemp("spine"))
+
+
+@pytest.fixture(scope="session")
+def encoders_dir(tmp_path_factory) -> Path:
+    return pocket_encoders(tmp_path_factory.mktemp("pocket_encoders"))
+
+
+@pytest.fixture(scope="session")
+def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
+    """A run that ended with scores."""
+    out = tmp_path_factory.mktemp("scored") / "run"
+    more = ("evaluation=quick", "evaluation.class_images=3",
+            f"evaluation.encoders_dir='{encoders_dir}'")  # fmt: skip
+    spine.run(out, *more)
+    config = spine.compose(out, *more)  # as Hydra writes it
+    (out / ".hydra").mkdir()
+    OmegaConf.save(config, out / ".hydra" / "config.yaml")
+    return out
+
+
+@pytest.fixture
+def evaluate(spine: Spine, encoders_dir: Path):
+    """`evaluate("run=DIR")`: what evaluate.py does, in this process."""
+    from dreambooth.assess import assess
+
+    def call(*arguments: str) -> int:
+        own = [f"cache_dir='{spine.cache}'", f"evaluation.encoders_dir='{encoders_dir}'"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("evaluate", ["evaluation.class_images=3", *own, *arguments])
+        return assess(cfg)
+
+    return call

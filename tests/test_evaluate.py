@@ -12,56 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
 from dreambooth import curve
-from dreambooth.assess import assess
-from dreambooth.config import CONF
 from dreambooth.errors import UserError
 from dreambooth.metrics import encoders as encoders_module
 from dreambooth.scoring import METRICS, Encoders, load_encoders
-from spine import ROOT, Spine, checkpoint, environment, same
-from tiny_encoders import canonical_encoders, pocket_encoders
-
-EVALUATION = ("evaluation=quick", "evaluation.class_images=3")
-
-
-@pytest.fixture(scope="session")
-def encoders_dir(tmp_path_factory) -> Path:
-    return pocket_encoders(tmp_path_factory.mktemp("pocket_encoders"))
-
-
-@pytest.fixture(scope="session")
-def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
-    """A run that ended with scores."""
-    out = tmp_path_factory.mktemp("scored") / "run"
-    more = (*EVALUATION, f"evaluation.encoders_dir='{encoders_dir}'")
-    spine.run(out, *more)
-    config = spine.compose(out, *more)  # as Hydra writes it
-    (out / ".hydra").mkdir()
-    OmegaConf.save(config, out / ".hydra" / "config.yaml")
-    return out
+from spine import ROOT, checkpoint, environment, same
+from tiny_encoders import canonical_encoders
 
 
 @pytest.fixture
 def networks(encoders_dir, tmp_path) -> Encoders:
     return load_encoders("pocket", METRICS, "cpu", str(encoders_dir), str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def evaluate(spine: Spine, encoders_dir: Path):
-    """`evaluate("run=DIR")`: what evaluate.py does, in this process."""
-
-    def call(*arguments: str) -> int:
-        own = [f"cache_dir='{spine.cache}'", f"evaluation.encoders_dir='{encoders_dir}'"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("evaluate", ["evaluation.class_images=3", *own, *arguments])
-        return assess(cfg)
-
-    return call
 
 
 def table(path: Path) -> list[dict[str, str]]:
