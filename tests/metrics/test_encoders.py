@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -79,8 +80,19 @@ def test_weights_of_another_model_are_refused(encoders_dir, tmp_path):
     with pytest.raises(UserError, match="lacks 1 tensors of pocket_dino, layernorm.weight"):
         load_encoder("pocket_dino", encoders_dir=tmp_path)
     weights.unlink()
-    torch.save(state, tmp_path / "dino" / "pytorch_model.bin")  # pickles are not read
     with pytest.raises(UserError, match="cannot be loaded from .*model.safetensors"):
+        load_encoder("pocket_dino", encoders_dir=tmp_path)
+
+
+def test_a_repository_without_safetensors_has_its_tensors_read(encoders_dir, tmp_path):
+    folder = shutil.copytree(encoders_dir / "dino", tmp_path / "dino")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    read, known = (load_encoder("pocket_dino", encoders_dir=d) for d in (tmp_path, encoders_dir))
+    assert read.weights_hash == known.weights_hash
+    torch.save({**state, "code": Path()}, folder / "pytorch_model.bin")  # more than tensors
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_encoder("pocket_dino", encoders_dir=tmp_path)
 
 

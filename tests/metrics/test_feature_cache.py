@@ -1,4 +1,4 @@
-"""The features' file: merged under a lock, replaced whole."""
+"""The features' files: added whole, read once, shared."""
 
 from __future__ import annotations
 
@@ -33,25 +33,38 @@ def test_parallel_writers_lose_nothing(tmp_path):
     }
 
 
-def test_killed_writer_leaves_the_old_file(tmp_path, monkeypatch):
+def test_killed_writer_leaves_what_was_there(tmp_path, monkeypatch):
     cache = FeatureCache(tmp_path, "dino")
     cache.add({"a": torch.ones(2)})
 
-    def killed(tensors, path):
+    def killed(tensors, path, metadata):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(feature_cache, "save_file", killed)
     with pytest.raises(KeyboardInterrupt):
         cache.add({"b": torch.ones(2)})
-    assert sorted(cache.read()) == ["a"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "dino.safetensors", "dino.safetensors.lock",
-    ]  # fmt: skip
+    assert sorted(FeatureCache(tmp_path, "dino").read()) == ["a"]
+    assert len(list(cache.folder.iterdir())) == 1
 
 
-def test_damaged_file_is_written_anew(tmp_path):
+def test_a_damaged_file_is_nothing_and_is_written_anew(tmp_path):
     cache = FeatureCache(tmp_path, "dino")
-    cache.path.write_bytes(b"damaged")
-    assert cache.read() == {}
     cache.add({"a": torch.ones(2)})
-    assert sorted(cache.read()) == ["a"]
+    (path,) = cache.folder.iterdir()
+    path.write_bytes(b"damaged")
+    again = FeatureCache(tmp_path, "dino")
+    assert again.read() == {}
+    again.add({"a": torch.ones(2)})
+    assert sorted(FeatureCache(tmp_path, "dino").read()) == ["a"]
+
+
+def test_each_file_is_read_once_and_others_files_are_seen(tmp_path, monkeypatch):
+    one, other = FeatureCache(tmp_path, "dino"), FeatureCache(tmp_path, "dino")
+    one.add({"a": torch.zeros(2)})
+    assert sorted(other.read()) == ["a"]
+    one.add({"b": torch.ones(2)})
+    opened = []
+    load = feature_cache._load
+    monkeypatch.setattr(feature_cache, "_load", lambda p: opened.append(p) or load(p))
+    assert sorted(other.read()) == sorted(other.read()) == sorted(one.read()) == ["a", "b"]
+    assert len(opened) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from torchvision import transforms as T
 from transformers import CLIPConfig, CLIPModel
@@ -99,7 +101,7 @@ def test_clip_b32_is_transformers_own(picture, tokenizer):
 def test_pocket_encoders_read_their_folder(encoders_dir, picture):
     dino = load_encoder("pocket_dino", encoders_dir=encoders_dir)
     clip = load_encoder("pocket_clip", encoders_dir=encoders_dir)
-    assert (dino.variant, clip.variant) == ("dino.pocket.sq64_bicubic", "clip.pocket")
+    assert (dino.variant, clip.variant) == ("dino.pocket.sq64_bicubic", "clip.pocket.sq64_bicubic")
     assert dino.images([picture(0)]).shape == (1, 32)
     assert clip.images([picture(0)]).shape == clip.texts(["a dog"]).shape == (1, 24)
     assert float(dino.pixels([picture(0)]).abs().max()) <= 1
@@ -167,8 +169,31 @@ def test_cache_encodes_each_image_once(encoders_dir, tmp_path, picture):
     picture(3).save(tmp_path / "new.png")
     more = again.images([*paths[::-1], tmp_path / "new.png"])
     assert counts == [1] and torch.equal(more[:4].flip(0), features)
-    assert len(load_file(again.cache.path)) == 4
-    assert again.weights_hash in again.cache.path.name and again.variant in again.cache.path.name
+    stored = load_encoder("pocket_dino", **load).cache.read()
+    assert len(stored) == 4
+    again.images([picture(4)])  # of a curve: never met again
+    assert len(again.cache.read()) == 4
+
+
+def test_another_preprocessing_or_architecture_has_features_of_its_own(
+    encoders_dir, tmp_path, picture
+):
+    picture(0).save(tmp_path / "image.png")
+    folder = shutil.copytree(encoders_dir, tmp_path / "encoders")
+    load = {"encoders_dir": folder, "cache_dir": tmp_path / "cache"}
+    rows = [load_encoder("pocket_clip", **load).images([tmp_path / "image.png"])]
+    for name, key, value in (
+        ("preprocessor_config.json", "image_mean", [0.1, 0.2, 0.3]),
+        ("config.json", "vision_config", {"layer_norm_eps": 0.1}),
+    ):
+        path = folder / "clip" / name
+        config = json.loads(path.read_text())
+        is_block = isinstance(value, dict)
+        path.write_text(json.dumps(config | {key: config[key] | value if is_block else value}))
+        rows.append(load_encoder("pocket_clip", **load).images([tmp_path / "image.png"]))
+        plain = load_encoder("pocket_clip", encoders_dir=folder).images([tmp_path / "image.png"])
+        assert torch.equal(rows[-1], plain) and not torch.equal(rows[-1], rows[-2])
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 @pytest.mark.parametrize("name", ["pocket_dino", "pocket_clip"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import HfApi, is_offline_mode
@@ -14,6 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
 from transformers.utils import logging
 
+from dreambooth.cache import cache_key
 from dreambooth.errors import UserError
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.features import Encoder
@@ -73,9 +76,10 @@ def load_encoder(
     """Load encoder `name` of `ENCODERS`, float32, evaluation mode, frozen.
 
     Weights are looked for in `encoders_dir/<name>`, then, for the pocket encoders, in the package,
-    for the others on the model hub; safetensors only. `cache_dir` keeps features between runs. No
-    global random state is touched. Raises UserError, in one sentence, for an unknown name,
-    weights that cannot be had or that do not fit the name.
+    for the others on the model hub; safetensors before PyTorch's file, of which tensors alone are
+    read. `cache_dir` keeps features between runs. No global random state is touched. Raises
+    UserError, in one sentence, for an unknown name, weights that cannot be had or that do not fit
+    the name.
     """
     if name not in ENCODERS:
         raise UserError(f"there is no encoder {name}: use one of {', '.join(ENCODERS)}.")
@@ -87,7 +91,7 @@ def load_encoder(
     _check_architecture(where, source, model)
     preprocess = source.preprocess or from_folder(folder)
     variant = f"{source.kind}.{source.backbone}"
-    if source.kind == "dino":
+    if source.kind == "dino" or source.preprocess is None:
         variant = f"{variant}.{preprocess.id}"
     if source.backbone.endswith(".hub"):
         # The original network's LayerNorm epsilon; the hub's configuration says 1e-12.
@@ -96,6 +100,8 @@ def load_encoder(
                 module.eps = 1e-6
     model = model.float().eval().requires_grad_(False)
     weights_hash = hash_weights(model)
+    facts = {"input": asdict(preprocess), "model": _plain(model.config.to_dict())}
+    cache_id = f"{variant}-{weights_hash}-{cache_key(**facts)}"
     return Encoder(
         name=name,
         variant=variant,
@@ -105,7 +111,7 @@ def load_encoder(
         preprocess=preprocess,
         device=torch.device(device),
         tokenizer=tokenizer,
-        cache=FeatureCache(cache_dir, f"{variant}-{weights_hash}") if cache_dir else None,
+        cache=FeatureCache(cache_dir, cache_id) if cache_dir else None,
     )
 
 
@@ -127,6 +133,13 @@ def hash_weights(model: nn.Module) -> str:
         digest.update(f"{key} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(config: dict) -> dict:
+    """A model's configuration without what says nothing of its features."""
+    idle = ("transformers_version", "_name_or_path", "dtype", "architectures")
+    kept = {k: v for k, v in config.items() if k not in idle}
+    return {k: _plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def _local_folder(name: str, source: Source, encoders_dir: Path | str | None) -> Path | None:
@@ -153,7 +166,7 @@ def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | No
             model, info, tokenizer = _from_pretrained(source, where, local_files_only=True)
         else:
             model, info, tokenizer = _from_hub(source)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
         parts = "config.json and model.safetensors"
         if source.kind == "clip":
             parts = "config.json, model.safetensors and tokenizer files"
@@ -182,7 +195,7 @@ def _from_pretrained(source: Source, where: str, local_files_only: bool) -> tupl
     options = {"add_pooling_layer": False} if model_class is ViTModel else {}
     model, info = model_class.from_pretrained(
         where,
-        use_safetensors=True,
+        weights_only=True,
         output_loading_info=True,
         local_files_only=local_files_only,
         dtype=torch.float32,
@@ -201,6 +214,8 @@ def _from_hub(source: Source) -> tuple:
     except (OSError, ValueError):
         if is_offline_mode():
             raise
+    # or transformers asks a bot for a safetensors copy of a repository that has none
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         HfApi().model_info(source.repo, timeout=10)
     except Exception as error:  # the client raises its HTTP library's own types

@@ -1,37 +1,55 @@
-"""Features on disk: one safetensors file per encoder, keyed by image hash, shared by runs."""
+"""Features on disk, in a folder per encoder, keyed by image hash, shared by runs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from dreambooth.cache import atomic, locked
+from dreambooth.cache import atomic, cache_key
 
 
 class FeatureCache:
     """`{image sha256: features [D]}` of one encoder.
 
-    `encoder_id` names preprocessing and weights, so a change of either is a new file. Writes merge
-    under a lock and replace the file whole, so parallel jobs share it and a killed one leaves the
-    old file; an unreadable file counts as empty and is written anew.
+    `encoder_id` names weights, architecture and preprocessing, so a change of any is a new folder.
+    What is added becomes a file of its own, written whole, so adding costs the same however much
+    is stored, parallel jobs share the folder and a killed one leaves it as it was. Each file is
+    read once in a process; an unreadable one counts as empty.
     """
 
     def __init__(self, folder: Path | str, encoder_id: str) -> None:
-        self.path = Path(folder) / f"{encoder_id}.safetensors"
+        self.folder = Path(folder) / encoder_id
+        self._known: dict[str, Tensor] = {}
+        self._read: set[str] = set()
 
     def read(self) -> dict[str, Tensor]:
-        """All stored features, float32; empty where there is no readable file."""
-        try:
-            return load_file(self.path)
-        except (FileNotFoundError, SafetensorError):
-            return {}
+        """All stored features, float32; other jobs' as well as this one's."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name not in self._read:
+                self._known.update(_load(path))
+                self._read.add(path.name)
+        return self._known
 
     def add(self, features: dict[str, Tensor]) -> None:
-        """Merge new features into the file."""
-        with locked(self.path):
-            merged = {**self.read(), **{k: v.contiguous() for k, v in features.items()}}
-            with atomic(self.path) as temporary:
-                save_file(merged, temporary)
+        """Store new features as one more file."""
+        digests = sorted(features)
+        path = self.folder / f"{cache_key(digests=digests)}.safetensors"
+        with atomic(path) as temporary:
+            rows = torch.stack([features[digest] for digest in digests])
+            save_file({"features": rows}, temporary, {"digests": json.dumps(digests)})
+        self._known.update(features)
+        self._read.add(path.name)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            digests, rows = json.loads(file.metadata()["digests"]), file.get_tensor("features")
+            return dict(zip(digests, rows, strict=True))
+    except (OSError, SafetensorError):
+        return {}

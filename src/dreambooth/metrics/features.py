@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +49,7 @@ class Encoder:
 
     `variant` is the encoder's part of a score's id (`dino.vits16.hub.r256c224_bicubic`,
     `clip.b32`); `weights_hash` the first 16 hex digits of the weights' SHA-256; `model_id` the
-    repository or folder that the weights came from.
+    repository or folder that the weights came from; `cache` keeps the features of files.
     """
 
     name: str
@@ -75,13 +76,14 @@ class Encoder:
     def images(self, images: Sequence[ImageLike], batch_size: int = 32) -> Tensor:
         """Paths or PIL images => unit features `[N,D]` float32 on the CPU, in the order given.
 
-        An image that occurs twice, or is in the cache, is encoded once. Raises UserError for no
-        images, an unreadable file, or features that are NaN or zero.
+        An image that occurs twice, or a file that is in the cache, is encoded once; images in
+        memory are not cached, for nobody meets them again. Raises UserError for no images, an
+        unreadable file, or features that are NaN or zero.
         """
         if not images:
             raise UserError(f"{self.name}: there are no images to encode.")
         digests = [image_digest(image) for image in images]
-        known = self.cache.read() if self.cache else {}
+        known = dict(self.cache.read()) if self.cache else {}
         first = dict(zip(reversed(digests), reversed(images), strict=True))
         missing = [digest for digest in dict.fromkeys(digests) if digest not in known]
         new: dict[str, Tensor] = {}
@@ -91,8 +93,9 @@ class Encoder:
                 features = self.embed(self.pixels([first[digest] for digest in batch])).cpu()
             for digest, row in zip(batch, features, strict=True):
                 new[digest] = _unit(row, f"{self.name}: the image {first[digest]}")
-        if new and self.cache:
-            self.cache.add(new)
+        files = {d: row for d, row in new.items() if not isinstance(first[d], Image.Image)}
+        if files and self.cache:
+            self.cache.add(files)
         known.update(new)
         return torch.stack([known[digest] for digest in digests])
 
