@@ -227,7 +227,7 @@ def test_a_folder_without_prompts_has_dino_and_clip_i(scored, spine, evaluate, t
     scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]
     plain = {entry["metric"] for entry in scores.values()}
     assert plain == {"DINO", "CLIP-I", "DINO, real images", "CLIP-I, real images"}
-    variant = "clip_i.pocket.allpairs.macro"
+    variant = "clip_i.pocket.sq32_bicubic.allpairs.macro"
     of_run = [float(row[variant]) for row in table(scored / "scores.csv")[:2]]
     assert scores[variant]["mean"] == pytest.approx(average(of_run))
     assert "manifest.csv" in capsys.readouterr().out
