@@ -74,7 +74,7 @@ def test_folder_states_its_preprocessing(tmp_path, picture):
 def test_images_are_turned_and_laid_on_white(tmp_path, picture):
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert np.array(open_image(clear)).min() == 255
-    image = picture(0, 6, 4)
+    image = picture(0, 24, 16)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees
     path = tmp_path / "turned.png"
@@ -82,11 +82,22 @@ def test_images_are_turned_and_laid_on_white(tmp_path, picture):
     assert np.array_equal(np.array(open_image(path)), np.rot90(np.array(image), -1))
 
 
+def test_sixteen_bits_are_scaled_as_in_training(tmp_path):
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.full((16, 16), 32639, np.uint16)).save(path)
+    assert np.array(open_image(path)).max() == np.array(open_image(Image.open(path))).max() == 127
+    assert np.array(open_image(path)).min() == 127
+
+
 def test_missing_and_broken_files_are_named(tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    for path, words in [(tmp_path / "gone.png", "does not exist"), (broken, "cannot be read")]:
-        with pytest.raises(UserError, match=f"{path.name} {words}"):
+    broken, large = tmp_path / "broken.png", tmp_path / "large.png"
+    Image.new("RGB", (64, 64)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:60] + b"no picture")
+    Image.new("L", (20_000, 10_000)).save(large)  # Pillow refuses it with an error of its own
+    for path, words in (
+        (tmp_path / "gone.png", "cannot be read"), (broken, "cannot be read"), (large, "larger"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{path.name} .*{words}"):
             open_image(path)
     with pytest.raises(UserError, match="gone.png"):
         image_digest(tmp_path / "gone.png")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from dreambooth.cache import file_hash
 from dreambooth.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -67,7 +68,7 @@ def load_photo(path: str | Path) -> Image.Image:
                         f"{path} is {width}x{height} pixels: remove it or use a photo of "
                         f"at least {MIN_SIDE} pixels a side."
                     )
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except Image.DecompressionBombError:
@@ -78,10 +79,7 @@ def load_photo(path: str | Path) -> Image.Image:
             "remove it or save it again as JPEG or PNG."
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise UserError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
-            "copy it again, save it again as JPEG or PNG, or remove it."
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def load_photos(paths: Iterable[Path]) -> Iterator[Image.Image]:
@@ -108,7 +106,9 @@ def _loads(path: Path) -> bool:
     return True
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, alpha over white, 16 bits scaled to 8; ValueError for samples of no known range.
+    """
     if image.mode == "F":
         raise ValueError("floating-point samples have no fixed range")
     if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
@@ -207,7 +207,7 @@ def _cut(
 def caption(path: str | Path, fallback: str) -> str:
     """The text of the `.txt` beside the photo, in one line; `fallback` without one or any text.
 
-    Raises UserError when the text is not UTF-8.
+    Raises UserError when the text cannot be read or is not UTF-8.
     """
     text_file = Path(path).with_suffix(".txt")
     if not text_file.is_file():
@@ -216,10 +216,22 @@ def caption(path: str | Path, fallback: str) -> str:
         text = text_file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"the caption {text_file} is not UTF-8 text: save it as UTF-8.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"the caption {text_file} cannot be read ({reason}): remove it.") from error
     return " ".join(text.split()) or fallback
 
 
 def image_hash(path: str | Path) -> str:
-    """SHA-256 of the file's bytes, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the file's bytes, 64 hex digits. Raises UserError when it cannot be read."""
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
+        "copy it again, save it again as JPEG or PNG, or remove it."
+    )

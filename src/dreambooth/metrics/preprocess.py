@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dreambooth.data.photos import load_photo, to_rgb
 from dreambooth.errors import UserError
 
 ImageLike = Path | str | Image.Image
@@ -90,23 +91,11 @@ def from_folder(folder: Path) -> Preprocess:
 def open_image(image: ImageLike) -> Image.Image:
     """A path or an image => RGB, turned as its EXIF says, transparency laid on white.
 
-    Raises UserError naming a file that is missing or is no image.
+    16 bits are scaled to 8. Raises UserError naming a file that `load_photo` refuses.
     """
     if not isinstance(image, Image.Image):
-        path = Path(image)
-        try:
-            with Image.open(path) as opened:
-                opened.load()
-                image = opened
-        except OSError as error:
-            why = "does not exist" if not path.exists() else "cannot be read as an image"
-            raise UserError(f"{path} {why}: mend the path or generate the image again.") from error
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return load_photo(image)
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def image_digest(image: ImageLike) -> str:
