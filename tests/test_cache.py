@@ -98,6 +98,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, error):
     assert os.listdir(tmp_path) == ["x.json"]
 
 
+@pytest.mark.parametrize("at", ["tempfile.mkdtemp", "pathlib.Path.mkdir"])
+def test_a_disk_that_is_full_before_anything_is_written(tmp_path, monkeypatch, at):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(at, fail)
+    with pytest.raises(UserError, match=f"disk that holds {tmp_path} is full"):
+        write_json(tmp_path / "x.json", 1)
+    if at == "pathlib.Path.mkdir":
+        with pytest.raises(UserError, match="is full"), locked(tmp_path / "x"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 def _count_up(path: Path, times: int) -> None:
     for _ in range(times):
         with locked(path):

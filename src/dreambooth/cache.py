@@ -35,11 +35,20 @@ def file_hash(path: str | Path) -> str:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold `<path>.lock`; waits for another process that holds it."""
+    """Hold `<path>.lock`; waits for another process that holds it.
+
+    Raises:
+        UserError: the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    lock = FileLock(f"{path}.lock")
+    with _room(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -53,30 +62,38 @@ def atomic(path: str | Path) -> Iterator[Path]:
         UserError: the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary, earlier = scratch / path.name, scratch / "earlier"
+    with _room(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary, earlier = scratch / path.name, scratch / "earlier"
+        try:
+            yield temporary
+            _flush(temporary)
+            if temporary.is_dir() and path.exists():
+                os.rename(path, earlier)  # a folder cannot be renamed onto a folder
+            os.replace(temporary, path)
+            _flush(path.parent, recurse=False)
+        finally:
+            if earlier.exists() and not path.exists():
+                os.rename(earlier, path)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk below `folder` in the user's words."""
     try:
-        yield temporary
-        _flush(temporary)
-        if temporary.is_dir() and path.exists():
-            os.rename(path, earlier)  # a folder cannot be renamed onto a folder
-        os.replace(temporary, path)
-        _flush(path.parent, recurse=False)
+        yield
     except Exception as error:
-        if _disk_full(error):
-            raise UserError(
-                f"The disk that holds {path.parent} is full: free some room and run the same "
-                "command again; everything written before is whole."
-            ) from error
-        raise
-    finally:
-        if earlier.exists() and not path.exists():
-            os.rename(earlier, path)
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not disk_full(error):
+            raise
+        raise UserError(
+            f"The disk that holds {folder} is full: free some room and run the same command "
+            "again; everything written before is whole."
+        ) from error
 
 
-def _disk_full(error: BaseException | None) -> bool:
+def disk_full(error: BaseException | None) -> bool:
     """Whether a full disk or quota is behind an error: libraries wrap it in types of their own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.data.datamodule import Crops, DreamBoothData, Examples, KeyedBatches
 from dreambooth.data.datamodule import encode_examples as encode
 from dreambooth.data.photos import crops, list_photos, load_photo
+from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
 
 
@@ -185,6 +186,12 @@ def test_a_changed_photo_is_encoded_again(spine, model, tmp_path):
         photo.write_bytes((spine.photos / source).read_bytes())
         means.append(encode(model, [photo], ["a"], Crops(16), 0, tmp_path).mean)
     assert not torch.equal(*means)
+
+
+def test_a_photo_that_cannot_be_read_is_named(model, tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+        encode(model, list_photos(tmp_path), ["a"], Crops(16), 0, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied"])

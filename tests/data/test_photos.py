@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -191,6 +192,22 @@ def test_caption_beside_the_photo_or_the_fallback(tmp_path: Path) -> None:
     assert caption(photo, "a sks dog") == "a sks dog, on a rüg"
     (tmp_path / "a.txt").write_bytes("rüg".encode("latin-1"))
     with pytest.raises(UserError, match="a.txt is not UTF-8"):
+        caption(photo, "a sks dog")
+
+
+def test_an_unreadable_caption_or_photo_is_named(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    (photo,) = list_photos(tmp_path)
+    for read in (image_hash, load_photo):
+        with pytest.raises(UserError, match=r"a\.jpg cannot be read \(No such file"):
+            read(photo)
+    (tmp_path / "a.txt").write_text("a sks dog")
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError, match=r"caption .*a\.txt cannot be read \(Permission denied"):
         caption(photo, "a sks dog")
 
 

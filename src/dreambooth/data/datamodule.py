@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from dreambooth.cache import atomic, cache_key, file_hash, locked
-from dreambooth.data.photos import crops, load_photos
+from dreambooth.cache import atomic, cache_key, locked
+from dreambooth.data.photos import crops, image_hash, load_photos
 from dreambooth.diffusion.noise import keyed_generator
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def encode_examples(
     Raises:
         UserError: a photo that cannot be read, by name.
     """
-    hashes = [file_hash(path) for path in paths]
+    hashes = [image_hash(path) for path in paths]
     drawn = cut.num_crops > 1 or cut.random_crop or cut.flip  # else the seed changes nothing
     key = cache_key(
         model=model.weights_hash(), photos=hashes, names=[p.name for p in paths],
