@@ -158,7 +158,7 @@ def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
     assert [float(row["step"]) for row in rows] == [0, 2, 3]  # the last step is scored too
     first, last = rows[0], rows[-1]
     metrics = {key.split(".")[0] for key in first}
-    assert metrics == {"step", "dino", "clip_i", "clip_t", "pres", "harmonic_mean"}
+    assert metrics == {"step", "dino", "clip_i", "clip_t", "pres", "harmonic_mean", "measured"}
     assert first["dino.pocket.sq32_bicubic.allpairs.macro"] != (
         last["dino.pocket.sq32_bicubic.allpairs.macro"]
     )

@@ -135,7 +135,7 @@ def curve_evaluation(cfg: DictConfig) -> Settings | None:
     """The scores while training; None where none were asked for.
 
     Raises:
-        UserError: `checkpoint.best` without a curve, by another rule, or beside an average.
+        UserError: a curve beside an average; `checkpoint.best` without a curve or by another rule.
     """
     every, best = cfg.evaluation.every_n_steps, cfg.checkpoint.best
     if not isinstance(every, int) or isinstance(every, bool) or every < 0:
@@ -144,10 +144,10 @@ def curve_evaluation(cfg: DictConfig) -> Settings | None:
         raise UserError(f"checkpoint.best={best} is not a rule: use harmonic or null.")
     if best and not every:
         raise UserError("checkpoint.best needs a curve: set evaluation.every_n_steps, such as 50.")
-    if best and cfg.ema_decay is not None:
+    if every and cfg.ema_decay is not None:
         raise UserError(
-            "checkpoint.best and ema_decay both say which weights to export: set one of them to "
-            "null."
+            "A curve scores the weights that train, while ema_decay exports their average: set "
+            "evaluation.every_n_steps=0 (and checkpoint.best=null) or ema_decay=null."
         )
     if not every:
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreambooth.cache import atomic
+from dreambooth.cache import atomic, cache_key, file_hash
 from dreambooth.errors import UserError
 from dreambooth.evaluation_images import Draw, Item
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
@@ -22,6 +24,8 @@ from dreambooth.metrics.variants import clip_t_id, dino_id
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.trainable import load_trained_state, trained_state
 from dreambooth.scoring import Encoders, score
+
+log = logging.getLogger(__name__)
 
 METRICS = ("dino", "clip_i", "clip_t", "pres")
 NAMES = {"dino": "DINO ↑", "clip_i": "CLIP-I ↑", "clip_t": "CLIP-T ↑", "pres": "PRES ↓"}
@@ -34,6 +38,9 @@ class Curve:
     The best step has the highest harmonic mean of DINO and CLIP-T `class_only`. Only steps after
     `best_after` (the start of the last phase) can be it, so never the model before training;
     None keeps none. Its trained state is `checkpoints/best.safetensors`.
+
+    `drawn_with` says how `draw` draws, as JSON values. Rows that measured anything else (other
+    prompts, seeds, photos, encoders, sampling) are no part of this curve: their file is put aside.
     """
 
     model: LatentDiffusion
@@ -43,14 +50,26 @@ class Curve:
     encoders: Encoders
     folder: Path
     best_after: int | None
+    drawn_with: dict
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    _measured: str = ""
+    _is_other: bool = False  # what curve.csv holds
 
     def __post_init__(self) -> None:
+        self._measured = cache_key(
+            items=[asdict(item) for item in self.items], drawn_with=self.drawn_with,
+            photos=[file_hash(photo) for photo in self.photos], encoders=self.encoders.ids,
+        )  # fmt: skip
         path = self.folder / "curve.csv"
-        if path.exists():  # of a sitting that was stopped
-            with open(path, newline="") as file:
-                read = list(csv.DictReader(file))
+        if not path.exists():
+            return
+        with open(path, newline="") as file:  # of a sitting that was stopped
+            read = list(csv.DictReader(file))
+        if any(row.pop("measured", None) != self._measured for row in read):
+            log.warning("%s measured something else: this sitting begins a new curve.", path)
+            self._is_other = True
+        else:
             self.rows = [{key: float(value) for key, value in row.items()} for row in read]
 
     @property
@@ -76,12 +95,9 @@ class Curve:
         if step == 0:
             self.best_path.unlink(missing_ok=True)  # of an earlier training in this folder
         if self.best() == step:
-            self._keep(step)
+            self._keep(row)
         self.seconds += time.monotonic() - start
-        with atomic(self.folder / "curve.csv") as temporary, open(temporary, "w") as file:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        self._write()
         draw_curve(self.rows, self.folder / "curve.png", self.best())
         logged = {f"curve/{key}": value for key, value in row.items() if key != "step"}
         for logger in loggers:
@@ -103,25 +119,44 @@ class Curve:
         """Put the best step's weights into the model; returns the step.
 
         Raises:
-            UserError: no state was kept.
+            UserError: no state was kept, or that of another point: a sitting that was stopped after
+                a better step was overwritten, and then went on from before it.
         """
-        if not self.best_path.exists():
+        best, state = self.best(), self.best_path
+        row = next(r for r in self.rows if r["step"] == best)
+        kept = {}
+        if state.exists():
+            with safe_open(state, framework="pt") as file:
+                kept = file.metadata()
+        if json.loads(kept.get("row", "{}")) != row:
+            what = f"holds another point, of step {kept['step']}" if kept else "is missing"
             raise UserError(
-                f"{self.best_path} is missing, so checkpoint.best cannot be exported: train again "
-                "with resume=null, or pass checkpoint.best=null to export the last step."
+                f"{state} {what}, but the best step is {best}, so checkpoint.best cannot be "
+                "exported: train again with resume=null, or pass checkpoint.best=null to export "
+                "the last step."
             )
-        load_trained_state(self.model, load_file(self.best_path))
-        with safe_open(self.best_path, framework="pt") as file:
-            return int(file.metadata()["step"])
+        load_trained_state(self.model, load_file(state))
+        return best
 
     def _rule(self, scores: dict[str, float]) -> tuple[float, float]:
         dino = scores[dino_id(self.encoders.dino.variant)]
         return dino, scores[clip_t_id(self.encoders.clip.variant, "class_only")]
 
-    def _keep(self, step: int) -> None:
+    def _keep(self, row: dict[str, float]) -> None:
         state = {k: v.detach().cpu().contiguous() for k, v in trained_state(self.model).items()}
+        metadata = {"step": str(row["step"]), "rule": "harmonic", "row": json.dumps(row)}
         with atomic(self.best_path) as temporary:
-            save_file(state, temporary, {"step": str(step), "rule": "harmonic"})
+            save_file(state, temporary, metadata)
+
+    def _write(self) -> None:
+        path = self.folder / "curve.csv"
+        if self._is_other:
+            path.replace(self.folder / f"curve-before-{self._measured}.csv")
+            self._is_other = False
+        with atomic(path) as temporary, open(temporary, "w") as file:
+            writer = csv.DictWriter(file, [*self.rows[-1], "measured"])
+            writer.writeheader()
+            writer.writerows({**row, "measured": self._measured} for row in self.rows)
 
 
 def draw_curve(rows: list[dict[str, float]], path: Path, best: int | None) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -143,11 +143,13 @@ def _curve(
             raise
         log.warning("This run has no curve: %s", error)
         return None
-    draw = drawing(model, compose.sampler(cfg.scheduler), compose.sampling(cfg, "sampling"))
+    sampler, sampling = compose.sampler(cfg.scheduler), compose.sampling(cfg, "sampling")
+    draw, drawn_with = drawing(model, sampler, sampling), asdict(sampler) | asdict(sampling)
+    del drawn_with["batch_size"]  # no image depends on it
     before = sum(phase.max_steps for phase in cfg.method.phases[:-1])
     items = items_of(settings, compose.subject(cfg))
     best_after = before if cfg.checkpoint.best is not None else None
-    return Curve(model, draw, items, paths, encoders, folder, best_after)
+    return Curve(model, draw, items, paths, encoders, folder, best_after, drawn_with)
 
 
 def _fit(
