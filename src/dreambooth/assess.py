@@ -54,7 +54,7 @@ def _run(cfg: DictConfig) -> int:
     settings = evaluation(cfg)
     if settings is None:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
-    photos, references = _references(cfg, [Path(p) for p in run.record["photos"]])
+    photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
     encoders = _encoders(cfg, settings.metrics)
     own = {**run.config["sampling"], "resolution": run.config["resolution"]}
     names = ("num_inference_steps", "guidance_scale", "batch_size")
@@ -64,17 +64,16 @@ def _run(cfg: DictConfig) -> int:
         run.record["subject_phrase"], run.record["subject"]["class_noun"],
         run.config["class_prompt"], run.record["subject"]["live"],
     )  # fmt: skip
-    costs, images = Costs(), run.folder / "evaluation" / settings.name
+    output, costs = Path(cfg.output_dir or run.folder), Costs(run.record["costs"])
+    images = output / "evaluation" / settings.name  # beside the scores that describe them
     with costs.stage("evaluation") as places:
         model = load_model(run).to(_device(cfg))
         scores, record = score_model(
             model, run.folder / "model", how, sampling, subject, settings, photos, encoders, images
         )
         places.append(images)
-    record |= explain(photos, references, encoders)
-    stages = {**run.record["costs"]["stages"], **costs.stages}
-    output = Path(cfg.output_dir or run.folder)
-    write_scores(output, scores, {**record, "cost": {**costs.totals, "stages": stages}})
+    record |= explain(photos, what, encoders)
+    write_scores(output, scores, {**record, "cost": costs.record})
     print_scores(scores, f"{settings.name}: {run.folder}", references)
     print(f"{record['images_made']} of {record['images']} images made, the others were there.")
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
@@ -94,14 +93,15 @@ def _images(cfg: DictConfig) -> int:
             f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
             "prompts: add one with the columns file, prompt and class_only."
         )
-    photos, references = _references(cfg, None)
+    photos, what, references = _references(cfg, None)
+    _refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
     with costs.stage("evaluation"):
         scores = score(items, [folder / i.file for i in items], photos, encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
-    record |= explain(photos, references, encoders)
+    record |= explain(photos, what, encoders)
     output = Path(cfg.output_dir or folder)
     write_scores(output, scores, {**record, "cost": costs.record})
     print_scores(scores, str(folder), references)
@@ -109,15 +109,15 @@ def _images(cfg: DictConfig) -> int:
     return 0
 
 
-def _references(cfg: DictConfig, trained_on: list[Path] | None) -> tuple[list[Path], str]:
-    """The photos to compare with, and what they are, in words."""
+def _references(cfg: DictConfig, trained_on: list[Path] | None) -> tuple[list[Path], str, str]:
+    """The photos to compare with, their kind, and a sentence on them.
+
+    A training photo is one whose file has the same bytes as one that the run was trained on.
+    """
     if isinstance(cfg.photos, str):
         photos = list_photos(cfg.photos)
-        if trained_on is None:
-            return photos, f"photos in {cfg.photos} (whether a model trained on them is not known)"
-        known = {file_hash(path) for path in trained_on if path.is_file()}
-        same = {file_hash(path) for path in photos} == known
-        return photos, "training photos" if same else f"photos in {cfg.photos}"
+        what, count = _kind(photos, trained_on or [])
+        return photos, what, f"{what} in {cfg.photos} ({count})"
     if trained_on is None:
         raise UserError("photos=DIR is missing: give the folder of the subject's photos.")
     lost = [path for path in trained_on if not path.is_file()]
@@ -126,7 +126,32 @@ def _references(cfg: DictConfig, trained_on: list[Path] | None) -> tuple[list[Pa
             f"the training photo {lost[0]} is not there any more: pass photos=DIR with the "
             "subject's photos."
         )
-    return trained_on, "training photos"
+    return trained_on, "training photos", "training photos"
+
+
+def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
+    """Whether a model saw the photos, as a kind and as a count."""
+    known = {file_hash(path) for path in trained_on if path.is_file()}
+    given = [file_hash(path) for path in photos]
+    seen = sum(digest in known for digest in given)
+    count = f"{seen} of {len(given)} are training photos"
+    if seen == len(given):
+        return ("training photos" if set(given) == known else "some training photos"), count
+    if seen:
+        return "training and other photos", count
+    if not trained_on or not all(path.is_file() for path in trained_on):
+        return "photos", "whether a model trained on them is not known"
+    return "other photos", count
+
+
+def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
+    known = {file_hash(path): path for path in photos}
+    for path in images:
+        if copied := known.get(file_hash(path)):
+            raise UserError(
+                f"{path} is the same file as the photo {copied}, and beside itself it would score "
+                "1: take it out of images=DIR; calibrate=true compares photos with photos."
+            )
 
 
 def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:

@@ -108,16 +108,27 @@ def score_model(
     scores = score(items, [folder / i.file for i in items], photos, encoders, settings.metrics)
     record = {"evaluation": settings.name, "images_made": made, "images": len(items)}
     return scores, record | {
+        "protocol": protocol(settings),
         "provenance": facts,
         "subject": asdict(subject),
         **explain(photos, "training photos", encoders),
     }
 
 
-def explain(photos: Sequence[Path], references: str, encoders: Encoders) -> dict:
-    """What every metrics.json says of its references, encoders and intervals."""
+def protocol(settings: Settings) -> dict:
+    """What is drawn, the same for every subject: `templates` is over both of a set's lists."""
+    keys = ("prompts", "images_per_prompt", "class_images", "class_seed")
+    lists = [list(prompt_set(settings.prompts, live)) for live in (False, True)]
+    return {**{key: getattr(settings, key) for key in keys}, "templates": cache_key(lists=lists)}
+
+
+def explain(photos: Sequence[Path], what: str, encoders: Encoders) -> dict:
+    """What every metrics.json says of its references, encoders and intervals.
+
+    `what` names a kind of photos, not a folder: it is equal wherever scores may be averaged.
+    """
     return {
-        "references": {"what": references, "count": len(photos), "files": [str(p) for p in photos]},
+        "references": {"what": what, "count": len(photos), "files": [str(p) for p in photos]},
         "encoders": {"family": encoders.family, **encoders.ids},
         "intervals": {"level": 0.95, "method": "percentile bootstrap", "seed": BOOTSTRAP_SEED},
     }

@@ -1,0 +1,85 @@
+"""evaluate.py on a run: whose images it draws, what it says of references and costs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dreambooth.errors import UserError
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture
+def run(scored, tmp_path) -> Path:
+    """A copy of a scored run that a test may spoil."""
+    return shutil.copytree(scored, tmp_path / "run")
+
+
+def test_scores_elsewhere_leave_a_runs_own_images(run, evaluate, tmp_path):
+    before = {p.name: p.read_bytes() for p in (run / "evaluation" / "quick").iterdir()}
+    own, other = record(run), tmp_path / "other"
+    evaluate(f"run='{run}'", "num_inference_steps=3", f"output_dir='{other}'")
+    assert {p.name: p.read_bytes() for p in (run / "evaluation" / "quick").iterdir()} == before
+    assert record(run) == own and record(other)["provenance"]["steps"] == 3
+    assert {p.name for p in (other / "evaluation" / "quick").iterdir()} == set(before)
+    evaluate(f"run='{run}'", "num_inference_steps=3", f"output_dir='{other}'")
+    assert record(other)["images_made"] == 0  # so going back and forth costs nothing
+
+
+def test_an_evaluation_is_added_to_the_runs_cost(run, evaluate, tmp_path):
+    costs = json.loads((run / "run.json").read_text())["costs"]
+    evaluate(f"run='{run}'", f"output_dir='{tmp_path / 'other'}'")
+    cost = record(tmp_path / "other")["cost"]
+    assert cost["seconds"] > costs["seconds"]
+    assert cost["stages"]["training"] == costs["stages"]["training"]
+    assert cost["stages"]["evaluation"]["seconds"] > costs["stages"]["evaluation"]["seconds"]
+    assert sum(stage["seconds"] for stage in cost["stages"].values()) <= cost["seconds"]
+
+
+def test_references_say_how_many_of_them_were_trained_on(
+    run, scored, spine, evaluate, tmp_path, capsys
+):
+    trained, fresh = sorted(spine.photos.iterdir()), run / "evaluation/quick"
+    fresh = sorted(fresh.glob("*.png"))[0]  # any other picture
+    for name, photos, what, count in (
+        ("same", trained, "training photos", "3 of 3"),
+        ("fewer", trained[:2], "some training photos", "2 of 2"),
+        ("more", [*trained, fresh], "training and other photos", "3 of 4"),
+        ("none", [fresh], "other photos", "0 of 1"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in photos:
+            shutil.copy(path, folder)
+        arguments = (f"photos='{folder}'", "evaluation.metrics=[dino]", "evaluation.class_images=0")
+        evaluate(f"run='{run}'", *arguments)
+        references = record(run)["references"]
+        # the kind alone, without the folder: it is compared between subjects
+        assert (references["what"], references["count"]) == (what, len(photos))
+        assert f"{count} are training photos" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_picture_is_not_compared_with_itself(scored, spine, evaluate, tmp_path):
+    images = shutil.copytree(scored / "evaluation" / "quick", tmp_path / "images")
+    shutil.copy(spine.photos / "1.png", next(images.glob("00_*.png")))
+    manifest = images / "manifest.csv"
+    manifest.unlink()
+    with pytest.raises(UserError, match="the same file as the photo") as caught:
+        evaluate(f"images='{images}'", f"photos='{spine.photos}'", "evaluation.encoders=pocket")
+    assert "1.png" in str(caught.value) and not (images / "metrics.json").exists()
+
+
+def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
+    made = record(scored)
+    assert made["protocol"] | {"templates": ""} == {
+        "prompts": "quick", "images_per_prompt": 2, "class_images": 3, "class_seed": 1000000,
+        "templates": "",
+    }  # fmt: skip
+    assert len(made["protocol"]["templates"]) == 16
+    assert len(made["encoders"]["lpips"]["weights"]) == 16
