@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
-from dreambooth.config import _slug
+from dreambooth.config import CONF, _slug
 from dreambooth.errors import UserError
 from dreambooth.evaluation_images import Item, make_images
 from dreambooth.metrics.aggregate import bootstrap_interval
@@ -26,22 +28,25 @@ DINO = "dino.vits16.hub.r256c224_bicubic.allpairs.macro"
 
 def write_run(
     root: Path, name: str, score: float, subject: str = "dog", variant: str = DINO,
-    evaluation: str = "quick", weights: str = "abc", **config,
+    evaluation: str = "quick", weights: str = "abc", record: dict | None = None, **config,
 ) -> Path:  # fmt: skip
-    """A finished run's records, with one score."""
+    """A finished run's records, with one score; `record` replaces parts of metrics.json."""
     run = root / name
     (run / ".hydra").mkdir(parents=True)
     config = {"subject": {"name": subject}, "seed": 0, "ppl": True, "lr": 1e-4, **config}
-    config |= {"instance_prompt": f"a {subject}", "output_dir": "${hydra:runtime.output_dir}"}
+    config |= {"instance_prompt": "a ${subject.name}"}
+    config |= {"output_dir": "${hydra:runtime.output_dir}"}
     (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
-    record = {"subject": {"name": subject, "class_noun": "dog"}}
-    record["costs"] = {"seconds": 1.5, "peak_memory_gib": 0.5}
-    (run / "run.json").write_text(json.dumps(record))
+    costs = {"seconds": 1.5, "peak_memory_gib": 0.5}
+    said = {"subject": {"name": subject, "class_noun": "dog"}, "costs": costs}
+    (run / "run.json").write_text(json.dumps(said))
+    networks = {"dino": {"weights": weights}, "lpips": {"weights": "123"}}
     metrics = {
-        "evaluation": evaluation, "provenance": {"sampler": "DDIMScheduler"},
-        "encoders": {"family": "pocket", "dino": {"weights": weights}},
+        "evaluation": evaluation, "protocol": {"prompts": "quick", "templates": "t"},
+        "provenance": {"export": name, "sampler": "DDIMScheduler", "options": {}},
+        "encoders": {"family": "pocket", **networks},
         "references": {"what": "training photos", "files": []},
-        "scores": {variant: {"metric": "DINO", "mean": score}},
+        "scores": {variant: {"metric": "DINO", "mean": score}}, **(record or {}),
     }  # fmt: skip
     (run / "metrics.json").write_text(json.dumps(metrics))
     return run
@@ -76,6 +81,13 @@ def test_a_setting_is_the_mean_over_subjects_of_their_means_over_seeds(tmp_path)
         {"variant": DINO.replace("hub", "hf")},
         {"evaluation": "paper"},
         {"weights": "def"},  # another encoder under the same variant id
+        {"record": {"protocol": {"prompts": "cornell", "templates": "t"}}},
+        {"record": {"protocol": {"prompts": "quick", "templates": "since changed"}}},
+        {"record": {"provenance": {"sampler": "DDIMScheduler", "options": {"eta": 1.0}}}},
+        {"record": {"provenance": {"sampler": "DDIMScheduler", "resolution": 256}}},
+        {"record": {"provenance": {"sampler": "DDIMScheduler", "dtypes": ["torch.float16"]}}},
+        {"record": {"references": {"what": "other photos", "files": []}}},
+        {"record": {"encoders": {"dino": {"weights": "abc"}, "lpips": {"weights": "321"}}}},
     ],
 )
 def test_scores_of_another_kind_are_never_averaged(tmp_path, other):
@@ -97,9 +109,9 @@ def test_variants_of_one_metric_have_columns_of_their_own(tmp_path, capsys):
 
 
 def test_columns_are_what_differs_and_says_something_new(tmp_path):
-    write_run(tmp_path, "a", 0.2, ppl=True, lr=1e-4, prior={"weight": 1.0, "seed": 0})
-    write_run(tmp_path, "b", 0.3, ppl=False, lr=1e-4, prior={"weight": 0.5, "seed": 0})
-    write_run(tmp_path, "c", 0.4, ppl=False, lr=1e-4, prior={"weight": 1.0, "seed": 0})
+    for name, ppl, weight in (("a", True, 1.0), ("b", False, 0.5), ("c", False, 1.0)):
+        prior = {"weight": weight, "seed": 0, "batch_size": "${batch_size}"}
+        write_run(tmp_path, name, 0.2, ppl=ppl, batch_size=4, prior=prior)
     for name, size in (("full", 4), ("lora", 8)):  # the prior's size follows; the name tells rank
         prior = {"weight": 1.0, "seed": 0, "batch_size": "${batch_size}"}
         write_run(tmp_path, name, 0.5, batch_size=size, method={"name": name, "rank": size},
@@ -110,6 +122,40 @@ def test_columns_are_what_differs_and_says_something_new(tmp_path):
     first = next(row for row in rows(tmp_path) if row["run"] == "a")
     assert first["run"] == "a" and first["ppl"] is True and first["seconds"] == 1.5
     assert "output_dir" not in first and "instance_prompt" not in first
+
+
+def composed(root: Path, name: str, *overrides: str) -> None:
+    """A run under the real configuration, written as Hydra writes it."""
+    run = write_run(root, name, 0.5)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*overrides])
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("choices", "keys"),
+    [
+        (("photos.rendered=1", "photos.rendered=3"), ["photos.rendered"]),
+        (("identifier=xyz", ""), ["identifier"]),
+        (("class_prompt=pet", ""), ["class_prompt"]),
+        (("model.recommended.batch_size=2", ""), ["model.recommended.batch_size"]),
+        (("checkpoint.best=harmonic evaluation.every_n_steps=5", ""),
+         ["checkpoint.best", "evaluation.every_n_steps"]),
+        (("+scheduler.options.eta=1.0", ""), ["scheduler.options.eta"]),
+        (("subject=dog", "subject=vase"), ["subject.name"]),  # its noun goes with it
+        (("subject=dog", "subject=dog subject.class_noun=pet", "subject=cat"),
+         ["subject.name", "subject.class_noun"]),
+        (("method=full", "method=lora"), ["method.name", "lr"]),
+        (("model=pocket", "model=sd15"), ["model.name", "lr", "max_steps"]),
+        (("method=lora", "method=lora method.lora.rank=8", ""),
+         ["method.name", "lr", "method.lora.rank"]),
+    ],
+)  # fmt: skip
+def test_what_a_user_sets_is_a_column_and_what_follows_is_none(tmp_path, choices, keys):
+    for number, choice in enumerate(choices):
+        composed(tmp_path, str(number), *choice.split())
+    assert varying(read_runs(tmp_path)) == keys
+    assert len(settings_of(tmp_path)) == (1 if keys == ["subject.name"] else len(choices))
 
 
 def test_a_folder_without_runs_is_one_sentence(tmp_path):

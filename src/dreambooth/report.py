@@ -117,8 +117,9 @@ def _order(value: Any) -> tuple:
 
 
 def _header(key: str) -> str:
-    """`subject.name` => `subject`, `scored.evaluation` => `evaluation`, others as they are."""
-    return key.removesuffix(".name").removeprefix("scored.")
+    """`subject.name` => `subject`, `scored.name` => `evaluation`, `scored.steps` => `steps`."""
+    short = key.removesuffix(".name").removeprefix("scored.")
+    return "evaluation" if short == "scored" else short
 
 
 def _distinct(shown: dict[str, str]) -> dict[str, str]:

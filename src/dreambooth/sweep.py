@@ -18,13 +18,17 @@ WORDS = (
     "scheduler.name", "seed",
 )  # fmt: skip
 OVER = ("subject.name", "seed")  # what a setting's mean runs over
-# follow from other keys, or do not change a result
-NOT_SETTINGS = (
-    "subject", "identifier", "subject_phrase", "instance_prompt", "class_prompt", "photos",
-    "model.recommended", "method.token", "method.phases", "method.identifier",
-    "method.subject_phrase", "output_dir", "cache_dir", "logger", "resume", "evaluation",
-    "samples", "checkpoint.every_n_steps", "checkpoint.keep", "experiment",
+# of metrics.json
+PROTOCOL = ("prompts", "templates", "images_per_prompt", "class_images", "class_seed")
+DRAWN = (
+    "sampler", "options", "steps", "guidance_scale", "resolution", "negative_prompt", "dtypes",
 )  # fmt: skip
+# do not change a result; what an evaluation was is compared as `scored.*`
+NOT_SETTINGS = (
+    "output_dir", "cache_dir", "logger", "resume", "evaluation", "samples",
+    "checkpoint.every_n_steps", "checkpoint.keep", "experiment",
+)  # fmt: skip
+CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -36,19 +40,20 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     """A row a run: `run`, `settings` (flat), `scores` by variant id, and its costs.
 
     `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it;
-    `derived` names the keys whose value refers to another key.
+    `written` the same before references between keys (`${lr}`) were resolved.
     """
     rows = []
     for run in find_runs(folder):
         record = json.loads((run / "run.json").read_text())
         metrics = _json(run / "metrics.json")
+        scored = scored_with(metrics)
         rows.append({
             "run": str(run.relative_to(folder)),
             "folder": run,
             "record": record,
             "metrics": metrics,
-            "settings": flat(_config(run)) | scored_with(metrics),
-            "derived": _derived(run),
+            "settings": flat(_config(run)) | scored,
+            "written": flat(_config(run, resolve=False)) | scored,
             "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
             "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
             "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
@@ -57,35 +62,42 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def scored_with(metrics: dict) -> dict[str, Any]:
-    """What scores depend on and their variant ids do not say."""
+    """What scores depend on and their variant ids do not say: all of it but the trained model.
+
+    A network that an evaluation had no use for is not compared.
+    """
     if not metrics:
         return {}
-    made, networks = metrics.get("provenance", {}), metrics["encoders"]
-    weights = [e["weights"] for e in networks.values() if isinstance(e, dict) and "weights" in e]
-    return {
-        "scored.evaluation": metrics["evaluation"], "scored.sampler": made.get("sampler"),
-        "scored.steps": made.get("steps"), "scored.guidance_scale": made.get("guidance_scale"),
-        "scored.references": metrics["references"]["what"], "scored.weights": " ".join(weights),
+    made = {k: metrics.get("provenance", {}).get(k) for k in DRAWN}
+    drawn = {k: metrics.get("protocol", {}).get(k) for k in PROTOCOL}
+    networks = {k: v for k, v in metrics["encoders"].items() if isinstance(v, dict)}
+    scored = {
+        "name": metrics["evaluation"], **drawn, **made,
+        "references": metrics["references"]["what"],
+        **{f"{name}.weights": network.get("weights") for name, network in networks.items()},
     }  # fmt: skip
+    return {f"scored.{key}": value for key, value in scored.items()}
 
 
 def varying(runs: Sequence[dict]) -> list[str]:
     """Settings that differ between rows of `read_runs`, and that no other one implies.
 
-    Left out are values that the configuration derives from others in every run, and those of a
-    named choice (`method.*`) that its name tells.
+    Left out is what every run's configuration writes alike, for its value follows from another
+    key, and what the name of a choice (`subject.name` for `subject.*`) tells.
     """
     present = {key for run in runs for key in run["settings"]}
     kept = []
     for key in (*WORDS, *sorted(present.difference(WORDS))):
-        having = [run for run in runs if key in run["settings"]]  # a run may have no scores
-        values = [json.dumps(run["settings"][key]) for run in having]
-        if len(set(values)) < 2:
+        # a run may have no scores
+        having = [r for r in runs if key in r["settings"] or not key.startswith("scored.")]
+        if len({json.dumps(run["settings"].get(key)) for run in having}) < 2:
             continue
-        names = [run["settings"].get(f"{key.partition('.')[0]}.name") for run in having]
-        told = len(set(zip(names, values, strict=True))) == len(set(names)) > 1
-        derived = all(key in run["derived"] for run in having)
-        if key in WORDS or not (told or derived or _is_under(key, NOT_SETTINGS)):
+        name, written = f"{key.partition('.')[0]}.name", [_written(run, key) for run in having]
+        names = [run["settings"].get(name) for run in having]
+        told = key != name and len(set(zip(names, written, strict=True))) == len(set(names)) > 1
+        alike = len(set(written)) == 1
+        dropped = _is_under(key, NOT_SETTINGS) and not _is_under(key, CURVE)
+        if key in WORDS or not (told or alike or dropped):
             kept.append(key)
     return kept
 
@@ -140,6 +152,13 @@ def last_logged(path: Path, columns: tuple[str, ...]) -> dict[str, float]:
     return last
 
 
+def _written(run: dict, key: str) -> str:
+    """A key's own value or reference, or those of the block that it is in."""
+    while key and key not in run["written"]:
+        key = key.rpartition(".")[0]
+    return json.dumps(run["written"].get(key))
+
+
 def _is_under(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
@@ -157,8 +176,3 @@ def _config(run: Path, resolve: bool = True) -> dict:
     config.output_dir = str(run)  # Hydra alone could resolve it
     config.pop("hydra", None)
     return OmegaConf.to_container(config, resolve=resolve)
-
-
-def _derived(run: Path) -> set[str]:
-    """Keys whose value refers to another key."""
-    return {key for key, value in flat(_config(run, resolve=False)).items() if "${" in str(value)}
