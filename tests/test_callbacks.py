@@ -8,9 +8,10 @@ import signal
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
-from dreambooth.callbacks import EveryNSteps, StopAtStepBoundary, StopOnNonFinite
+from dreambooth.callbacks import EveryNSteps, Progress, StopAtStepBoundary, StopOnNonFinite
 from dreambooth.errors import UserError
 from spine import Spine, checkpoint
 
@@ -103,13 +104,29 @@ def test_a_loss_that_is_not_finite_names_its_step_and_files(value):
         callback.on_save_checkpoint(trainer, FakeModule(), {})
 
 
-def test_losses_are_looked_at_every_n_micro_steps():
-    trainer, callback = FakeTrainer(), StopOnNonFinite(2)
+def test_losses_are_looked_at_every_n_micro_steps_where_looking_waits_for_the_device():
+    trainer, callback, module = FakeTrainer(), StopOnNonFinite(2), FakeModule()
+    module.device = torch.device("cuda")
+    callback.on_train_start(trainer, module)
     batch, bad = {"names": ["a.jpg"]}, {"loss": torch.tensor(torch.nan)}
     callback.on_train_batch_end(trainer, None, bad, batch, 0)
     with pytest.raises(UserError, match=r"a\.jpg"):
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, batch, 1)
     assert callback.pending == []
+    callback.on_train_start(trainer, FakeModule())
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        callback.on_train_batch_end(trainer, None, bad, batch, 0)
+
+
+def test_the_bar_reads_its_numbers_twice_a_second_at_most(monkeypatch):
+    times, values = iter([1.0, 1.0, 1.1, 1.4, 1.6, 1.6]), iter([0.5, 0.25])
+    monkeypatch.setattr("dreambooth.callbacks.time.monotonic", lambda: next(times))
+    monkeypatch.setattr(
+        RichProgressBar, "get_metrics", lambda *_: {"v_num": 1, "loss/prior": next(values)}
+    )
+    bar = Progress()
+    shown = [bar.get_metrics(None, None) for _ in range(4)]
+    assert shown == [{"prior": 0.5}] * 3 + [{"prior": 0.25}]
 
 
 def test_weights_that_are_not_finite_are_not_saved():
@@ -136,5 +153,5 @@ def test_a_signal_waits_for_a_whole_step_and_is_given_back(number):
         callback.on_train_batch_end(trainer, FakeModule(), None, None, 1)
         assert trainer.should_stop
     finally:
-        callback.on_train_end(trainer, FakeModule())
+        callback.give_back()
     assert signal.getsignal(number) is before

@@ -7,10 +7,14 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 from PIL import Image
 
+from dreambooth import compose
+from dreambooth.errors import UserError
 from dreambooth.loggers import finish, log_images, make_loggers, merge_csv
+from dreambooth.module import DreamBooth
 from spine import Spine
 
 WANDB = ("logger=wandb", "samples.every_n_steps=1", "trainer.log_every_n_steps=1")
@@ -42,6 +46,23 @@ def test_offline_without_a_key(no_key, spine: Spine, tmp_path):
         assert part in data
     assert len(columns(out)["loss/total"]) == 2
     assert wandb.run is None  # closed, so that the next run of a sweep starts its own
+
+
+def test_a_run_that_fails_keeps_its_numbers_and_closes_it(no_key, spine, tmp_path, monkeypatch):
+    errors = DreamBooth.errors
+    monkeypatch.setattr(
+        DreamBooth, "errors", lambda s, b: errors(s, b) * (torch.nan if s.global_step else 1)
+    )
+    with pytest.raises(UserError, match="nan at step 2"):
+        spine.run(tmp_path / "run", *WANDB, "samples.every_n_steps=0")
+    assert wandb.run is None
+    assert float(columns(tmp_path / "run")["loss/total"][0]) > 0
+
+
+def test_only_the_first_process_starts_a_run(spine, tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert len(compose.loggers(spine.compose(tmp_path, "logger=wandb"), tmp_path)) == 1
 
 
 class Broken:

@@ -178,6 +178,12 @@ def test_the_text_encoder_has_its_own_learning_rate(tiny_model_dir):
     assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
 
 
+def test_a_tokens_learning_rate_is_its_phases_own(spine, tmp_path):
+    out = spine.run(tmp_path, "method=textual_inversion", "max_steps=1", "text_encoder_lr=1e-6")
+    groups = checkpoint(out)["optimizer_states"][0]["param_groups"]
+    assert [g["lr"] for g in groups] == [1e-3]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

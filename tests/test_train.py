@@ -200,6 +200,28 @@ def test_stopping_ends_at_a_whole_step_and_the_same_command_goes_on(
     assert same(checkpoint(tmp_path)["state_dict"], checkpoint(four_steps)["state_dict"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_samples_before_the_first_step_waits_for_it(
+    spine, tmp_path, monkeypatch, number
+):
+    from dreambooth.job import Samples
+    from dreambooth.run import run
+
+    monkeypatch.setattr(Samples, "during", lambda *_: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert run(spine.compose(tmp_path, *CONSTANT, "samples.every_n_steps=4")) == 128 + number
+    assert checkpoint(tmp_path)["global_step"] == 1 and signal.getsignal(number) is before
+
+
+def test_ctrl_c_while_lightning_sets_up_is_a_ctrl_c(spine, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "pytorch_lightning.Trainer._run", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        spine.run(tmp_path, *CONSTANT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_finished_run_with_ema_exports_the_average(spine, tmp_path, monkeypatch):
     ema = ("max_steps=2", "ema_decay=0.5")
     first = spine.run(tmp_path, *ema)
@@ -232,6 +254,29 @@ def test_a_bent_schedule_refuses_another_number_of_steps(spine, tmp_path):
     spine.run(tmp_path, "lr_schedule=linear", "max_steps=1")
     with pytest.raises(UserError, match=r"max_steps \(was 1, is 2\)"):
         spine.run(tmp_path, "lr_schedule=linear", "max_steps=2")
+
+
+def test_fewer_steps_than_were_trained_are_refused(spine, four_steps, tmp_path):
+    copy_checkpoint(four_steps, tmp_path, "checkpoints/phase-0/step-000004.ckpt")
+    with pytest.raises(UserError, match="trained for 4 steps, more than max_steps=3: raise"):
+        spine.run(tmp_path, *CONSTANT, "max_steps=3")
+
+
+def test_a_changed_earlier_phase_is_refused_before_anything_trains(spine, tmp_path):
+    token = "model.recommended.textual_inversion"
+    base = ("method=ti_then_full", f"{token}.max_steps=1", f"{token}.lr=1e-3", "ppl=false")
+    out = spine.run(tmp_path, *base, "max_steps=1")
+    before = sorted(p.name for p in out.rglob("*.ckpt"))
+    for changed, expected in (
+        (f"{token}.lr=2e-3", r"phase-0/.*: lr \(was 0.001, is 0.002\)\. "),
+        (f"{token}.max_steps=2", r"phase-1/.*: phase_0.max_steps \(was 1, is 2\)\. "),
+        ("frozen_dtype=bfloat16", r": frozen_dtype \(was float32, is bfloat16\)\. "),
+    ):
+        with pytest.raises(UserError, match=expected):
+            spine.run(out, *base, "max_steps=1", changed)
+    assert sorted(p.name for p in out.rglob("*.ckpt")) == before
+    spine.run(out, *base, "max_steps=2")  # the last phase may go on
+    assert checkpoint(out, 1)["global_step"] == 2
 
 
 def test_a_damaged_checkpoint_is_skipped_by_auto_and_refused_by_name(

@@ -22,6 +22,9 @@ _MEND = "lower lr or use precision 32-true; the last good checkpoint is kept"
 class Progress(RichProgressBar):
     """Lightning's bar, over optimizer steps that belong to no epoch."""
 
+    shown: dict = {}
+    due = 0.0
+
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
 
@@ -31,9 +34,15 @@ class Progress(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
-        """Both losses, images a second and memory; no version number."""
-        items = super().get_metrics(trainer, pl_module)
-        return {k.removeprefix("loss/"): v for k, v in items.items() if k != "v_num"}
+        """Both losses, images a second and memory; no version number.
+
+        Read twice a second at most, because reading them waits for the device.
+        """
+        if time.monotonic() >= self.due:
+            items = super().get_metrics(trainer, pl_module)
+            self.shown = {k.removeprefix("loss/"): v for k, v in items.items() if k != "v_num"}
+            self.due = time.monotonic() + 0.5
+        return self.shown
 
 
 class EveryNSteps(Callback):
@@ -71,12 +80,17 @@ class StopOnNonFinite(Callback):
     """Ends the run at a NaN or infinite loss, naming the step and the files of its batch.
 
     Losses are looked at every `every_n_steps` micro-steps, because looking waits for the device,
-    and always before a checkpoint is written, so that the last good one is kept.
+    at each on a CPU, and always before a checkpoint is written, so that the last good one is kept.
     """
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
         self.pending: list[tuple[int, list[str], Tensor]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The module is on its device by now."""
+        if pl_module.device.type == "cpu":
+            self.every_n_steps = 1
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Remember the loss; look at those remembered now and then."""
@@ -119,18 +133,22 @@ class StopOnNonFinite(Callback):
 
 
 class StopAtStepBoundary(Callback):
-    """SIGINT and SIGTERM end training after the step in flight; a checkpoint is then written."""
+    """SIGINT and SIGTERM end training after the step in flight; a checkpoint is then written.
+
+    Make it before the trainer runs and `give_back` after. It stands first among the callbacks, so
+    that what the others draw before the first step is not broken off.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.before: dict[int, object] = {}
+        self.before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the two signals; a second Ctrl-C acts at once."""
+        """Take over the two signals, also from the trainer; a second Ctrl-C acts at once."""
         self.step = trainer.global_step
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._receive)
+        for number in self.before:
+            signal.signal(number, self._receive)
 
     def _receive(self, number: int, _) -> None:
         if self.received is not None:
@@ -149,14 +167,10 @@ class StopAtStepBoundary(Callback):
             self.received = int(number) or None
         trainer.should_stop = trainer.should_stop or self.received is not None
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+    def give_back(self) -> None:
+        """The signals' own handlers again, however training ended."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-    def on_exception(self, trainer, pl_module, exception) -> None:
-        """Give the signals back after a failure too: a sweep goes on."""
-        self.on_train_end(trainer, pl_module)
 
 
 class Cost(Callback):

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from dreambooth import curve, job
+from dreambooth import curve, job, ranks
 from dreambooth.cache import cache_key, file_hash
 from dreambooth.data.datamodule import KeyedBatches
 from dreambooth.data.prompts import fill
@@ -27,6 +27,7 @@ TRAINING_KEYS = (
     "seed", "ppl", "lr", "train_text_encoder", "text_encoder_lr", "instance_prompt",
     "class_prompt", "resolution", "augment", "batch_size", "accumulate", "pairing", "prior",
     "loss", "lr_schedule", "lr_warmup_steps", "max_grad_norm", "ema_decay", "optimizer",
+    "frozen_dtype",
 )  # fmt: skip
 
 
@@ -63,7 +64,8 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     tags = [cfg.subject.name, cfg.model.name, cfg.method.name, *cfg.logger.tags]
     config = OmegaConf.to_container(cfg, resolve=True)
     name = folder.name if len(folder.name) <= 120 else folder.name[:120]
-    return make_loggers(folder, cfg.logger.wandb, cfg.logger.project, name, group, tags, config)
+    wandb = cfg.logger.wandb and ranks.is_first()
+    return make_loggers(folder, wandb, cfg.logger.project, name, group, tags, config)
 
 
 def samples(cfg: DictConfig, model: LatentDiffusion, folder: Path) -> job.Samples:
@@ -91,8 +93,9 @@ def optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:
     optimizer = cfg.optimizer
     if cfg.trainer.precision == "16-mixed" and optimizer.get("fused"):
         optimizer = OmegaConf.merge(optimizer, {"fused": False})
+    text_lr = None if phase.text_encoder == "token" else cfg.text_encoder_lr  # a token's is `lr`
     return Optimization(
-        instantiate(optimizer, _convert_="all"), phase.lr, cfg.text_encoder_lr, cfg.lr_schedule,
+        instantiate(optimizer, _convert_="all"), phase.lr, text_lr, cfg.lr_schedule,
         cfg.lr_warmup_steps, phase.max_steps, cfg.max_grad_norm,
     )  # fmt: skip
 

@@ -138,13 +138,31 @@ class Samples:
         log_images(trainer.loggers, "samples", images, prompts)
 
 
+def starting_point(folder: Path, resume: str | None, facts: dict, max_steps: int) -> Path | None:
+    """The checkpoint that a phase goes on from; None begins it.
+
+    Raises:
+        UserError: a checkpoint of another configuration, or of more than `max_steps` steps.
+    """
+    start = checkpoints.find(folder, resume)
+    if start is not None:
+        checkpoints.refuse_other_facts(start, facts)
+        done = checkpoints.read_record(start)["step"]
+        if done > max_steps:
+            raise UserError(
+                f"{start} was trained for {done} steps, more than max_steps={max_steps}: raise "
+                "max_steps, choose another output folder, or pass resume=null."
+            )
+    return start
+
+
 def fit(
     trainer_factory: partial,
     module: DreamBooth,
     batches: KeyedBatches,
     folder: Path,
     facts: dict,
-    resume: str | None,
+    start: Path | None,
     max_steps: int,
     accumulate: int,
     every_n_steps: int,
@@ -152,17 +170,15 @@ def fit(
     extra: list[pl.Callback],
     ema_decay: float | None,
 ) -> dict:
-    """Train one phase, from its checkpoint where there is one; the weights stay in `module`.
+    """Train one phase from its `starting_point`; the weights stay in `module`.
 
     Returns:
         `seconds`, `steps`, `images_per_second`, and `stopped` (a signal's number, or None).
 
     Raises:
-        UserError: a loss that is not finite, or a checkpoint of another configuration.
+        UserError: a loss that is not finite.
     """
-    start = checkpoints.find(folder, resume)
     if start is not None:
-        checkpoints.refuse_other_facts(start, facts)
         log.info("Resuming from %s.", start)
     images = batches.batch_size + (batches.prior_batch_size if batches.prior else 0)
     cost = callbacks.Cost(images * accumulate)
@@ -175,8 +191,8 @@ def fit(
         accumulate_grad_batches=accumulate,
         plugins=[checkpoints.VerifiedCheckpointIO(facts)],
         callbacks=[
-            callbacks.Progress(), cost, *extra, *average,
-            callbacks.StopOnNonFinite(1 if module.device.type == "cpu" else 10), stop, saving,
+            stop, callbacks.Progress(), cost, *extra, *average, callbacks.StopOnNonFinite(10),
+            saving,
         ],
         enable_model_summary=False,
         enable_checkpointing=False,  # Lightning's own; ours is a callback
@@ -186,7 +202,12 @@ def fit(
     # a run shorter than the interval still logs
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, max_steps)
     if start is None or checkpoints.read_record(start)["step"] < max_steps:
-        trainer.fit(module, DreamBoothData(batches), ckpt_path=start, weights_only=True)
+        try:
+            trainer.fit(module, DreamBoothData(batches), ckpt_path=start, weights_only=True)
+        except SystemExit:  # what Lightning makes of a Ctrl-C that came before the first step
+            raise KeyboardInterrupt from None
+        finally:
+            stop.give_back()
     else:
         state = checkpoints.VerifiedCheckpointIO(facts).load_checkpoint(start)
         module.on_load_checkpoint(state)

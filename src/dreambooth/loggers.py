@@ -129,13 +129,15 @@ def merge_csv(folder: Path) -> None:
             writer.writerows(rows)
 
 
-def finish(loggers: list[Logger], summary: dict, folder: Path) -> None:
+def finish(loggers: list[Logger], summary: dict, folder: Path, failed: bool = False) -> None:
     """Write `metrics.csv` and the run's summary, and close W&B without ever failing the run."""
-    for logger in loggers:
-        logger.save()
-    merge_csv(folder)
-    for logger in loggers:
-        if isinstance(logger, TolerantWandbLogger):
-            logger.attempt(lambda run=logger: run.experiment.summary.update(summary))
-            logger.failed = False  # it may still close
-            logger.attempt(lambda run=logger: run.experiment.finish())
+    try:
+        for logger in loggers:
+            logger.save()
+        merge_csv(folder)
+    finally:  # a run left open would take the numbers of a sweep's next one
+        for logger in loggers:
+            if isinstance(logger, TolerantWandbLogger):
+                logger.attempt(lambda run=logger: run.experiment.summary.update(summary))
+                logger.failed = False  # it may still close
+                logger.attempt(lambda run=logger: run.experiment.finish(exit_code=int(failed)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreambooth import callbacks, compose, job, ranks
 from dreambooth.cache import write_json
@@ -51,29 +51,31 @@ def run(cfg: DictConfig) -> int:
     )  # fmt: skip
     model.to(compose.device(cfg)).requires_grad_(False).eval()
     batches = _batches(cfg, model, paths, costs)
-    loggers = compose.loggers(cfg, folder)
     samples = compose.samples(cfg, model, folder)
     said = compose.prompts(cfg, samples, evaluation)
     job.warn_of_unseen_words(cfg.model.path, said, cfg.identifier)
     facts = compose.training_facts(cfg, model, paths, batches)
+    starts = _starts(cfg, folder / "checkpoints", facts)
     curve = _curve(cfg, curve_evaluation, model, paths, folder)
-    phases, result = {}, {}
-    with costs.stage("training") as places, ranks.same_job(cfg.output_dir):
-        places.append(folder / "checkpoints")
-        for number, phase in enumerate(cfg.method.phases):
-            phases[f"phase_{number}"] = result = _fit(
-                cfg, number, phase, model, batches, folder, facts, loggers, samples, curve
+    loggers = compose.loggers(cfg, folder)
+    try:
+        with costs.stage("training") as places, ranks.same_job(cfg.output_dir):
+            places.append(folder / "checkpoints")
+            phases, stopped = _train(cfg, starts, model, batches, loggers, samples, curve)
+        if not ranks.is_first():
+            return 0
+        if stopped is None:
+            return close(
+                cfg, model, folder, loggers, samples, costs, phases, paths, evaluation, curve
             )
-            if result["stopped"]:
-                break
-    if not ranks.is_first():
-        return 0
-    if result["stopped"]:
         write_json(folder / STOPPED, costs.record)
         finish(loggers, {}, folder)
-        print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
-        return 128 + result["stopped"]
-    return close(cfg, model, folder, loggers, samples, costs, phases, paths, evaluation, curve)
+    except BaseException:
+        if ranks.is_first():
+            finish(loggers, {}, folder, failed=True)
+        raise
+    print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
+    return 128 + stopped
 
 
 def _earlier(folder: Path) -> dict | None:
@@ -152,9 +154,35 @@ def _curve(
     return Curve(model, draw, items, paths, encoders, folder, best_after, drawn_with)
 
 
-def _fit(
-    cfg, number, phase, model, batches, folder, facts, loggers, samples, curve: Curve | None
-) -> dict:
+def _starts(cfg: DictConfig, folder: Path, facts: dict) -> list[tuple[Path, dict, Path | None]]:
+    """Each phase's folder, facts and checkpoint; a wrong one is refused before any phase trains."""
+    phases = OmegaConf.to_container(cfg.method.phases, resolve=True)
+    starts = []
+    for number, phase in enumerate(phases):
+        steps = phase.pop("max_steps")  # more of them continue a phase, and change what follows it
+        place, own = folder / f"phase-{number}", {**facts, "lr": phase.pop("lr"), "phase": phase}
+        if "max_steps" in facts:  # of a schedule that bends with them
+            own["max_steps"] = steps
+        first = number == 0 or cfg.resume in ("auto", None)
+        start = job.starting_point(place, cfg.resume if first else "auto", own, steps)
+        starts.append((place, own, start))
+        facts = {**facts, f"phase_{number}": {**phase, "lr": own["lr"], "max_steps": steps}}
+    return starts
+
+
+def _train(cfg, starts, *parts) -> tuple[dict, int | None]:
+    """Every phase's costs, and the signal that stopped the last of them, if one did."""
+    phases, stopped = {}, None
+    for number, start in enumerate(starts):
+        phases[f"phase_{number}"] = result = _fit(cfg, number, start, *parts)
+        stopped = result["stopped"]
+        if stopped is not None:
+            break
+    return phases, stopped
+
+
+def _fit(cfg, number, start, model, batches, loggers, samples, curve: Curve | None) -> dict:
+    phase = cfg.method.phases[number]
     lora, token = compose.lora_and_token(cfg)
     what = Phase(phase.unet, phase.text_encoder)
     if (what.unet, what.text_encoder) == ("frozen", "token"):
@@ -176,11 +204,8 @@ def _fit(
         extra.append(callbacks.EveryNSteps(cfg.evaluation.every_n_steps, curve.during))
     result = job.fit(
         partial(instantiate, cfg.trainer, logger=loggers, enable_progress_bar=True),
-        module, batches, folder / "checkpoints" / f"phase-{number}",
-        {**facts, "phase": {"unet": phase.unet, "text_encoder": phase.text_encoder}},
-        cfg.resume if number == 0 or cfg.resume in ("auto", None) else "auto",
-        phase.max_steps, cfg.accumulate, cfg.checkpoint.every_n_steps, cfg.checkpoint.keep,
-        extra, cfg.ema_decay,
+        module, batches, *start, phase.max_steps, cfg.accumulate, cfg.checkpoint.every_n_steps,
+        cfg.checkpoint.keep, extra, cfg.ema_decay,
     )  # fmt: skip
     trained = trainable_parameters(model).values()
     return result | {"trained_parameters": sum(p.numel() for p in trained)}
