@@ -87,10 +87,11 @@ def read_manifest(folder: Path) -> list[Item]:
     """The images of any folder with a `manifest.csv` of `file`, `prompt` and `class_only`.
 
     Where it has no column `set`, images whose prompt holds no identifier (`prompt` equal to
-    `class_only`) are the class's.
+    `class_only`) are the class's. Files are compared with the column `sha256` where it has one.
 
     Raises:
-        UserError: a column, a file or a prompt that is missing, or no image of the subject.
+        UserError: a column, a file or a prompt that is missing, a file named twice or of other
+            bytes, or no image of the subject.
     """
     path = folder / "manifest.csv"
     rows = _rows(path)
@@ -105,6 +106,17 @@ def read_manifest(folder: Path) -> list[Item]:
             f"{path} names {len(lost)} files that are not there, {lost[0]} first: generate them "
             "again or take their rows out."
         )
+    seen: set[Path] = set()
+    for row in rows:
+        file = (folder / row["file"]).resolve()
+        if file in seen:
+            raise UserError(f"{path} names {row['file']} twice: an image counts once.")
+        seen.add(file)
+        if row.get("sha256") and row["sha256"] != file_hash(file):
+            raise UserError(
+                f"{folder / row['file']} is not the image that {path} describes (its SHA-256 "
+                "differs): generate it again, or take its sha256 out of the table."
+            )
     items = [
         Item(
             row.get("set") or SETS[row["prompt"] == row["class_only"]], row["file"], row["prompt"],

@@ -117,7 +117,8 @@ def score(
 ) -> Scores:  # fmt: skip
     """Score one subject's images, of which `items` says what they are, against its photos.
 
-    The means are those of `docs/metrics.md`: over images (all pairs), for DIV over prompts.
+    The means are those of `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES
+    and DIV of class are of one prompt, "a [class]": a note says why they were left out.
 
     Raises:
         UserError: no images, features that are NaN, a prompt with one image where DIV is asked.
@@ -144,17 +145,22 @@ def score(
             _real_rows(result, photo_rows, real, metric, variant)
     if "clip_t" in metrics:
         _clip_t(result, subject, encoders.clip, encoders.clip.images(made), prompts)
-    if "pres" in metrics and prior:
+    class_prompts = sorted({row["prompt"] for row in prior})
+    if "pres" in metrics and len(class_prompts) == 1:
         variant = variants.pres_id("class_prompt", variants.dino_id(encoders.dino.variant))
         real = encoders.dino.images(photos)
         scores = preservation.class_prompt_scores(encoders.dino.images(of_class), real)
         result.add(variant, "PRES", prior, scores, "file", references=len(photos))
     if "div" in metrics:
         _div(result, subject, "DIV", encoders.distance, made)
-        if len(prior) > 1:
+        if len(class_prompts) == 1 and len(prior) > 1:
             _div(result, prior, "DIV of class", encoders.distance, of_class)
-    if not prior and {"pres", "div"} & set(metrics):
-        result.notes.append("There are no images of the class prompt, so PRES is not scored.")
+    if len(class_prompts) != 1 and {"pres", "div"} & set(metrics):
+        why = "There are no images of the class prompt"
+        if class_prompts:
+            first, second = class_prompts[:2]
+            why = f'The images of the class have {len(class_prompts)} prompts ("{first}", "{second}")'
+        result.notes.append(f"{why}, so PRES and DIV of class are not scored.")
     result.rows += [row for row in photo_rows if len(row) > 4]
     return result
 
