@@ -75,6 +75,17 @@ def test_a_picture_is_not_compared_with_itself(scored, spine, evaluate, tmp_path
     assert "1.png" in str(caught.value) and not (images / "metrics.json").exists()
 
 
+def test_scores_and_a_curve_of_an_earlier_model_do_not_stay(run, spine):
+    files = [run / name for name in ("metrics.json", "scores.csv", "curve.csv", "curve.png")]
+    for path in files[2:]:
+        path.write_text("a curve of the first sitting")
+    spine.run(run, "evaluation=none")  # nothing is trained, so all of it is still true
+    assert all(path.exists() for path in files)
+    spine.run(run, "evaluation=none", "max_steps=3")
+    assert not any(path.exists() for path in files)
+    assert (run / "run.json").exists()
+
+
 def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
     made = record(scored)
     assert made["protocol"] | {"templates": ""} == {

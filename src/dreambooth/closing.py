@@ -14,7 +14,7 @@ from dreambooth.cache import write_json
 from dreambooth.costs import Costs, bytes_of
 from dreambooth.curve import Curve
 from dreambooth.errors import UserError
-from dreambooth.evaluate import Settings, score_model
+from dreambooth.evaluate import Settings, folder_hash, score_model
 from dreambooth.loggers import finish
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.scores_table import log_image_table, summary_of, write_scores
@@ -33,7 +33,8 @@ def close(
 ) -> int:  # fmt: skip
     """Export, final samples, scores, costs and the closing words; 0.
 
-    The run is recorded as finished before it is scored, so that nothing of it is lost.
+    The run is recorded as finished before it is scored, so that nothing of it is lost. Scores that
+    are there already, and a curve where none was asked for, stay only beside the same weights.
     """
     model.to(compose.device(cfg))
     full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
@@ -51,9 +52,16 @@ def close(
         phases["curve"] = {"seconds": round(curve.seconds, 2)}
         if cfg.checkpoint.best is not None:
             record["best_step"] = curve.load_best()
+    names = ("metrics.json", "scores.csv", *(() if curve else ("curve.csv", "curve.png")))
+    earlier = [folder / name for name in names if (folder / name).exists()]
+    before = _hash(folder / "model") if earlier else None
     with costs.stage("export") as places:
         snippet = job.export(model, lora is not None, token, full, folder / "model")
         places.append(folder / "model")
+    if earlier and _hash(folder / "model") != before:  # they are of a model that is gone
+        for path in earlier:
+            path.unlink()
+        log.info("Removed %s of the model before.", " and ".join(p.name for p in earlier))
     with costs.stage("samples") as places:
         samples.draw("final")
         places.append(folder / "samples")
@@ -63,6 +71,10 @@ def close(
     finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
     closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
     return 0
+
+
+def _hash(export: Path) -> str | None:
+    return folder_hash(export) if any(export.glob("*")) else None
 
 
 def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
