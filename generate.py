@@ -1,10 +1,12 @@
 """Images from a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`."""
 
+from dreambooth.checks import check_generate
 from dreambooth.config import entry
 
 
 def generate(cfg) -> int:
     """PNGs, a manifest and a grid in `cfg.output_dir`; returns the exit code."""
+    check_generate(cfg)
     from dreambooth.draw import draw  # torch and diffusers only once the command line is right
 
     return draw(cfg)

@@ -3,7 +3,8 @@
 `python train.py --help` lists every option; conf/train.yaml explains them.
 """
 
-from dreambooth.config import check, entry
+from dreambooth.checks import check
+from dreambooth.config import entry
 
 
 def train(cfg) -> int:

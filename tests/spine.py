@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from dreambooth.config import CONF, check
+from dreambooth.checks import check
+from dreambooth.config import CONF
 
 ROOT = CONF.parent
 SMALL = (

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreambooth import config
+from dreambooth import checks, config
 from dreambooth.config import CONF
 from spine import Spine, checkpoint
 
@@ -48,7 +48,7 @@ def test_every_entry_composes(name):
 def test_every_choice_composes_and_passes_the_checks(group, name, tmp_path):
     own = ["subject.photos=p", "subject.class_noun=dog"] if name == "folder" else []
     cfg = composed("train", f"{group}={name}", f"output_dir='{tmp_path}'", *own)
-    config.check(cfg)
+    checks.check(cfg)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
@@ -93,8 +93,8 @@ def test_trainers_are_real_trainers(group, name, tmp_path):
 def test_the_checks_name_keys_that_exist(tmp_path):
     cfg = composed("train", f"output_dir='{tmp_path}'")
     tables = (
-        config.POSITIVE, config.NOT_NEGATIVE, config.WHOLE, config.SWITCHES, config.CHOICES,
-        config.OPTIONAL, config.DIFFUSERS.values(),
+        checks.POSITIVE, checks.NOT_NEGATIVE, checks.WHOLE, checks.SWITCHES, checks.CHOICES,
+        checks.OPTIONAL, checks.LISTS, checks.TEXTS, config.DIFFUSERS.values(),
     )  # fmt: skip
     keys = {key for table in tables for key in table}
     assert len(keys) > 30
@@ -103,7 +103,8 @@ def test_the_checks_name_keys_that_exist(tmp_path):
         assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
 
 
-@pytest.mark.parametrize("schedule", config.CHOICES["lr_schedule"])
+@pytest.mark.parametrize("schedule", checks.CHOICES["lr_schedule"])
 def test_every_schedule_trains(spine, tmp_path, schedule):
-    out = spine.run(tmp_path, f"lr_schedule={schedule}", "lr_warmup_steps=1")
+    warmup = int(schedule != "constant")
+    out = spine.run(tmp_path, f"lr_schedule={schedule}", f"lr_warmup_steps={warmup}")
     assert checkpoint(out)["global_step"] == 2

@@ -1,13 +1,9 @@
-"""Checks that need a composed config or the command line; imports nothing heavy.
-
-The only module below the entry scripts that sees a config object.
-"""
+"""The command line: composing a config, and errors in one sentence; imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import re
 import sys
@@ -16,10 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth.cache import disk_full
 from dreambooth.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -27,42 +24,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 OmegaConf.register_new_resolver("if", lambda when, yes, no: yes if when else no, replace=True)
 OmegaConf.register_new_resolver("last_word", lambda text: text.split()[-1], replace=True)
 OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
-
-POSITIVE = (
-    "lr", "max_steps", "resolution", "batch_size", "accumulate", "max_grad_norm",
-    "augment.num_crops", "prior.num_class_images", "prior.batch_size",
-    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
-    "sampling.num_inference_steps", "sampling.batch_size", "photos.rendered",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "seed", "prior.seed", "prior.weight", "prior.guidance_scale", "sampling.guidance_scale",
-    "lr_warmup_steps", "loss.noise_offset", "samples.every_n_steps",
-)  # fmt: skip
-WHOLE = (
-    "seed", "prior.seed", "max_steps", "resolution", "batch_size", "accumulate",
-    "augment.num_crops", "prior.num_class_images", "prior.batch_size", "lr_warmup_steps",
-    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
-    "sampling.num_inference_steps", "sampling.batch_size", "samples.every_n_steps",
-)  # fmt: skip
-OPTIONAL = {
-    "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
-    "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
-    "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
-}
-SWITCHES = (
-    "ppl", "train_text_encoder", "gradient_checkpointing", "compile",
-    "augment.random_crop", "augment.flip",
-)  # fmt: skip
-CHOICES = {
-    "pairing": ("independent", "diffusers"),
-    "loss.noise_schedule_dtype": ("float32", "latents"),
-    "frozen_dtype": ("float32", "bfloat16", "float16"),
-    "lr_schedule": (
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
-        "polynomial",
-    ),
-}  # fmt: skip
-
+OmegaConf.register_new_resolver("finished", lambda run: _finished(run), replace=True)
 
 DIFFUSERS = {
     "learning_rate": "lr", "max_train_steps": "max_steps", "with_prior_preservation": "ppl",
@@ -84,38 +46,14 @@ def _slug(text: str) -> str:
     return f"{slug[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse values that no run could use.
-
-    Raises:
-        UserError: names the key, the value and what it must be.
-    """
-    for keys, kind, holds in (
-        (WHOLE, "a whole number", lambda v: isinstance(v, int)),
-        (POSITIVE + NOT_NEGATIVE, "a finite number", _is_number),
-        (POSITIVE, "greater than 0", lambda v: v > 0),
-        (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
-        (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
-    ):
-        for key in keys:
-            _hold(cfg, key, f"must be {kind}", lambda v, h=holds: not isinstance(v, bool) and h(v))
-    for key, (kind, holds) in OPTIONAL.items():
-        _hold(cfg, key, f"must be {kind}", lambda v, h=holds: v is None or _is_number(v) and h(v))
-    for key in SWITCHES:
-        _hold(cfg, key, "must be true or false", lambda v: isinstance(v, bool))
-    for key, choices in CHOICES.items():
-        _hold(cfg, key, f"must be one of {', '.join(choices)}", lambda v, c=choices: v in c)
-
-
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _hold(cfg: DictConfig, key: str, sentence: str, holds: Callable[[object], bool]) -> None:
-    value = OmegaConf.select(cfg, key, throw_on_missing=True)
-    if not holds(value):
-        raise UserError(f"{key}={value} is not usable: {key} {sentence}.")
+def _finished(run: str) -> str:
+    """`run` where it is a finished one: generate.py makes its folders below it."""
+    if not (Path(run) / "run.json").is_file():
+        raise UserError(
+            f"run={run} is not a finished run (it holds no run.json): give the output folder of a "
+            "train.py run that has ended."
+        )
+    return run
 
 
 def check_choices(arguments: list[str]) -> None:
@@ -150,9 +88,9 @@ def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
         code = None
         try:
             code = run(cfg)
-        except (UserError, OmegaConfBaseException) as error:
+        except Exception as error:
+            _say(name, error)
             failed.append(error)
-            _say(error)
         if code:
             sys.exit(code)
 
@@ -162,12 +100,9 @@ def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
     try:
         check_choices(sys.argv[1:])
         main()
-    except (UserError, OmegaConfBaseException) as error:
+    except Exception as error:
+        _say(name, error)
         failed.append(error)
-        _say(error)
-    except HydraException as error:
-        failed.append(error)
-        _say(UserError(_worded(name, error)))
     except KeyboardInterrupt:
         print("\nStopped. The same command begins again with what is cached.", file=sys.stderr)
         sys.exit(130)
@@ -175,12 +110,35 @@ def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
         sys.exit(2)
 
 
-def _say(error: Exception) -> None:
+def _say(name: str, error: Exception) -> None:
+    """Print what a user can mend as one sentence; raise anything else again."""
+    inner = error
+    while isinstance(inner, OmegaConfBaseException):
+        inner = inner.__context__
+    error = inner if isinstance(inner, UserError) else error  # a resolver's
     text = str(error)
     if isinstance(error, OmegaConfBaseException):
         text = f"The configuration is not complete: {text.splitlines()[0]}."
+    elif isinstance(error, InstantiationException):
+        text = _cause(error)
+    elif isinstance(error, HydraException):
+        text = _worded(name, error)
+    elif disk_full(error):
+        text = f"The disk is full ({text}): free some room and run the same command again."
+    elif isinstance(error, PermissionError):
+        text = f"{error.filename} cannot be used ({error.strerror}): choose another place."
+    elif not isinstance(error, UserError):
+        raise error
     if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":  # one rank speaks
         print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _cause(error: InstantiationException) -> str:
+    """What the object that could not be made said itself, and its key."""
+    key = re.search(r"full_key: (\S+)", str(error))
+    lines = str(error.__cause__ or error).split("\n\n")[0].split()
+    where = f"{key[1]} cannot be set up" if key else "The configuration cannot be set up"
+    return f"{where}: {' '.join(lines).rstrip('.')}."
 
 
 def _worded(name: str, error: HydraException) -> str:

@@ -1,0 +1,121 @@
+"""Values of a composed config that no run could use; imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from dreambooth.errors import UserError
+
+POSITIVE = (
+    "lr", "max_steps", "resolution", "batch_size", "accumulate", "max_grad_norm",
+    "augment.num_crops", "prior.num_class_images", "prior.batch_size",
+    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
+    "sampling.num_inference_steps", "sampling.batch_size", "photos.rendered",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "seed", "prior.seed", "prior.weight", "prior.guidance_scale", "sampling.guidance_scale",
+    "lr_warmup_steps", "loss.noise_offset", "samples.every_n_steps",
+)  # fmt: skip
+WHOLE = (
+    "seed", "prior.seed", "max_steps", "resolution", "batch_size", "accumulate",
+    "augment.num_crops", "prior.num_class_images", "prior.batch_size", "lr_warmup_steps",
+    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
+    "sampling.num_inference_steps", "sampling.batch_size", "samples.every_n_steps",
+)  # fmt: skip
+OPTIONAL = {
+    "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
+    "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
+}
+TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
+LISTS = {
+    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
+    "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
+}  # fmt: skip
+SWITCHES = (
+    "ppl", "train_text_encoder", "gradient_checkpointing", "compile",
+    "augment.random_crop", "augment.flip",
+)  # fmt: skip
+CHOICES = {
+    "pairing": ("independent", "diffusers"),
+    "loss.noise_schedule_dtype": ("float32", "latents"),
+    "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "lr_schedule": (
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
+        "polynomial",
+    ),
+}  # fmt: skip
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse values that no run could use.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    for keys, kind, holds in (
+        (WHOLE, "a whole number", _is_whole),
+        (POSITIVE + NOT_NEGATIVE, "a finite number", _is_number),
+        (POSITIVE, "greater than 0", lambda v: v > 0),
+        (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
+        (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
+        (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and v),
+        (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
+    ):
+        for key in keys:
+            _hold(cfg, key, kind, holds)
+    for key, (kind, holds) in OPTIONAL.items():
+        _hold(cfg, key, kind, lambda v, h=holds: v is None or _is_number(v) and h(v))
+    for key, choices in CHOICES.items():
+        _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
+    for key, (example, holds) in LISTS.items():
+        _hold_list(cfg, key, example, holds)
+    if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
+        raise UserError(
+            "lr_warmup_steps has no effect with lr_schedule=constant: set "
+            "lr_schedule=constant_with_warmup."
+        )
+
+
+def check_generate(cfg: DictConfig) -> None:
+    """`check` for generate.py; null takes the run's own value.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    for name in ("prompts", "seeds"):
+        _hold_list(cfg, name, *LISTS[f"samples.{name}"])
+    for key in ("num_inference_steps", "batch_size"):
+        kind = "null or a whole number greater than 0"
+        _hold(cfg, key, kind, lambda v: v is None or _is_whole(v) and v > 0)
+    kind = "null or a number, 0 or greater"
+    _hold(cfg, "guidance_scale", kind, lambda v: v is None or _is_number(v) and v >= 0)
+    _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
+    _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[object], bool]) -> None:
+    value = OmegaConf.select(cfg, key, throw_on_missing=True)
+    if not holds(value):
+        raise UserError(f"{key}={value} is not usable: {key} must be {kind}.")
+
+
+def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[object], bool]) -> None:
+    _hold(
+        cfg, key, f"a list that is not empty, such as '{key}={example}'",
+        lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
+    )  # fmt: skip
