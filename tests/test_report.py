@@ -163,6 +163,10 @@ def test_a_folder_without_runs_is_one_sentence(tmp_path):
         report(str(tmp_path), True, "cpu", None, str(tmp_path / "cache"))
 
 
+def facts_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())["provenance"]
+
+
 def picture(seed: int) -> Image.Image:
     grid = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(grid).resize((40, 40))
@@ -178,7 +182,7 @@ def three_dogs(tmp_path) -> tuple[Path, Path]:
         items = [Item("subject", f"{i}.png", f"a sks {noun}", f"a {noun}", i) for i in range(2)]
         items.append(Item("class", "class.png", f"a {noun}", f"a {noun}", 9))
         make_images(lambda prompts, seeds, n=number: [picture(10 * n + s) for s in seeds],
-                    items, run / "evaluation" / "quick", {}, 2)  # fmt: skip
+                    items, run / "evaluation" / "quick", facts_of(run), 2)  # fmt: skip
         photos = [run / f"photo{i}.png" for i in range(2)]
         for i, path in enumerate(photos):
             picture(100 + 10 * number + i).save(path)
@@ -218,6 +222,17 @@ def test_other_weights_than_the_runs_were_scored_with_are_refused(three_dogs, tm
         path.write_text(json.dumps(metrics))
     assert report(str(root), True, "cpu", str(encoders_dir), str(tmp_path / "cache")) == 0
     assert "other weights" in capsys.readouterr().out
+    assert not any("other_subjects" in key for key in table(root / "runs.csv")[0])
+
+
+def test_images_that_a_runs_scores_are_not_of_are_refused(three_dogs, tmp_path, capsys):
+    root, encoders_dir = three_dogs
+    items = [Item("subject", "0.png", "a sks dog", "a dog", 0)]
+    make_images(lambda *_: [picture(0)], items, root / "dog2" / "evaluation" / "quick",
+                {**facts_of(root / "dog2"), "steps": 3}, 1)  # fmt: skip
+    assert report(str(root), True, "cpu", str(encoders_dir), str(tmp_path / "cache")) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "does not hold the images that the run's scores are of" in printed
     assert not any("other_subjects" in key for key in table(root / "runs.csv")[0])
 
 

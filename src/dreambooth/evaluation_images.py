@@ -135,6 +135,12 @@ def read_manifest(folder: Path) -> list[Item]:
     return items
 
 
+def drawn_under(folder: Path, facts: dict) -> bool:
+    """Whether `make_images` made every image of the folder's manifest under these facts."""
+    rows, provenance = _recorded(folder).values(), cache_key(**facts)
+    return bool(rows) and all(row.get("provenance") == provenance for row in rows)
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation_images import read_manifest
+from dreambooth.evaluation_images import drawn_under, read_manifest
 from dreambooth.metrics.aggregate import mean
 from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.features import Encoder
@@ -27,7 +27,8 @@ def add_other_subjects(
     """Add the score to every row of `read_runs` whose setting and seed have another such subject.
 
     Raises:
-        UserError: the encoder cannot be had, or is not the one that the runs were scored with.
+        UserError: the encoder cannot be had, or is not the one that the runs were scored with; a
+            run's images are not those that its scores are of.
     """
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -63,6 +64,11 @@ def _add(chosen: dict[str, dict], classes: dict[str, str], encoder: Encoder) -> 
                 "again with evaluate.py, or pass encoders_dir=DIR with those weights."
             )
         images = row["folder"] / "evaluation" / row["metrics"]["evaluation"]
+        if not drawn_under(images, row["metrics"]["provenance"]):
+            raise UserError(
+                f"{images} does not hold the images that the run's scores are of: score the run "
+                "again with evaluate.py."
+            )
         items = [item for item in read_manifest(images) if item.set == "subject"]
         generated[name] = encoder.images([images / item.file for item in items])
         real[name] = encoder.images(row["metrics"]["references"]["files"])
