@@ -17,6 +17,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluate import Settings, folder_hash, score_model
 from dreambooth.loggers import finish
 from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.overrides import quoted, typed
 from dreambooth.scores_table import log_image_table, summary_of, write_scores
 from dreambooth.scoring import Scores, load_encoders
 from dreambooth.summary import closing_summary
@@ -106,9 +107,9 @@ def _scores(
             places.append(images)
     except (UserError, torch.OutOfMemoryError) as error:
         log.warning(
-            "%s; the run is whole, score it later with `python evaluate.py run='%s' "
+            "%s; the run is whole, score it later with `python evaluate.py %s "
             "evaluation=%s evaluation.encoders_dir=DIR`.",
-            str(error).rstrip("."), folder, settings.name,
+            str(error).rstrip("."), typed(f"run={quoted(folder)}"), settings.name,
         )  # fmt: skip
         return None
     write_scores(folder, scores, {**record, "cost": costs.record})

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from hydra.core.hydra_config import HydraConfig
 
+from dreambooth.overrides import quoted
+
 STARTED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -30,7 +32,7 @@ def same_job(output_dir: str) -> Iterator[None]:
     argv, hydra = sys.argv, HydraConfig.instance()
     composed = hydra.cfg
     if ours:
-        folder = "'" + str(output_dir).replace("\\", "\\\\").replace("'", "\\'") + "'"
+        folder = quoted(output_dir)
         sys.argv = [
             argv[0], *composed.hydra.overrides.task, f"output_dir={folder}",
             f"hydra.run.dir={folder}", "hydra.output_subdir=null",

@@ -27,6 +27,7 @@ from dreambooth.loggers import finish
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare, trainable_parameters
 from dreambooth.module import DreamBooth, Loss
+from dreambooth.overrides import quoted, typed
 from dreambooth.scoring import load_encoders
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def run(cfg: DictConfig) -> int:
     folder = Path(cfg.output_dir)
     costs = Costs(_earlier(folder) if cfg.resume is not None else None)
     # refused here, not after the training
+    compose.check_here(cfg)
     evaluation, curve_evaluation = compose.evaluation(cfg), compose.curve_evaluation(cfg)
     model = LatentDiffusion.from_pretrained(
         job.model_path(cfg.model.path), cfg.model.revision, cfg.model.variant
@@ -74,7 +76,8 @@ def run(cfg: DictConfig) -> int:
         if ranks.is_first():
             finish(loggers, {}, folder, failed=True)
         raise
-    print(f"\nStopped; everything is saved. Continue with hydra.run.dir={folder}")
+    again = typed(f"hydra.run.dir={quoted(folder)}")
+    print(f"\nStopped; everything is saved. Continue with {again}")
     return 128 + stopped
 
 

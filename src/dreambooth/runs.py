@@ -13,6 +13,7 @@ from dreambooth.job import Sampler, model_path
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import load_lora
 from dreambooth.model.new_token import load_token
+from dreambooth.overrides import quoted, typed
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def load_run(folder: str | Path) -> Run:
     except (OSError, ValueError) as error:
         raise UserError(
             f"run={folder} is not a finished run ({error}): finish it with "
-            f"`python train.py hydra.run.dir={folder}` and the same options."
+            f"`python train.py {typed(f'hydra.run.dir={quoted(folder)}')}` and the same options."
         ) from None
     # paths that Hydra alone could resolve were resolved when the run was written
     config.output_dir = str(folder)

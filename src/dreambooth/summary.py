@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
+from dreambooth.overrides import quoted, typed
 from dreambooth.scores_table import print_scores
 from dreambooth.scoring import Scores
 
@@ -41,7 +42,7 @@ def closing_summary(
         f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB, "
         f"{costs['bytes_written'] / 2**20:.0f} MiB written"
     )
-    # printed bare, so that it can be copied as it is
-    print(f"\npython generate.py run='{folder}' 'prompts=[\"{prompt}\"]'\n")
+    again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
+    print("\npython generate.py", *again, end="\n\n")  # bare, so that it can be copied as it is
     code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
     console.print(Syntax(code, "python", background_color="default", word_wrap=False))
