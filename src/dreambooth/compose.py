@@ -154,8 +154,8 @@ def curve_evaluation(cfg: DictConfig) -> Settings | None:
         )
     if not every:
         return None
-    block = cfg.evaluation
+    block = OmegaConf.to_container(cfg.evaluation, resolve=True)
     return Settings(
-        "curve", **block.curve, class_seed=block.class_seed, metrics=curve.METRICS,
-        encoders=block.encoders, encoders_dir=block.encoders_dir,
+        "curve", **block["curve"], class_seed=block["class_seed"], metrics=curve.METRICS,
+        encoders=block["encoders"], encoders_dir=block["encoders_dir"],
     )  # fmt: skip

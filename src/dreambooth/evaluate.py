@@ -13,7 +13,7 @@ from dreambooth.evaluation_images import Draw, Item, make_images, plan
 from dreambooth.generate import Sampling, generate
 from dreambooth.job import Sampler
 from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.scoring import BOOTSTRAP_SEED, FAMILIES, METRICS, Encoders, Scores, score
+from dreambooth.scoring import BOOTSTRAP_SEED, Encoders, Scores, check_networks, score
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Settings:
     class_images: int
     class_seed: int
     metrics: tuple[str, ...]
-    encoders: str
+    encoders: str | list[str]
     encoders_dir: str | None
 
     def __post_init__(self) -> None:
@@ -39,13 +39,7 @@ class Settings:
                     f"evaluation.{key}={value} is not usable: it must be a whole number, {low} or "
                     "greater."
                 )
-        for key, choices in (("metrics", METRICS), ("encoders", FAMILIES)):
-            values = getattr(self, key)
-            for value in (values,) if isinstance(values, str) else values:
-                if value not in choices:
-                    raise UserError(
-                        f"evaluation.{key}: {value} is not one of {', '.join(choices)}."
-                    )
+        check_networks(self.encoders, self.metrics)
         if "div" in self.metrics and self.images_per_prompt < 2:
             raise UserError(
                 "evaluation.images_per_prompt=1 leaves DIV no pair of images: make it 2 or more, "

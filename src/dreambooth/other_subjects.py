@@ -17,7 +17,7 @@ from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preservation import other_subjects_scores
 from dreambooth.metrics.variants import dino_id, pres_id
-from dreambooth.scoring import FAMILIES
+from dreambooth.scoring import network_names
 
 
 def add_other_subjects(
@@ -41,17 +41,16 @@ def add_other_subjects(
         classes = {name: row["record"]["subject"]["class_noun"] for name, row in by_subject.items()}
         nouns = list(classes.values())
         chosen = {n: row for n, row in by_subject.items() if nouns.count(classes[n]) > 1}
-        if not chosen:
+        name = network_names(members[0]["metrics"]["encoders"]["family"]).get("dino")
+        if not chosen or name is None:
             continue
-        metrics = members[0]["metrics"]
-        family = metrics["encoders"]["family"]
-        if family not in encoders:
+        if name not in encoders:
             own = members[0]["settings"].get("evaluation.encoders_dir")
-            encoders[family] = load_encoder(
-                FAMILIES[family][0], device=device, encoders_dir=encoders_dir or own,
+            encoders[name] = load_encoder(
+                name, device=device, encoders_dir=encoders_dir or own,
                 cache_dir=Path(cache_dir) / "features",
             )  # fmt: skip
-        _add(chosen, classes, encoders[family])
+        _add(chosen, classes, encoders[name])
 
 
 def _add(chosen: dict[str, dict], classes: dict[str, str], encoder: Encoder) -> None:

@@ -13,24 +13,31 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation_images import Item
 from dreambooth.metrics import fidelity, preservation, variants
 from dreambooth.metrics.aggregate import bootstrap_interval, mean
-from dreambooth.metrics.encoders import load_encoder
+from dreambooth.metrics.encoders import ENCODERS, load_encoder
 from dreambooth.metrics.features import Encoder
-from dreambooth.metrics.perceptual import PerceptualDistance, load_distance, pocket_distance
+from dreambooth.metrics.perceptual import (
+    BACKBONES,
+    PerceptualDistance,
+    load_distance,
+    pocket_distance,
+)
 from dreambooth.metrics.preprocess import ImageLike
 
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
-FAMILIES = {  # encoders of DINO, of CLIP, network of LPIPS
-    "canonical": ("dino_vits16", "clip_b32", "alex"),
-    "pocket": ("pocket_dino", "pocket_clip", "pocket"),
+FAMILIES = {
+    "canonical": {"dino": "dino_vits16", "clip": "clip_b32", "lpips": "alex"},
+    "pocket": {"dino": "pocket_dino", "clip": "pocket_clip", "lpips": "pocket"},
 }
+NETWORKS = (*FAMILIES, *ENCODERS, *BACKBONES)  # what `evaluation.encoders` may name
+NEEDS = {"dino": "dino", "pres": "dino", "clip_i": "clip", "clip_t": "clip", "div": "lpips"}
 BOOTSTRAP_SEED = 0
 
 
 @dataclass
 class Encoders:
-    """One family's networks; those that no metric asked for are None."""
+    """The networks that score; those that no metric asked for are None."""
 
-    family: str
+    family: str | Sequence[str]
     dino: Encoder | None
     clip: Encoder | None
     distance: PerceptualDistance | None
@@ -50,30 +57,63 @@ class Encoders:
         return ids
 
 
-def load_encoders(
-    family: str, metrics: Sequence[str], device: str, encoders_dir: str | None, cache_dir: str
-) -> Encoders:
-    """The networks that `metrics` need; features are kept in `cache_dir`/features.
+def network_names(encoders: str | Sequence[str]) -> dict[str, str]:
+    """`[canonical, dinov2_s]` => which network is the `dino`, the `clip` and the `lpips`.
+
+    Of a family or a list of families and networks; of one kind the last one counts.
 
     Raises:
-        UserError: an unknown family or metric, or weights that cannot be had.
+        UserError: a name that is none of `NETWORKS`.
     """
-    if family not in FAMILIES:
-        raise UserError(f"evaluation.encoders={family} is not one of {', '.join(FAMILIES)}.")
+    names: dict[str, str] = {}
+    for name in [encoders] if isinstance(encoders, str) else encoders:
+        if name not in NETWORKS:
+            raise UserError(f"evaluation.encoders: {name} is not one of {', '.join(NETWORKS)}.")
+        kind = ENCODERS[name].kind if name in ENCODERS else "lpips"
+        names |= FAMILIES.get(name) or {kind: name}
+    return names
+
+
+def check_networks(encoders: str | Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+    """`network_names`, once they are known to serve the metrics.
+
+    Raises:
+        UserError: an unknown network or metric, or one that a metric needs and nobody named.
+    """
+    names = network_names(encoders)
     for metric in metrics:
         if metric not in METRICS:
             raise UserError(f"evaluation.metrics: {metric} is not one of {', '.join(METRICS)}.")
-    dino_name, clip_name, net = FAMILIES[family]
-    options = {"device": device, "encoders_dir": encoders_dir}
-    cache = Path(cache_dir) / "features"
-    wants_dino = {"dino", "pres"} & set(metrics) or ("div" in metrics and net == "pocket")
-    wants_clip = {"clip_i", "clip_t"} & set(metrics)
-    dino = load_encoder(dino_name, **options, cache_dir=cache) if wants_dino else None
-    clip = load_encoder(clip_name, **options, cache_dir=cache) if wants_clip else None
+        if NEEDS[metric] not in names:
+            raise UserError(
+                f"evaluation.encoders={encoders} names no {NEEDS[metric]} network for {metric}: "
+                "add one, or begin the list with canonical or pocket."
+            )
+    return names
+
+
+def load_encoders(
+    encoders: str | Sequence[str], metrics: Sequence[str], device: str,
+    encoders_dir: str | None, cache_dir: str,
+) -> Encoders:  # fmt: skip
+    """The networks that `metrics` need; features are kept in `cache_dir`/features.
+
+    Raises:
+        UserError: as `check_networks`, or weights that cannot be had.
+    """
+    names = check_networks(encoders, metrics)
+    kinds, options = {NEEDS[m] for m in metrics}, {"device": device, "encoders_dir": encoders_dir}
+    loaded = {
+        kind: load_encoder(names[kind], **options, cache_dir=Path(cache_dir) / "features")
+        for kind in ("dino", "clip")
+        if kind in kinds
+    }
     distance = None
-    if "div" in metrics:
-        distance = pocket_distance(dino) if net == "pocket" else load_distance(net, **options)
-    return Encoders(family, dino, clip, distance)
+    if "lpips" in kinds:
+        dino = loaded.get("dino")
+        shared = names["lpips"] == "pocket" and dino is not None and dino.name == "pocket_dino"
+        distance = pocket_distance(dino) if shared else load_distance(names["lpips"], **options)
+    return Encoders(encoders, loaded.get("dino"), loaded.get("clip"), distance)
 
 
 @dataclass
@@ -159,7 +199,7 @@ def score(
         why = "There are no images of the class prompt"
         if class_prompts:
             first, second = class_prompts[:2]
-            why = f'The images of the class have {len(class_prompts)} prompts ("{first}", "{second}")'
+            why = f'The class has images of {len(class_prompts)} prompts ("{first}", "{second}")'
         result.notes.append(f"{why}, so PRES and DIV of class are not scored.")
     result.rows += [row for row in photo_rows if len(row) > 4]
     return result
