@@ -31,6 +31,21 @@ TRAINING_KEYS = (
 )  # fmt: skip
 
 
+def check_here(cfg: DictConfig) -> None:
+    """Refuse what only this machine and its libraries can judge, before any work.
+
+    Raises:
+        UserError: a GPU that is not there, or a sampler that cannot be made.
+    """
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={cfg.trainer.accelerator} needs a GPU, and PyTorch finds none "
+            "here: use trainer=auto or trainer=cpu."
+        )
+    sampler(cfg.scheduler).check(cfg.sampling.num_inference_steps)
+    sampler(cfg.prior.sampler).check(cfg.prior.num_inference_steps)
+
+
 def device(cfg: DictConfig) -> str:
     """`cuda` where the trainer may use it, else `cpu`."""
     gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from dreambooth.data.prompts import fill
-from dreambooth.errors import UserError
-from dreambooth.generate import Sampling
+from dreambooth.generate import Sampling, torch_device
 from dreambooth.job import Sampler, Samples, warn_of_unseen_words
 from dreambooth.runs import load_model, load_run
 
@@ -18,11 +16,9 @@ def draw(cfg: DictConfig) -> int:
     """Draw every prompt once a seed into `cfg.output_dir`.
 
     Raises:
-        UserError: a folder that is not a finished run, no prompts, or no seeds.
+        UserError: a folder that is not a finished run, no such sampler, or no GPU.
     """
     run = load_run(cfg.run)
-    if not cfg.prompts or not cfg.seeds:
-        raise UserError("There is nothing to draw: give at least one prompt and one seed.")
     own = {**run.config["sampling"], "resolution": run.config["resolution"]}
     names = ("num_inference_steps", "guidance_scale", "batch_size")
     given = {name: cfg[name] for name in names if cfg[name] is not None}
@@ -30,9 +26,10 @@ def draw(cfg: DictConfig) -> int:
     sampler = run.sampler
     if "scheduler" in cfg:
         sampler = Sampler(cfg.scheduler.name, dict(cfg.scheduler.options))
+    sampler.check(sampling.num_inference_steps)
+    device = torch_device(cfg.device)
     model = load_model(run)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(automatic if cfg.device == "auto" else cfg.device)
+    model.to(device)
     phrase, noun = run.record["subject_phrase"], run.record["subject"]["class_noun"]
     samples = Samples(
         model, sampler, sampling,

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from dreambooth.cache import atomic, file_hash
+from dreambooth.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ def generate(
                 width=sampling.resolution,
             ).images
     return images
+
+
+def torch_device(device: str) -> str:
+    """PyTorch's name of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: `cuda` where there is no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda needs a GPU, and PyTorch finds none here: use device=auto.")
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return automatic if device == "auto" else device
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dreambooth.data.class_images import class_images, own_class_images
 from dreambooth.data.datamodule import DreamBoothData, KeyedBatches
 from dreambooth.data.photos import caption, list_photos
 from dreambooth.data.subjects import subject_folder
-from dreambooth.diffusion.sampling import make_scheduler
+from dreambooth.diffusion.sampling import check_scheduler, make_scheduler
 from dreambooth.errors import UserError
 from dreambooth.loggers import log_images
 from dreambooth.model.latent_diffusion import LatentDiffusion
@@ -37,6 +37,13 @@ class Sampler:
     def build(self, model: LatentDiffusion):
         """The scheduler on the model's noise schedule."""
         return make_scheduler(self.name, self.options, dict(model.noise_scheduler.config))
+
+    def check(self, num_inference_steps: int) -> None:
+        """Raises UserError where diffusers has no such sampler, or it refuses its values."""
+        try:
+            check_scheduler(self.name, self.options, num_inference_steps)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 def model_path(path: str) -> str:

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
 from dreambooth.config import CONF
-from dreambooth.diffusion.sampling import make_scheduler, slerp
+from dreambooth.diffusion.sampling import check_scheduler, make_scheduler, slerp
 from dreambooth.model.loading import load_schedulers
 
 # what Stable Diffusion 1.5's own file says; every other setting is a default of its reader
@@ -31,6 +31,7 @@ def test_a_sampler_is_what_diffusers_own_idiom_makes(tmp_path, path, written):
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(written))
     choice = OmegaConf.to_container(OmegaConf.load(path))
+    check_scheduler(**choice, num_inference_steps=20)
     ours = make_scheduler(**choice, noise_config=dict(load_schedulers(tmp_path)[0].config))
     own = getattr(diffusers, written["_class_name"]).from_pretrained(tmp_path / "scheduler")
     theirs = getattr(diffusers, choice["name"]).from_config(own.config, **choice["options"])
@@ -58,6 +59,21 @@ def test_options_reach_the_sampler():
         "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, dict(training.config)
     )
     assert sampler.config.use_karras_sigmas is True
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "steps", "expected"),
+    [
+        ("DDIMSchedular", {}, 20, "no sampler DDIMSchedular: did you mean DDIMScheduler"),
+        ("UNet2DModel", {}, 20, "no sampler UNet2DModel"),
+        ("DDIMScheduler", {"use_karras": True}, 20, "DDIMScheduler has no option use_karras"),
+        ("DDIMScheduler", {"timestep_spacing": "typo"}, 20, "options=.*typo.*cannot work"),
+        ("DDIMScheduler", {}, 1001, "num_inference_steps=1001 .*cannot work"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(name, options, steps, expected):
+    with pytest.raises(ValueError, match=expected):
+        check_scheduler(name, options, steps)
 
 
 def test_slerp_at_a_right_angle():
