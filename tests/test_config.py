@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import runpy
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
@@ -74,6 +76,9 @@ VALUES = {
     "evalution=paper": r"There is no key evalution: did you mean evaluation\?",
     "trainer.devces=2": r"did you mean trainer.devices\?",
     "lr==": "The command line cannot be read",
+    "scheduler.name=DDIMSchedular": "no sampler DDIMSchedular: did you mean DDIMScheduler",
+    "+scheduler.options.typo=1": "DDIMScheduler has no option typo",
+    "trainer.devices=two": "trainer cannot be set up: .*devices",
     "subject.photos=???": "subject.photos",
 }
 
@@ -82,6 +87,23 @@ VALUES = {
 def test_a_bad_value_is_one_sentence(command_line, argument):
     code, said = command_line(argument)
     assert code == 2 and re.search(VALUES[argument], sentence(said)), said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_named_before_any_work(command_line, tmp_path):
+    cache = tmp_path / "cache"
+    code, said = command_line("trainer.accelerator=gpu", f"cache_dir='{cache}'")
+    assert code == 2 and "trainer.accelerator=gpu needs a GPU" in sentence(said)
+    assert not cache.exists()
+
+
+def test_a_disk_that_fills_under_a_library_is_one_sentence(command_line, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dreambooth.loggers.CSVLogger.__init__", fail)
+    code, said = command_line()
+    assert code == 2 and "The disk is full" in sentence(said)
 
 
 def bad_photos(kind: str, folder: Path, spine: Spine) -> None:
