@@ -9,7 +9,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreambooth.checks import check, check_generate
+from dreambooth.checks import check, check_evaluate, check_generate
 from dreambooth.config import CONF
 from dreambooth.errors import UserError
 from spine import ROOT, environment
@@ -30,6 +30,7 @@ TRAIN = {
     "lr_warmup_steps=10": "no effect with lr_schedule=constant: .*constant_with_warmup",
     "trainer.precision=16": "precision must be one of 32-true, bf16-mixed, 16-mixed",
     "trainer.accelerator=typo": "accelerator must be one of auto",
+    "evaluation.metrics=dino": "evaluation.metrics must be a list",
 }
 GENERATE = {
     "prompts='a dog'": r"prompts must be a list .* 'prompts=\[\"a \{subject\}\"\]'",
@@ -41,6 +42,12 @@ GENERATE = {
     "guidance_scale=-1": "guidance_scale must be null or a number",
     "negative_prompt=null": "negative_prompt must be a text",
     "device=gpu": "device must be one of auto, cpu, cuda",
+}
+EVALUATE = {
+    **{key: GENERATE[key] for key in ("batch_size=0", "num_inference_steps=-1", "device=gpu")},
+    "guidance_scale=high": "guidance_scale must be null or a number",
+    "evaluation.metrics=dino": r"metrics must be a list .* 'evaluation.metrics=\[dino,clip_t\]'",
+    "evaluation.metrics=[]": "evaluation.metrics must be a list that is not empty",
 }
 
 
@@ -61,10 +68,17 @@ def test_generate_refuses(argument):
         check_generate(composed("generate", "run=r", argument))
 
 
+@pytest.mark.parametrize("argument", EVALUATE)
+def test_evaluate_refuses(argument):
+    with pytest.raises(UserError, match=EVALUATE[argument]):
+        check_evaluate(composed("evaluate", "run=r", argument))
+
+
 def test_what_is_right_is_let_through():
     resume, seeds = "resume=out/step-000001.ckpt", "samples.seeds=[0]"
     check(composed("train", resume, seeds, "lr_schedule=linear", "lr_warmup_steps=10"))
     check_generate(composed("generate", "run=r", "guidance_scale=0", "batch_size=1", "seeds=[0]"))
+    check_evaluate(composed("evaluate", "run=r", "evaluation.metrics=[dino]", "batch_size=2"))
 
 
 @pytest.mark.parametrize("mode", ["RUN", "MULTIRUN"])

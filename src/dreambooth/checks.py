@@ -34,6 +34,7 @@ TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
     "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
+    "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }  # fmt: skip
 SWITCHES = (
     "ppl", "train_text_encoder", "gradient_checkpointing", "compile",
@@ -91,12 +92,26 @@ def check_generate(cfg: DictConfig) -> None:
     """
     for name in ("prompts", "seeds"):
         _hold_list(cfg, name, *LISTS[f"samples.{name}"])
+    _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
+    _check_drawing(cfg)
+
+
+def check_evaluate(cfg: DictConfig) -> None:
+    """`check` for evaluate.py; null takes the run's own value.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    _check_drawing(cfg)
+
+
+def _check_drawing(cfg: DictConfig) -> None:
     for key in ("num_inference_steps", "batch_size"):
         kind = "null or a whole number greater than 0"
         _hold(cfg, key, kind, lambda v: v is None or _is_whole(v) and v > 0)
     kind = "null or a number, 0 or greater"
     _hold(cfg, "guidance_scale", kind, lambda v: v is None or _is_number(v) and v >= 0)
-    _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
     _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
 
 
