@@ -118,4 +118,4 @@ def _print(rows: list[dict], missing: dict[str, str], photos: dict[str, list[Pat
     for kind, row in nearest.items():
         console.print(f"Nearest to the paper's {PAPER[kind]} ({kind}): {row['variant']}")
     for name, reason in missing.items():
-        console.print(f"Not had: {name}. {reason}", style="dim", highlight=False)
+        console.print(f"Not had: {name}. {reason}", style="dim", highlight=False, markup=False)

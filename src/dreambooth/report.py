@@ -10,6 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.cache import atomic
@@ -137,7 +138,7 @@ def _with_interval(line: dict, variant: str) -> str:
 
 
 def _table(title: str, lines: Sequence[dict], headers: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     present = {key: name for key, name in headers.items() if any(key in line for line in lines)}
     for name in present.values():
         table.add_column(name, overflow="fold", min_width=5)
@@ -150,7 +151,7 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         is_score = key.partition(".")[0] in ("dino", "clip_i", "clip_t", "pres", "div", "div_class")
         return f"{value:.3f}" if is_score else f"{value:.4g}"
-    return "" if value is None else str(value)
+    return "" if value is None else escape(str(value))
 
 
 def _write(path: Path, lines: Sequence[dict]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.cache import atomic, write_json
@@ -35,7 +36,7 @@ def write_scores(folder: Path, scores: Scores, record: dict) -> None:
 
 def print_scores(scores: Scores, title: str, references: str) -> None:
     """Every metric with its interval, then the variant ids that say how each was computed."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name in ("metric", "score", "95 % interval", "real (self-pairs too)"):
         table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
     variants = Table.grid(padding=(0, 2))
@@ -51,9 +52,8 @@ def print_scores(scores: Scores, title: str, references: str) -> None:
     console = Console()
     console.print(table)
     console.print(variants)
-    console.print(f"References: {references}.", style="dim")
-    for note in scores.notes:
-        console.print(note)
+    for line in (f"References: {references}.", *scores.notes):
+        console.print(line, style="dim", markup=False)
 
 
 def _real_images(scores: Scores, variant: str) -> str:
