@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreambooth.errors import UserError
 
@@ -63,6 +64,18 @@ def test_references_say_how_many_of_them_were_trained_on(
         # the kind alone, without the folder: it is compared between subjects
         assert (references["what"], references["count"]) == (what, len(photos))
         assert f"{count} are training photos" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_and_a_sampler_that_are_not_there_are_one_sentence(scored, spine, evaluate):
+    images = f"images='{scored / 'evaluation' / 'quick'}'", f"photos='{spine.photos}'"
+    for arguments, word in (
+        ((*images, "evaluation.encoders=pocket", "device=cuda"), "device=cuda needs a GPU"),
+        ((f"run='{scored}'", "scheduler=ddim", "num_inference_steps=2000"), "2000"),
+    ):
+        with pytest.raises(UserError, match=word) as caught:
+            evaluate(*arguments)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_picture_is_not_compared_with_itself(scored, spine, evaluate, tmp_path):

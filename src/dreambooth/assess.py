@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cache import file_hash
@@ -15,7 +14,7 @@ from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluate import Subject, explain, score_model
 from dreambooth.evaluation_images import Item, read_manifest
-from dreambooth.generate import Sampling
+from dreambooth.generate import Sampling, torch_device
 from dreambooth.runs import load_model, load_run
 from dreambooth.scores_table import print_scores, write_scores
 from dreambooth.scoring import Encoders, load_encoders, score
@@ -42,7 +41,7 @@ def assess(cfg: DictConfig) -> int:
     root = cfg.photos if isinstance(cfg.photos, str) else cfg.photos.root
     photos = dataset_photos(root, cfg.cache_dir)
     output = Path(cfg.output_dir or ".")
-    calibrate(photos, _device(cfg), cfg.evaluation.encoders_dir, cfg.cache_dir, output)
+    calibrate(photos, torch_device(cfg.device), cfg.evaluation.encoders_dir, cfg.cache_dir, output)
     return 0
 
 
@@ -60,6 +59,7 @@ def _run(cfg: DictConfig) -> int:
     names = ("num_inference_steps", "guidance_scale", "batch_size")
     sampling = Sampling(**{**own, **{n: cfg[n] for n in names if cfg[n] is not None}})
     how = sampler(cfg.scheduler) if "scheduler" in cfg else run.sampler
+    how.check(sampling.num_inference_steps)
     subject = Subject(
         run.record["subject_phrase"], run.record["subject"]["class_noun"],
         run.config["class_prompt"], run.record["subject"]["live"],
@@ -67,7 +67,7 @@ def _run(cfg: DictConfig) -> int:
     output, costs = Path(cfg.output_dir or run.folder), Costs(run.record["costs"])
     images = output / "evaluation" / settings.name  # beside the scores that describe them
     with costs.stage("evaluation") as places:
-        model = load_model(run).to(_device(cfg))
+        model = load_model(run).to(torch_device(cfg.device))
         scores, record = score_model(
             model, run.folder / "model", how, sampling, subject, settings, photos, encoders, images
         )
@@ -157,10 +157,5 @@ def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
 def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
     block = OmegaConf.to_container(cfg.evaluation, resolve=False)
     return load_encoders(
-        block["encoders"], metrics, _device(cfg), block["encoders_dir"], cfg.cache_dir
+        block["encoders"], metrics, torch_device(cfg.device), block["encoders_dir"], cfg.cache_dir
     )
-
-
-def _device(cfg: DictConfig) -> str:
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return automatic if cfg.device == "auto" else cfg.device

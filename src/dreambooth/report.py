@@ -37,10 +37,9 @@ def report(
     """Print and write both tables; 0.
 
     Raises:
-        UserError: there is no finished run below `folder`.
+        UserError: there is no finished run below `folder`, or no GPU.
     """
-    import torch
-
+    from dreambooth.generate import torch_device
     from dreambooth.other_subjects import add_other_subjects
     from dreambooth.sweep import read_runs, varying
 
@@ -51,9 +50,7 @@ def report(
             "of train.py."
         )
     if other_subjects:
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        where = automatic if device == "auto" else device
-        keys = varying(runs)
+        where, keys = torch_device(device), varying(runs)
         try:
             add_other_subjects(runs, keys, where, encoders_dir, cache_dir)
         except UserError as error:
