@@ -19,6 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from dreambooth.cache import file_hash
+from dreambooth.runs import load_run
+from dreambooth.sweep import flat, read_runs
 from spine import ROOT, Spine, checkpoint, environment, same
 
 
@@ -161,14 +163,14 @@ def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every artifact's content, Hydra's own notes aside."""
+    """Every artifact's content; Hydra's own notes are the last command's, and nobody reads them."""
     files = (p for p in folder.rglob("*") if p.is_file() and ".hydra" not in p.parts)
     return {str(p.relative_to(folder)): file_hash(p) for p in sorted(files)}
 
 
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
-    before = tree(out)
+    before, config = tree(out), load_run(out).config
     bad_photos("text", tmp_path / "photos", spine)
     for arguments in (
         ("lr=-1",), ("lr=2e-3",), ("lerning_rate=1",), ("model.path=/absent/model",),
@@ -178,6 +180,8 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert code == 2 and sentence(said)
         after = tree(out)
         assert {name: after.get(name) for name in before} == before, arguments
+        assert load_run(out).config == config, arguments
+        assert read_runs(out)[0]["settings"] == flat(config), arguments
 
 
 def test_a_sweep_outlives_a_bad_run_and_says_so(command_line, tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -32,13 +31,13 @@ def write_run(
 ) -> Path:  # fmt: skip
     """A finished run's records, with one score; `record` replaces parts of metrics.json."""
     run = root / name
-    (run / ".hydra").mkdir(parents=True)
+    run.mkdir(parents=True)
     config = {"subject": {"name": subject}, "seed": 0, "ppl": True, "lr": 1e-4, **config}
     config |= {"instance_prompt": "a ${subject.name}"}
     config |= {"output_dir": "${hydra:runtime.output_dir}"}
-    (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
     costs = {"seconds": 1.5, "peak_memory_gib": 0.5}
     said = {"subject": {"name": subject, "class_noun": "dog"}, "costs": costs}
+    said["config"] = config
     (run / "run.json").write_text(json.dumps(said))
     networks = {"dino": {"weights": weights}, "lpips": {"weights": "123"}}
     metrics = {
@@ -125,11 +124,13 @@ def test_columns_are_what_differs_and_says_something_new(tmp_path):
 
 
 def composed(root: Path, name: str, *overrides: str) -> None:
-    """A run under the real configuration, written as Hydra writes it."""
+    """A run under the real configuration, as `close` records it."""
     run = write_run(root, name, 0.5)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [*overrides])
-    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    said = json.loads((run / "run.json").read_text())
+    said["config"] = OmegaConf.to_container(config, resolve=False)
+    (run / "run.json").write_text(json.dumps(said))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from dreambooth.callbacks import StopAtStepBoundary
 from dreambooth.errors import UserError
 from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.runs import load_model, load_run
 from spine import Spine, checkpoint, same
 
 METHODS = {
@@ -220,6 +221,22 @@ def test_ctrl_c_while_lightning_sets_up_is_a_ctrl_c(spine, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         spine.run(tmp_path, *CONSTANT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
+    spine, tmp_path, monkeypatch
+):
+    out = spine.run(tmp_path, "max_steps=1", "ppl=false")
+    monkeypatch.setattr("dreambooth.job.Samples.draw", lambda *_: signal.raise_signal(2))
+    with pytest.raises(KeyboardInterrupt):
+        spine.run(out, "max_steps=2", "ppl=false", "scheduler=pndm")
+    run = load_run(out)
+    exported = load_model(run).base_state("unet")
+    trained = checkpoint(out)
+    assert trained["global_step"] == 2 == run.config["max_steps"]
+    assert run.sampler.name == "PNDMScheduler"
+    assert all(torch.equal(exported[k.removeprefix("unet.")], v)
+               for k, v in trained["state_dict"].items())  # fmt: skip
 
 
 def test_a_finished_run_with_ema_exports_the_average(spine, tmp_path, monkeypatch):

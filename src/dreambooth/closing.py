@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from dreambooth import compose, job
@@ -34,7 +34,8 @@ def close(
 ) -> int:  # fmt: skip
     """Export, final samples, scores, costs and the closing words; 0.
 
-    The run is recorded as finished before it is scored, so that nothing of it is lost. Scores that
+    The run is recorded as soon as its model is there, so that both are of one configuration and
+    nothing is lost where sampling or scoring fails. Scores that
     are there already, and a curve where none was asked for, stay only beside the same weights.
     """
     model.to(compose.device(cfg))
@@ -47,6 +48,7 @@ def close(
         "subject_phrase": cfg.subject_phrase,
         "photos": [str(p.resolve()) for p in paths],
         "best_step": None,
+        "config": OmegaConf.to_container(cfg, resolve=False),
     }
     if curve is not None:
         curve.finish(sum(p.max_steps for p in cfg.method.phases), loggers)
@@ -59,6 +61,7 @@ def close(
     with costs.stage("export") as places:
         snippet = job.export(model, lora is not None, token, full, folder / "model")
         places.append(folder / "model")
+    _record(folder, record, phases, costs)
     if earlier and _hash(folder / "model") != before:  # they are of a model that is gone
         for path in earlier:
             path.unlink()
@@ -66,7 +69,6 @@ def close(
     with costs.stage("samples") as places:
         samples.draw("final")
         places.append(folder / "samples")
-    _record(folder, record, phases, costs)  # finished, whatever becomes of the scores
     scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
     total = _record(folder, record, phases, costs)
     finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)

@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from dreambooth.errors import UserError
 from dreambooth.job import Sampler, model_path
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import load_lora
 from dreambooth.model.new_token import load_token
 from dreambooth.overrides import quoted, typed
+from dreambooth.sweep import config_of
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,19 @@ def load_run(folder: str | Path) -> Run:
     """Read a finished run's folder.
 
     Raises:
-        UserError: no such folder, or a run that did not end.
+        UserError: no such folder, a run that did not end, or an earlier version's record.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"run={folder} is not a folder: give the output folder of a train.py run.")
     try:
         record = json.loads((folder / "run.json").read_text())
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except (OSError, ValueError) as error:
         raise UserError(
             f"run={folder} is not a finished run ({error}): finish it with "
             f"`python train.py {typed(f'hydra.run.dir={quoted(folder)}')}` and the same options."
         ) from None
-    # paths that Hydra alone could resolve were resolved when the run was written
-    config.output_dir = str(folder)
-    config.pop("hydra", None)
-    return Run(folder, record, OmegaConf.to_container(config, resolve=True))
+    return Run(folder, record, config_of(folder, record))
 
 
 def load_model(run: Run) -> LatentDiffusion:

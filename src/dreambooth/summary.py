@@ -29,7 +29,7 @@ def closing_summary(
         ("scores.csv, metrics.json", "the scores: a row an image, and their means"),
         ("evaluation/", "the images that were scored"),
         ("curve.png, curve.csv", "the scores while training"),
-        (".hydra/config.yaml", "the whole configuration"),
+        ("run.json", "the whole configuration and every cost"),
     ):
         if any((folder / part).exists() for part in name.split(", ")):
             table.add_row(escape(name), what)

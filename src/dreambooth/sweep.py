@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dreambooth.errors import UserError
 from dreambooth.metrics.aggregate import bootstrap_interval, macro
 
 # shown first, and always kept apart
@@ -52,13 +53,31 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             "folder": run,
             "record": record,
             "metrics": metrics,
-            "settings": flat(_config(run)) | scored,
-            "written": flat(_config(run, resolve=False)) | scored,
+            "settings": flat(config_of(run, record)) | scored,
+            "written": flat(config_of(run, record, resolve=False)) | scored,
             "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
             "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
             "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
         })  # fmt: skip
     return rows
+
+
+def config_of(run: Path, record: dict, resolve: bool = True) -> dict:
+    """The configuration that a run ended with, as plain values.
+
+    Hydra's own notes in `.hydra` are of the last command, which may have been refused.
+
+    Raises:
+        UserError: a record without one.
+    """
+    if "config" not in record:
+        raise UserError(
+            f"{run / 'run.json'} holds no configuration, for an earlier version wrote it: repeat "
+            "the command that made it, in the same folder; nothing is trained again."
+        )
+    config = OmegaConf.create(record["config"])
+    config.output_dir = str(run)  # Hydra alone could resolve it
+    return OmegaConf.to_container(config, resolve=resolve)
 
 
 def scored_with(metrics: dict) -> dict[str, Any]:
@@ -165,14 +184,3 @@ def _is_under(key: str, names: tuple[str, ...]) -> bool:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _config(run: Path, resolve: bool = True) -> dict:
-    """The run's composed configuration as plain values; empty where it was not kept."""
-    path = run / ".hydra" / "config.yaml"
-    if not path.exists():
-        return {}
-    config = OmegaConf.load(path)
-    config.output_dir = str(run)  # Hydra alone could resolve it
-    config.pop("hydra", None)
-    return OmegaConf.to_container(config, resolve=resolve)
