@@ -26,6 +26,7 @@ TRAIN = {
     "identifier=5": "identifier must be a text in quotes",
     "class_prompt=''": "class_prompt must be a text",
     "seed=true": "seed must be a whole number",
+    "subject=world subject.identity=rex": "subject.identity must be a whole number",
     "lr=.inf": "lr must be a finite number",
     "lr_warmup_steps=10": "no effect with lr_schedule=constant: .*constant_with_warmup",
     "trainer.precision=16": "precision must be one of 32-true, bf16-mixed, 16-mixed",
@@ -59,7 +60,7 @@ def composed(name: str, *overrides: str):
 @pytest.mark.parametrize("argument", TRAIN)
 def test_train_refuses(argument):
     with pytest.raises(UserError, match=TRAIN[argument]):
-        check(composed("train", argument))
+        check(composed("train", *re.split(r" (?=\w+\.)", argument)))
 
 
 @pytest.mark.parametrize("argument", GENERATE)

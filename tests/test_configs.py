@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dreambooth import checks, config
 from dreambooth.config import CONF
-from spine import Spine, checkpoint
+from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
@@ -21,7 +21,7 @@ COUNTS = {
     "optimizer": 2, "scheduler": 8, "subject": 33, "trainer": 5,
 }  # fmt: skip
 CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if "/" in file]
-GROUPS = ("method", "optimizer", "scheduler", "trainer", "experiment")
+GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
 
 
@@ -67,19 +67,49 @@ def test_the_subjects_are_the_datasets():
         )
 
 
-@pytest.mark.parametrize(("group", "name"), choices(*GROUPS))
-def test_every_choice_trains_a_step(spine: Spine, tmp_path, group, name):
-    more = [f"{group}={name}", "max_steps=1", *(ON_THIS_CPU if group == "trainer" else ())]
-    if name == "ddp":
-        more.append("trainer.strategy=auto")
-    if name == "ti_then_full":
-        more.append("model.recommended.textual_inversion.max_steps=1")
+def own(group: str, name: str) -> tuple[str, ...]:
+    """What a choice needs on the tiny model, on this machine, in a second."""
+    if group == "trainer":
+        return (*ON_THIS_CPU, "trainer.strategy=auto") if name == "ddp" else ON_THIS_CPU
     if group == "experiment":  # SMALL comes before presets, so what is large is set again
-        more += ["batch_size=2", "prior.num_class_images=3", "prior.num_inference_steps=2"]
-    out = spine.run(tmp_path, *more)
+        return "batch_size=2", "prior.num_class_images=3", "prior.num_inference_steps=2"
+    if group == "evaluation":
+        return "evaluation.images_per_prompt=2", "evaluation.class_images=2"
+    if group == "subject" and name != "folder":  # the embedded world's photos, under its own words
+        noun = OmegaConf.load(CONF / f"subject/{name}.yaml").class_noun
+        photos = "subject.photos=null", "photos.root=null", "photos.rendered=2"
+        photos = photos if name != "fabric" else ()  # which the world does not hold
+        return f"subject.class_noun='{noun}'", "ppl=false", *photos
+    if name == "ti_then_full":
+        return ("model.recommended.textual_inversion.max_steps=1",)
+    return ()
+
+
+@pytest.mark.parametrize(("group", "name"), choices(*GROUPS))
+def test_every_choice_trains_a_step(spine, encoders_dir, tmp_path, monkeypatch, group, name):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    more = own(group, name)
+    if group == "evaluation":
+        more += (f"evaluation.encoders_dir='{encoders_dir}'",)
+    out = spine.run(tmp_path, f"{group}={name}", "max_steps=1", *more)
     assert checkpoint(out, phase=int(name == "ti_then_full"))["global_step"] == 1
     assert (out / "samples/final.png").exists()
     assert any((out / "model").iterdir())
+    assert (out / "scores.csv").exists() == (group == "evaluation" and name != "none")
+
+
+def test_every_identity_of_the_world_is_another_subject(spine, tmp_path):
+    """Also where a copy of the dataset lies ready, in which there is no such subject."""
+    (tmp_path / "dataset/dog").mkdir(parents=True)
+    photos = {}
+    for identity in (0, 7):
+        more = f"subject.identity={identity}", f"photos.root='{tmp_path / 'dataset'}'"
+        out = tmp_path / str(identity)
+        spine.run(out, "subject=world", "max_steps=1", *own("subject", "world"), *more)
+        record = json.loads((out / "run.json").read_text())
+        (folder,) = (spine.cache / "rendered").glob(f"{record['subject']['name']}-????????????????")
+        photos[record["subject"]["name"]] = (folder / "00.png").read_bytes()
+    assert set(photos) == {"world", "world-7"} and photos["world"] != photos["world-7"]
 
 
 @pytest.mark.parametrize(("group", "name"), choices("trainer"))

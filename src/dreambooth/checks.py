@@ -59,8 +59,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: names the key, the value and what it must be.
     """
+    world = ("subject.identity",) if "identity" in cfg.subject else ()
     for keys, kind, holds in (
-        (WHOLE, "a whole number", _is_whole),
+        (WHOLE + world, "a whole number", _is_whole),
         (POSITIVE + NOT_NEGATIVE, "a finite number", _is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),

@@ -15,7 +15,7 @@ from dreambooth import callbacks, checkpoints, generate
 from dreambooth.data.class_images import class_images, own_class_images
 from dreambooth.data.datamodule import DreamBoothData, KeyedBatches
 from dreambooth.data.photos import caption, list_photos
-from dreambooth.data.subjects import subject_folder
+from dreambooth.data.subjects import check_name, subject_folder
 from dreambooth.diffusion.sampling import check_scheduler, make_scheduler
 from dreambooth.errors import UserError
 from dreambooth.loggers import log_images
@@ -77,7 +77,7 @@ def find_photos(
     if photos is None and root is None and rendered is not None:
         from dreambooth.pocket.photos import rendered_photos
 
-        return list_photos(rendered_photos(class_noun, name, rendered, cache_dir))
+        return list_photos(rendered_photos(class_noun, check_name(name), rendered, cache_dir))
     return list_photos(subject_folder(name, photos, root, cache_dir))
 
 

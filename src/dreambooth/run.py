@@ -47,8 +47,9 @@ def run(cfg: DictConfig) -> int:
     model = LatentDiffusion.from_pretrained(
         job.model_path(cfg.model.path), cfg.model.revision, cfg.model.variant
     )
+    root = None if "identity" in cfg.subject else cfg.photos.root  # no dataset holds subject=world
     paths = job.find_photos(
-        cfg.subject.name, cfg.subject.class_noun, cfg.subject.photos, cfg.photos.root,
+        cfg.subject.name, cfg.subject.class_noun, cfg.subject.photos, root,
         cfg.photos.rendered if cfg.model.rendered_subjects else None, cfg.cache_dir,
     )  # fmt: skip
     model.to(compose.device(cfg)).requires_grad_(False).eval()

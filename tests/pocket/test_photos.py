@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dreambooth.data.photos import list_photos
+from dreambooth.errors import UserError
 from dreambooth.pocket import world
 from dreambooth.pocket.photos import rendered_photos
 
@@ -25,6 +27,11 @@ def test_photos_are_made_once(tmp_path):
     assert rendered_photos("cat", "mimi", 3, tmp_path) == folder
     assert [p.stat().st_mtime_ns for p in list_photos(folder)] == before
     assert [p.name for p in (tmp_path / "rendered").iterdir()] == [folder.name]  # nothing is left
+
+
+def test_a_class_that_the_world_lacks_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no fabric pattern: give photos .* dog"):
+        rendered_photos("fabric pattern", "fabric", 2, tmp_path)
 
 
 def test_another_name_class_or_count_is_another_folder(tmp_path):
