@@ -7,10 +7,14 @@ import csv
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dreambooth.cache import file_hash
+from dreambooth.config import CONF
 from dreambooth.diffusion.sampling import make_scheduler
+from dreambooth.draw import draw as draw_run
+from dreambooth.errors import UserError
 from dreambooth.generate import MANIFEST, Sampling, evaluating, generate, grid, save_images, slug
 from dreambooth.model.latent_diffusion import LatentDiffusion
 
@@ -99,3 +103,25 @@ def test_a_grid_places_images_row_by_row(labels):
     assert sheet.getpixel((23, top + 5)) == colors[1]
     assert sheet.getpixel((9, top + step + 5)) == colors[2]
     assert sheet.getpixel((23, top + step + 5)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("scheduler=ddim", "scheduler.name=DDIMSchedular"), "did you mean DDIMScheduler"),
+        (("num_inference_steps=1001",), "num_inference_steps=1001 .* cannot work"),
+        pytest.param(
+            ("device=cuda",), "device=cuda needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_the_model_loads(
+    scored, tmp_path, monkeypatch, more, expected
+):
+    monkeypatch.setattr("dreambooth.draw.load_model", lambda run: pytest.fail("it was loaded"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("generate", [f"run='{scored}'", f"output_dir='{tmp_path}'", *more])
+    with pytest.raises(UserError, match=expected):
+        draw_run(cfg)
+    assert not list(tmp_path.iterdir())
