@@ -157,6 +157,7 @@ def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
         ("resume=/absent.ckpt", "/absent.ckpt does not exist"),
         (f"prior.images_dir='{spine.photos}' prior.num_class_images=9", "fewer than"),
         ("method=lora method.lora.rank=0", "rank must be at least 1"),
+        (f"cache_dir='{spine.photos / '0.png'}'", "0.png.* cannot be used .*another place"),
     ):
         code, said = command_line(*argument.split())
         assert code == 2 and re.search(expected, sentence(said)), said

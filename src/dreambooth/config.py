@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreambooth.cache import disk_full
 from dreambooth.errors import UserError
 
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("if", lambda when, yes, no: yes if when else no, replace=True)
@@ -125,7 +127,7 @@ def _say(name: str, error: Exception) -> None:
         text = _worded(name, error)
     elif disk_full(error):
         text = f"The disk is full ({text}): free some room and run the same command again."
-    elif isinstance(error, PermissionError):
+    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
         text = f"{error.filename} cannot be used ({error.strerror}): choose another place."
     elif not isinstance(error, UserError):
         raise error
