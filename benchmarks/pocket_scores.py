@@ -1,6 +1,6 @@
 """Do the scores order runs as the world's ground truth does?
 
-    python train.py -m subject=dog ppl=true,false lr=1e-4,2e-4,4e-4 max_steps=100,300 \\
+    python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
         evaluation=paper evaluation.images_per_prompt=2 hydra.sweep.dir=DIR
     python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,13 @@ def test_stages_make_a_pipeline_that_draws_and_another_sitting_goes_on(tmp_path,
     image = pipeline("a red dog", height=64, width=64, num_inference_steps=2).images[0]
     assert image.size == (64, 64)
     assert len(probe.judge(probe.load_probe(target), np.asarray(image)[None])) == 1
+    (cache / "quality.json").write_text('{"images": 4, "vae": {"scenes": 27.25}}')
+    pretrain(make(cache, "stages=[export]", f"export_to='{target}'"))
     card = (target / "README.md").read_text()
+    assert "| vae | scenes 27.2 |" in card
+    os.utime(cache / "quality.json", (0, 0))  # of an earlier state
+    pretrain(make(cache, "stages=[export]", f"export_to='{target}'"))
+    assert "27.2" not in (target / "README.md").read_text()
     assert str(tmp_path) not in card + (target / "vae/config.json").read_text()
 
     pretrain(make(later, "stages=[vae,latents,denoiser]", f"init='{target}'", "vae.lr=0",

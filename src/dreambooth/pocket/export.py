@@ -64,16 +64,28 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
 def card(cfg: DictConfig, folder: Path, state: dict) -> str:
     """The model card: what it is, what made it, and the curves' last rows."""
     rows = []
-    for name in ("vae", "denoiser", "dino", "clip"):
+    for name in ("vae", "denoiser", "dino", "clip", "probe"):
         curve = folder / f"{name}.jsonl"
         if curve.exists():
             last = json.loads(curve.read_text().splitlines()[-1])
             terms = ", ".join(f"{k} {v}" for k, v in last.items() if k not in NOT_LOSSES)
             rows.append(f"| {name} | {last['samples']:,} | {terms} |")
     return CARD.format(
+        quality=_measured(folder),
         curves="\n".join(rows), seed=cfg.seed, batch=cfg.denoiser.batch_size,
         hours=round(state["seconds"] / 3600, 2), scenes=f"{cfg.denoiser.scenes:,}",
     )  # fmt: skip
+
+
+def _measured(folder: Path) -> str:
+    """The figures of `quality.json`, if they are of this state and not of an earlier one."""
+    path = folder / "quality.json"
+    if not path.exists() or path.stat().st_mtime < (folder / "denoiser.pt").stat().st_mtime:
+        return ""
+    table = {k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, dict)}
+    rows = [f"| {row} | " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + " |"
+            for row, values in table.items()]  # fmt: skip
+    return "\n".join(["", "", "| part | measured |", "|---|---|", *rows])
 
 
 NOT_LOSSES = ("samples", "per_second", "scale")
@@ -100,5 +112,5 @@ U-Net and text encoder took {hours} hours on CPU cores that were shared with oth
 |---|---|---|
 {curves}
 
-Measured quality: `python benchmarks/pocket_quality.py`.
+Measured quality: `python benchmarks/pocket_quality.py`; what the rows mean is said there.{quality}
 """
