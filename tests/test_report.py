@@ -146,9 +146,9 @@ def composed(root: Path, name: str, *overrides: str) -> None:
         (("subject=dog", "subject=vase"), ["subject.name"]),  # its noun goes with it
         (("subject=dog", "subject=dog subject.class_noun=pet", "subject=cat"),
          ["subject.name", "subject.class_noun"]),
-        (("method=full", "method=lora"), ["method.name", "lr"]),
+        (("method=full max_steps=9", "method=lora max_steps=9"), ["method.name", "lr"]),
         (("model=pocket", "model=sd15"), ["model.name", "lr", "max_steps"]),
-        (("method=lora", "method=lora method.lora.rank=8", ""),
+        (("method=lora max_steps=9", "method=lora method.lora.rank=8 max_steps=9", "max_steps=9"),
          ["method.name", "lr", "method.lora.rank"]),
     ],
 )  # fmt: skip
