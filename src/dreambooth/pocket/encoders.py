@@ -150,6 +150,9 @@ def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
     torch.manual_seed(cfg.seed)
     clip = build_clip(tokenizer, c.width, c.layers, c.text_layers).to(cfg.device)
     dino = build_dino(c.width, c.layers).to(cfg.device)
+    if torch.device(cfg.device).type == "cpu":
+        for model in (clip, dino):  # see pretrain_denoiser
+            model.set_attn_implementation("eager")
     views, classes = identity_views(folder, c.identities)
     for name, model, loss in (
         ("dino", dino, IdentityLoss(dino, views, classes, c.batch_size, c.identity_scale,
