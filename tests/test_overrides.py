@@ -33,8 +33,10 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     folder = tmp_path / "lr=1e-3,ppl=true"
     folder.mkdir()
     costs = {"seconds": 1.0, "peak_memory_gib": 1.0, "bytes_written": 1}
-    closing_summary(folder, "", "<it's> dog", "a dog", costs, None)
+    snippet = f'load("{"a long path/" * 20}")\n'
+    closing_summary(folder, snippet, "<it's> dog", "a dog", costs, None)
     said = capsys.readouterr().out
+    assert snippet in said  # whole, however narrow the terminal
     line = next(line for line in said.splitlines() if line.startswith("python generate.py"))
     read = parsed(shlex.split(line)[2:])
     assert read["run"] == str(folder)

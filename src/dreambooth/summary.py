@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.syntax import Syntax
 from rich.table import Table
 
 from dreambooth.overrides import quoted, typed
@@ -43,6 +42,7 @@ def closing_summary(
         f"{costs['bytes_written'] / 2**20:.0f} MiB written"
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
-    print("\npython generate.py", *again, end="\n\n")  # bare, so that it can be copied as it is
+    # both bare: rich would cut a long line at the terminal's width
+    print("\npython generate.py", *again, end="\n\n")
     code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
-    console.print(Syntax(code, "python", background_color="default", word_wrap=False))
+    print(code)
