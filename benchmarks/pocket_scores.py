@@ -2,7 +2,7 @@
 
     python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
         evaluation=paper evaluation.images_per_prompt=2 hydra.sweep.dir=DIR
-    python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json]
+    python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json] [--sheet scores.png]
 
 Reads every finished run below the folders. The subjects are rendered, so class, colour and context
 are known; the probe, trained on rendered scenes alone, reads them off the very images that
@@ -32,6 +32,7 @@ from torchmetrics.functional import spearman_corrcoef
 from dreambooth.cache import write_json
 from dreambooth.errors import UserError
 from dreambooth.evaluation_images import read_manifest
+from dreambooth.generate import grid
 from dreambooth.pocket import probe, world
 from dreambooth.pocket.weights import weights_folder
 from dreambooth.runs import Run, load_run
@@ -100,6 +101,22 @@ def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
     return knobs | scores(run.folder) | truths(items, probe.judge(judge, np.stack(pixels)), who)
 
 
+def row_of(run: Run) -> list[Image.Image]:
+    """The first picture of the first five prompts, then three of the class prompt."""
+    folder = run.folder / "evaluation" / run.config["evaluation"]["name"]
+    items = read_manifest(folder)
+    shown = [item for item in items if item.set == "subject" and item.seed == 0][:5]
+    shown += [item for item in items if item.set == "class"][:3]
+    return [Image.open(folder / item.file) for item in shown]
+
+
+def sheet(runs: list[Run], target: Path) -> None:
+    """A row a run, its knobs above it."""
+    rows = [row_of(run) for run in runs]
+    knobs = [", ".join(f"{name} {run.config[name]}" for name in KNOBS) for run in runs]
+    grid([image for row in rows for image in row], len(rows[0]), knobs, cell=96).save(target)
+
+
 def correlations(rows: list[dict[str, float]]) -> dict[str, float]:
     """Spearman's rho over the runs of each score with its truth."""
     column = lambda name: torch.tensor([float(row[name]) for row in rows])  # noqa: E731
@@ -111,16 +128,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="of runs on rendered subjects")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--sheet", type=Path, help="write pictures of every run")
     args = parser.parse_args()
     try:
         judge = probe.load_probe(weights_folder())
         found = sorted({p.parent for folder in args.folders for p in folder.rglob("run.json")})
         if len(found) < 3:
             raise UserError(f"{len(found)} finished runs below {args.folders}: three at the least.")
-        rows = [measure(load_run(folder), judge) for folder in found]
+        runs = [load_run(folder) for folder in found]
+        runs.sort(key=lambda run: tuple(run.config[name] for name in KNOBS))
+        rows = [measure(run, judge) for run in runs]
     except UserError as error:
         raise SystemExit(str(error)) from None
-    rows.sort(key=lambda row: tuple(row[name] for name in KNOBS))
     columns = [*KNOBS, *TRUTH, *dict.fromkeys(TRUTH.values())]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for row in rows:
@@ -129,6 +148,8 @@ def main() -> None:
     rho = correlations(rows)
     for name, value in rho.items():
         print(f"{name:10s} with {TRUTH[name]:8s} rho {value:+.2f} over {len(rows)} runs")
+    if args.sheet:
+        sheet(runs, args.sheet)
     if args.out:
         write_json(args.out, {"runs": rows, "rho": rho})
 

@@ -17,14 +17,13 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth import resolvers  # noqa: F401  registers them
 from dreambooth.cache import disk_full
 from dreambooth.errors import UserError
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-OmegaConf.register_new_resolver("if", lambda when, yes, no: yes if when else no, replace=True)
-OmegaConf.register_new_resolver("last_word", lambda text: text.split()[-1], replace=True)
 OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
 OmegaConf.register_new_resolver("finished", lambda run: _finished(run), replace=True)
 

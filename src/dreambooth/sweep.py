@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dreambooth import resolvers  # noqa: F401  registers them
 from dreambooth.errors import UserError
 from dreambooth.metrics.aggregate import bootstrap_interval, macro
 
