@@ -32,7 +32,7 @@ from PIL import Image
 from dreambooth.cache import cache_key, write_json
 from dreambooth.config import CONF
 from dreambooth.errors import UserError
-from dreambooth.generate import Sampling, generate, grid
+from dreambooth.generate import generate, grid
 from dreambooth.job import Sampler
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.metrics.encoders import load_encoder
@@ -132,17 +132,16 @@ def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tu
     figures, rows = {}, {}
     for name, ppl in (("plain", False), ("ppl", True)):
         run = load_run(train(subject, ppl, args))
-        sampling = Sampling(**run.config["sampling"], resolution=run.config["resolution"])
         phrase = run.record["subject_phrase"]
         plain = [run.config["class_prompt"]] * args.images
         if "base" not in figures:
-            rows["base"] = draw(base, run.sampler, plain, CLASS, sampling)
+            rows["base"] = draw(base, run.sampler, plain, CLASS, run.sampling)
             figures["base"] = class_figures(rows["base"], candidates[0], judges)
         model = load_model(run)
-        own = draw(model, run.sampler, [f"a {phrase}"] * args.images, OWN, sampling)
+        own = draw(model, run.sampler, [f"a {phrase}"] * args.images, OWN, run.sampling)
         places = [world.CONTEXTS[CONTEXTS[i % len(CONTEXTS)]] for i in range(args.images)]
-        placed = draw(model, run.sampler, [f"a {phrase} {p}" for p in places], PLACES, sampling)
-        rows[name] = draw(model, run.sampler, plain, CLASS, sampling)
+        placed = draw(model, run.sampler, [f"a {phrase} {p}" for p in places], PLACES, run.sampling)
+        rows[name] = draw(model, run.sampler, plain, CLASS, run.sampling)
         figures[name] = class_figures(rows[name], candidates[0], judges)
         figures[name] |= subject_figures(own, placed, candidates, judges)
         rows[f"{name} jungle"] = placed[:: len(CONTEXTS)]

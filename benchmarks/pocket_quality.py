@@ -51,10 +51,12 @@ def rendered(scenes: list[world.Scene]) -> np.ndarray:
     return np.stack([world.render(scene) for scene in scenes])
 
 
-def pictures(model: LatentDiffusion, prompts: list[str], seed: int) -> list[Image.Image]:
-    """One picture a prompt, 20 DDIM steps with guidance 4."""
+def pictures(
+    model: LatentDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
+) -> list[Image.Image]:
+    """One picture a prompt, by DDIM; 20 steps with guidance 4 where nothing else is said."""
     pipeline = model.pipeline(DDIMScheduler.from_config(model.noise_scheduler.config))
-    return generate(pipeline, prompts, range(seed, seed + len(prompts)), SAMPLING)
+    return generate(pipeline, prompts, range(seed, seed + len(prompts)), sampling)
 
 
 def arrays(images: list[Image.Image]) -> np.ndarray:

@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from diffusers import DDIMScheduler
 from PIL import Image
+from pocket_quality import articles, pictures
 
 from dreambooth.evaluation_images import read_manifest
-from dreambooth.generate import Sampling, generate, grid
+from dreambooth.generate import Sampling, grid
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.weights import weights_folder
@@ -39,9 +39,8 @@ def asked() -> list[world.Scene]:
 def said(scene: world.Scene) -> str:
     """The scene's colour, class and context in words."""
     seen = scene.seen
-    article = "an" if seen.main_color[0] in "aeiou" else "a"
-    context = world.CONTEXTS[scene.view.context].lower()
-    return f"{article} {seen.main_color} {seen.class_noun} {context}"
+    context = world.CONTEXTS[scene.view.context]
+    return articles(f"a {seen.main_color} {seen.class_noun} {context}".lower())
 
 
 def labels(scenes: list[world.Scene]) -> list[str]:
@@ -73,8 +72,7 @@ def main() -> None:
     rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
     grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
     model = LatentDiffusion.from_pretrained(str(weights_folder()))
-    pipeline = model.pipeline(DDIMScheduler.from_config(model.noise_scheduler.config))
-    drawn = generate(pipeline, prompts, range(len(prompts)), Sampling(20, 3.0, 64, 16))
+    drawn = pictures(model, prompts, 0, Sampling(20, 3.0, 64, 16))
     grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_drawn.png")
     if args.run is not None:
         training(args.run).save(args.target / "pocket_training.png")

@@ -8,13 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cache import file_hash
 from dreambooth.calibrate import calibrate, dataset_photos
-from dreambooth.compose import evaluation, sampler
+from dreambooth.compose import drawing_of, evaluation
 from dreambooth.costs import Costs
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluate import Subject, explain, score_model
 from dreambooth.evaluation_images import Item, read_manifest
-from dreambooth.generate import Sampling, torch_device
+from dreambooth.generate import torch_device
 from dreambooth.runs import load_model, load_run
 from dreambooth.scores_table import print_scores, write_scores
 from dreambooth.scoring import Encoders, load_encoders, score
@@ -55,11 +55,7 @@ def _run(cfg: DictConfig) -> int:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
     photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
     encoders = _encoders(cfg, settings.metrics)
-    own = {**run.config["sampling"], "resolution": run.config["resolution"]}
-    names = ("num_inference_steps", "guidance_scale", "batch_size")
-    sampling = Sampling(**{**own, **{n: cfg[n] for n in names if cfg[n] is not None}})
-    how = sampler(cfg.scheduler) if "scheduler" in cfg else run.sampler
-    how.check(sampling.num_inference_steps)
+    how, sampling = drawing_of(cfg, run)
     subject = Subject(
         run.record["subject_phrase"], run.record["subject"]["class_noun"],
         run.config["class_prompt"], run.record["subject"]["live"],

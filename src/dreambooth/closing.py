@@ -35,8 +35,8 @@ def close(
     """Export, final samples, scores, costs and the closing words; 0.
 
     The run is recorded as soon as its model is there, so that both are of one configuration and
-    nothing is lost where sampling or scoring fails. Scores that
-    are there already, and a curve where none was asked for, stay only beside the same weights.
+    nothing is lost where sampling or scoring fails. Scores that are there already, and a curve
+    where none was asked for, stay only beside the same weights.
     """
     model.to(compose.device(cfg))
     full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)

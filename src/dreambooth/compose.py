@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import LoRASettings
 from dreambooth.model.new_token import TokenSettings
 from dreambooth.module import Optimization
+from dreambooth.runs import Run
 
 # what a training result depends on; the rest may change when a run is resumed
 TRAINING_KEYS = (
@@ -63,6 +65,19 @@ def lora_and_token(cfg: DictConfig) -> tuple[LoRASettings | None, TokenSettings 
 def sampler(node: DictConfig) -> job.Sampler:
     """A `scheduler/*.yaml` block."""
     return job.Sampler(node.name, dict(node.options))
+
+
+def drawing_of(cfg: DictConfig, run: Run) -> tuple[job.Sampler, Sampling]:
+    """A finished run's sampler and sampling, but for what the command gives instead.
+
+    Raises:
+        UserError: a sampler that cannot be made.
+    """
+    names = ("num_inference_steps", "guidance_scale", "batch_size")
+    drawn = replace(run.sampling, **{name: cfg[name] for name in names if cfg[name] is not None})
+    chosen = sampler(cfg.scheduler) if "scheduler" in cfg else run.sampler
+    chosen.check(drawn.num_inference_steps)
+    return chosen, drawn
 
 
 def sampling(cfg: DictConfig, block: str) -> Sampling:

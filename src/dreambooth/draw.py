@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from dreambooth.compose import drawing_of
 from dreambooth.data.prompts import fill
-from dreambooth.generate import Sampling, torch_device
-from dreambooth.job import Sampler, Samples, warn_of_unseen_words
+from dreambooth.generate import torch_device
+from dreambooth.job import Samples, warn_of_unseen_words
 from dreambooth.runs import load_model, load_run
 
 
@@ -19,14 +21,8 @@ def draw(cfg: DictConfig) -> int:
         UserError: a folder that is not a finished run, no such sampler, or no GPU.
     """
     run = load_run(cfg.run)
-    own = {**run.config["sampling"], "resolution": run.config["resolution"]}
-    names = ("num_inference_steps", "guidance_scale", "batch_size")
-    given = {name: cfg[name] for name in names if cfg[name] is not None}
-    sampling = Sampling(**{**own, **given}, negative_prompt=cfg.negative_prompt)
-    sampler = run.sampler
-    if "scheduler" in cfg:
-        sampler = Sampler(cfg.scheduler.name, dict(cfg.scheduler.options))
-    sampler.check(sampling.num_inference_steps)
+    sampler, sampling = drawing_of(cfg, run)
+    sampling = replace(sampling, negative_prompt=cfg.negative_prompt)
     device = torch_device(cfg.device)
     model = load_model(run)
     model.to(device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
+from dreambooth.generate import Sampling
 from dreambooth.job import Sampler, model_path
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import load_lora
@@ -27,6 +28,11 @@ class Run:
     def sampler(self) -> Sampler:
         """The inference sampler that the run was configured with."""
         return Sampler(**self.config["scheduler"])
+
+    @property
+    def sampling(self) -> Sampling:
+        """Steps, guidance, size and batch that the run was configured with."""
+        return Sampling(**self.config["sampling"], resolution=self.config["resolution"])
 
 
 def load_run(folder: str | Path) -> Run:

@@ -47,7 +47,6 @@ def pairwise_distance(features: Sequence[Tensor], weights: Sequence[Tensor]) -> 
 class PerceptualDistance:
     """A distance between images; `variant` is its part of DIV's id (`lpips.alex.v0.1.512`).
 
-    `weights_hash`: as an `Encoder`'s, over the backbone and the linear heads.
     `layers`: network input `[N,3,S,S]` => list of `[N,C,H,W]`, not normalised; `weights` `[C]`;
     `weights_hash` as `Encoder`'s, over the backbone and the heads.
     """

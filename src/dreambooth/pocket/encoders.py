@@ -144,9 +144,6 @@ class IdentityLoss:
 def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
     """Stage `encoders`: => `encoders/clip` and `encoders/dino`, half precision."""
     c, tokenizer = cfg.encoders, build.build_tokenizer(world.vocabulary())
-    common = {k: c[k] for k in ("batch_size", "lr", "ema_decay", "weight_decay")}
-    common |= {"save_seconds": cfg.save_seconds, "seed": cfg.seed, "device": cfg.device,
-               "decay": cfg.decay}
     torch.manual_seed(cfg.seed)
     clip = build_clip(tokenizer, c.width, c.layers, c.text_layers).to(cfg.device)
     dino = build_dino(c.width, c.layers).to(cfg.device)
@@ -162,7 +159,7 @@ def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
     ):  # fmt: skip
         if name not in c.which:
             continue
-        training.train(name, model, loss, folder, samples=c.samples, **common)
+        training.train(name, model, loss, folder, **training.settings(cfg, "encoders"))
         model.half().save_pretrained(folder / "encoders" / name)
         (folder / "encoders" / name / "preprocessor_config.json").write_text(
             json.dumps(PREPROCESSOR, indent=2) + "\n"

@@ -69,9 +69,7 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
         vae.encoder.compile()
         vae.decoder.compile()
     loss = partial(vae_loss, vae, shards, crops, cfg.vae, cfg.bf16, cfg.device)
-    stage = {k: cfg.vae[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
-    training.train("vae", vae, loss, folder, **stage, decay=cfg.decay,
-                   save_seconds=cfg.save_seconds, seed=cfg.seed, device=cfg.device)  # fmt: skip
+    training.train("vae", vae, loss, folder, **training.settings(cfg, "vae"))
     with torch.no_grad():
         mean = vae.encode(encoders.to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
@@ -112,9 +110,7 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
         c.min_snr_gamma, cfg.bf16, cfg.device,
         torch.tensor(denoising.token_ids(tokenizer, [""])),
     )  # fmt: skip
-    stage = {k: c[k] for k in ("samples", "batch_size", "lr", "ema_decay", "weight_decay")}
-    training.train("denoiser", network, loss, folder, **stage, decay=cfg.decay,
-                   save_seconds=cfg.save_seconds, seed=cfg.seed, device=cfg.device)  # fmt: skip
+    training.train("denoiser", network, loss, folder, **training.settings(cfg, "denoiser"))
 
 
 def pretrain_probe(cfg: DictConfig, folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dreambooth.cache import atomic
@@ -24,6 +25,13 @@ def schedule(seen: int, samples: int, decay: float, warmup: int = 4_000) -> floa
     """
     left = (samples - seen) / (decay * samples)
     return max(min(1.0, (seen + 1) / warmup, left), 0.0)
+
+
+def settings(cfg: DictConfig, stage: str) -> dict:
+    """What `train` takes of a stage's own block and of the keys that all stages share."""
+    own = ("samples", "batch_size", "lr", "ema_decay", "weight_decay")
+    shared = ("decay", "save_seconds", "seed", "device")
+    return {key: cfg[stage][key] for key in own} | {key: cfg[key] for key in shared}
 
 
 def train(
