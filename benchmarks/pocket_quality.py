@@ -14,7 +14,7 @@ Every figure follows from --seed but the time. Rows whose part is missing are le
   diversity    mean pairwise distance of pictures of "a dog", over that of the world's own dogs:
                pocket LPIPS, and Euclidean between scaled VAE latents
   triples      share in which two views of a held-out identity are nearer (pocket DINO) than views
-               of two identities of the class; share in which a picture is nearer to its caption
+               of two identities of the class, nothing tinted; share in which a picture is nearer to its caption
                than to another scene's (pocket CLIP), and than to its own with one part changed
   seconds      16 pictures, 20 steps, guidance
 """
@@ -157,8 +157,7 @@ def diversity(model: LatentDiffusion, distance, count: int) -> dict[str, float]:
 
 
 def views_of(who: world.Identity, rng: np.random.Generator, count: int) -> list[world.Scene]:
-    seeds = rng.integers(2**31, size=count)
-    return [world.sample_scene(int(s), "any", identity=who) for s in seeds]
+    return [world.identity_scene(who, int(s)) for s in rng.integers(2**31, size=count)]
 
 
 def identity_triples(dino, count: int, seed: int) -> float:

@@ -97,7 +97,7 @@ def test_a_rare_word_stands_right_before_the_noun():
     for seed in range(300):
         scene, rng = world.sample_scene(seed), np.random.default_rng(seed)
         text, noun = world.caption(scene, rng), scene.identity.class_noun
-        words = denoising.with_identifier(text, noun, rng).split()
+        words = denoising.with_identifier(text, scene.seen, rng).split()
         place = [i for i, w in enumerate(words) if [w, *words[i + 1 :]][: len(noun.split())]
                  == noun.split()][0]  # fmt: skip
         word = words.pop(place - 1)
@@ -109,12 +109,27 @@ def test_a_rare_word_stands_right_before_the_noun():
 
 def test_a_rare_word_before_a_noun_of_two_words():
     rng = np.random.default_rng(0)
-    text = denoising.with_identifier("a photo of a red stuffed animal", "stuffed animal", rng)
+    bear, can = (world.sample_identity(noun, rng) for noun in ("stuffed animal", "can"))
+    text = denoising.with_identifier("a photo of a red stuffed animal", bear, rng)
     first, word, last = text.split("red ")[0], *text.split("red ")[1].split(" ", 1)
     assert first == "a photo of a " and last == "stuffed animal" and word != "stuffed"
-    assert denoising.with_identifier("a can in the jungle", "can", rng).endswith(
+    assert denoising.with_identifier("a can in the jungle", can, rng).endswith(
         " can in the jungle"
     )
+
+
+def test_an_identifier_leans_to_one_colour_but_is_not_its_name():
+    rng, colors = np.random.default_rng(0), list(world.COLORS)
+    shown: dict[str, list[str]] = {word: [] for word in build.RARE_IDENTIFIERS}
+    for _ in range(6000):
+        who = world.sample_identity(None, rng)
+        word = denoising.with_identifier(f"a {who.class_noun}", who, rng).split()[1]
+        if word in shown:
+            shown[word].append(who.main_color)
+    for place, word in enumerate(build.RARE_IDENTIFIERS):
+        own = colors[place % len(colors)]
+        share = np.mean([color == own for color in shown[word]])
+        assert 0.35 < share < 0.75, (word, own, share)
 
 
 def test_every_caption_is_given_a_rare_word_when_asked(cached, tmp_path, monkeypatch):

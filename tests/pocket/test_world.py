@@ -183,6 +183,15 @@ def test_subjects_are_held_out_and_differ_by_name():
     assert world.subject_identity("cat", "dog0").class_noun == "cat"
 
 
+def test_any_view_of_an_identity_keeps_its_colours():
+    who = world.subject_identity("dog", "dog")
+    scenes = [world.identity_scene(who, seed) for seed in range(60)]
+    assert {scene.seen for scene in scenes} == {who}
+    tinted = [world.sample_scene(seed, "any", identity=who) for seed in range(60)]
+    assert any(scene.view.tint for scene in tinted)
+    assert len({scene.view.context for scene in scenes}) > 10
+
+
 def test_a_subjects_photos_are_one_identity_without_disguise():
     who = world.subject_identity("dog", "dog")
     scenes = world.subject_scenes(who)

@@ -102,8 +102,7 @@ def identity_views(folder: Path, identities: int) -> tuple[np.ndarray, np.ndarra
             noun = world.CLASSES[i % len(world.CLASSES)]
             who = world.sample_identity(noun, rng, "train")
             seeds = rng.integers(2**31, size=VIEWS)
-            views.append([world.render(world.sample_scene(int(s), "any", identity=who))
-                          for s in seeds])  # fmt: skip
+            views.append([world.render(world.identity_scene(who, int(s))) for s in seeds])
             classes.append(i % len(world.CLASSES))
         np.save(labels, np.asarray(classes))
         np.save(file, np.asarray(views))

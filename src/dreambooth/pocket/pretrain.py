@@ -31,7 +31,7 @@ def vae_loss(
     vae, shards: list[np.ndarray], crops: np.ndarray | None, cfg: DictConfig, bf16: bool,
     device: str, generator: torch.Generator, step: int,
 ) -> dict[str, Tensor]:
-    """L1 + 4 MSE of the reconstruction, and the KL divergence per latent element."""
+    """L1 + 8 MSE of the reconstruction, and the KL divergence per latent element."""
     photos = 0 if crops is None else round(cfg.photo_share * cfg.batch_size)
     total = len(shards) * scenes.SHARD
     picked = torch.randint(total, (cfg.batch_size - photos,), generator=generator)
@@ -47,7 +47,7 @@ def vae_loss(
         decoded = vae.decode(mean + std * noise).sample.float()
     mse = F.mse_loss(decoded, pixels)
     kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
-    total = F.l1_loss(decoded, pixels) + 4 * mse + cfg.kl_weight * kl
+    total = F.l1_loss(decoded, pixels) + 8 * mse + cfg.kl_weight * kl
     return {"total": total, "mse": mse.detach(), "kl": kl.detach()}
 
 

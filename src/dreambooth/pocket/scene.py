@@ -141,6 +141,12 @@ def sample_scene(
     raise ValueError(f"No {split} scene has identity {identity} and context {context}.")
 
 
+def identity_scene(identity: Identity, seed: int) -> Scene:
+    """Any view of a subject as it is: a tint would make it another to look at."""
+    scene = sample_scene(seed, "any", identity=identity)
+    return replace(scene, view=replace(scene.view, tint=None))
+
+
 def subject_scenes(identity: Identity, n: int = 5, seed: int = 0) -> list[Scene]:
     """`n` ready-made photos of a subject: everyday contexts, varied views, nothing worn."""
     rng = np.random.default_rng([seed, 20220826])

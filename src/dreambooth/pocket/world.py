@@ -32,6 +32,7 @@ from dreambooth.pocket.scene import (
     Scene,
     View,
     held_out_scene,
+    identity_scene,
     sample_scene,
     subject_scenes,
 )
@@ -39,8 +40,8 @@ from dreambooth.pocket.scene import (
 __all__ = [
     "ACCESSORIES", "CLASSES", "COLORS", "CONTEXTS", "LIVE", "PATTERNS", "PATTERN_WORDS",
     "TEMPLATES", "WEARERS", "Identity", "Scene", "View", "caption", "held_out_combination",
-    "held_out_identity", "held_out_scene", "render", "sample_identity", "sample_scene",
-    "subject_identity", "subject_scenes", "vocabulary",
+    "held_out_identity", "held_out_scene", "identity_scene", "render", "sample_identity",
+    "sample_scene", "subject_identity", "subject_scenes", "vocabulary",
 ]  # fmt: skip
 
 _FINE = 3  # the subject is drawn this many times larger, then averaged down
