@@ -14,8 +14,9 @@ Every figure follows from --seed but the time. Rows whose part is missing are le
   diversity    mean pairwise distance of pictures of "a dog", over that of the world's own dogs:
                pocket LPIPS, and Euclidean between scaled VAE latents
   triples      share in which two views of a held-out identity are nearer (pocket DINO) than views
-               of two identities of the class, nothing tinted; share in which a picture is nearer to its caption
-               than to another scene's (pocket CLIP), and than to its own with one part changed
+               of two identities of the class, nothing tinted; share in which a picture is nearer
+               to its caption than to another scene's (pocket CLIP), and than to its own with one
+               part changed
   seconds      16 pictures, 20 steps, guidance
 """
 
