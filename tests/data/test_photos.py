@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dreambooth.data.photos import caption, image_hash, list_photos, load_photo, load_photos
 from dreambooth.errors import UserError
@@ -70,6 +70,23 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turned: l
 def test_cmyk_is_converted(tmp_path: Path) -> None:
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
     assert np.abs(np.subtract(corner(tmp_path / "a.jpg"), (255, 0, 0))).max() <= 3
+
+
+def _swapped_profile(name: str) -> bytes:
+    """sRGB's profile with the red and the green primary exchanged, under another name."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    return profile.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
+
+
+def test_a_colour_profile_is_followed(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 20), (200, 40, 90))
+    for name, expected in (("Wide", (40, 200, 90)), ("sRGB", (200, 40, 90))):
+        image.save(tmp_path / "a.png", icc_profile=_swapped_profile(name))
+        got = np.asarray(load_photo(tmp_path / "a.png"))[3, 3].astype(int)
+        assert np.abs(got - expected).max() <= 1
+    image.save(tmp_path / "a.png", icc_profile=b"no profile at all")
+    assert np.asarray(load_photo(tmp_path / "a.png"))[3, 3].tolist() == [200, 40, 90]
 
 
 def test_greyscale_and_palette_and_bilevel(tmp_path: Path) -> None:

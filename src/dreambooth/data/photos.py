@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import logging
 import random
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dreambooth.cache import file_hash
@@ -45,7 +46,7 @@ def list_photos(folder: str | Path) -> list[Path]:
 
 
 def load_photo(path: str | Path) -> Image.Image:
-    """The photo as 8-bit RGB, turned as its EXIF says, alpha over white, 16 bits scaled to 8.
+    """The photo as 8-bit sRGB, turned as its EXIF says, alpha over white, 16 bits scaled to 8.
 
     Raises UserError naming the file when it is no image, damaged, too small or too large.
     """
@@ -107,7 +108,7 @@ def _loads(path: Path) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB, alpha over white, 16 bits scaled to 8; ValueError for samples of no known range.
+    """8-bit sRGB, alpha over white, 16 bits scaled to 8; ValueError for samples of no known range.
     """
     if image.mode == "F":
         raise ValueError("floating-point samples have no fixed range")
@@ -119,7 +120,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _to_srgb(image).convert("RGB")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours of another profile (a phone's Display P3, a printer's CMYK) as sRGB."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own):
+            return image
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, own, srgb, outputMode="RGB") or image
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one of another colour space
+        return image
 
 
 def to_pixels(
