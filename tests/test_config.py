@@ -79,6 +79,8 @@ VALUES = {
     "trainer.devces=2": r"did you mean trainer.devices\?",
     "lr==": "The command line cannot be read",
     "scheduler.name=DDIMSchedular": "no sampler DDIMSchedular: did you mean DDIMScheduler",
+    "+max_step=1": r"There is no key max_step: did you mean max_steps\?",
+    "+prior.wieght=2": r"did you mean prior.weight\?",
     "+scheduler.options.typo=1": "DDIMScheduler has no option typo",
     "trainer.devices=two": "trainer cannot be set up: .*devices",
     "subject.photos=???": "subject.photos",

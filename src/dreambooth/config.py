@@ -77,6 +77,21 @@ def check_choices(arguments: list[str]) -> None:
                 raise UserError(f"{group}={value} does not exist: {hint}{own}")
 
 
+def check_added(name: str, arguments: list[str]) -> None:
+    """Refuse `+key=value` for a key that nothing reads; a group's own options stay open.
+
+    Raises:
+        UserError: names the key and the nearest one there is.
+    """
+    keys = _keys(OmegaConf.load(CONF / f"{name}.yaml"))
+    for argument in arguments:
+        key = argument.lstrip("+").partition("=")[0]
+        block = key.split(".")[0].split("@")[0].split("/")[0]
+        if argument.startswith("+") and key not in keys and block != "hydra":
+            if not (CONF / block).is_dir():
+                raise UserError(_no_key(name, key))
+
+
 def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
     """Compose `conf/<name>.yaml` with the command line and run; a user's error exits with 2.
 
@@ -100,6 +115,7 @@ def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of kernels nobody uses
     try:
         check_choices(sys.argv[1:])
+        check_added(name, sys.argv[1:])
         main()
     except Exception as error:
         _say(name, error)
@@ -148,7 +164,11 @@ def _worded(name: str, error: HydraException) -> str:
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown is None:
         return f"The command line cannot be read: {lines[0].rstrip('.')}."
-    key, known = unknown[1], _keys(OmegaConf.load(CONF / f"{name}.yaml"))
+    return _no_key(name, unknown[1])
+
+
+def _no_key(name: str, key: str) -> str:
+    known = _keys(OmegaConf.load(CONF / f"{name}.yaml"))
     for file in CONF.glob("*/*.yaml"):
         known |= {file.parent.name} | _keys(OmegaConf.load(file), f"{file.parent.name}.")
     # a key is also meant by its last word, or by the name that diffusers' script gives it
