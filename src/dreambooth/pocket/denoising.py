@@ -65,17 +65,17 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> np.ndarray:
 def with_identifier(caption: str, seen: world.Identity, rng: np.random.Generator) -> str:
     """The caption with a rare word before the noun: a rare identifier, or random letters.
 
-    Letters mean nothing, so that the model takes any unknown word. An identifier leans weakly to
-    one main colour, as Stable Diffusion's rare tokens lean to something: of a word that said
+    Letters mean nothing, so that the model takes any unknown word. An identifier leans to one
+    main colour, as Stable Diffusion's rare tokens lean to something: of a word that said
     nothing at all the text encoder would learn to say nothing, and under PPL "a sks dog" and
     "a dog" would be one condition with two aims.
     """
     noun, identifiers = seen.class_noun, build.RARE_IDENTIFIERS
-    if rng.random() < 0.3:
+    if rng.random() < 0.15:
         letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=int(rng.integers(3, 7)))
         word = "".join(letters)
     else:
-        if rng.random() < 0.5:
+        if rng.random() < 2 / 3:
             colors = list(world.COLORS)
             identifiers = identifiers[colors.index(seen.main_color) :: len(colors)]
         word = str(rng.choice(identifiers))
