@@ -1,9 +1,10 @@
-"""Where the embedded model's weights lie."""
+"""Where the embedded model's weights lie, and what they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from dreambooth.cache import cache_key, file_hash
 from dreambooth.errors import UserError
 
 
@@ -20,3 +21,13 @@ def weights_folder() -> Path:
             "`git checkout -- src/dreambooth/pocket/weights`, or reinstall the package."
         )
     return folder
+
+
+def weights_hash(folder: Path) -> str:
+    """16 hex digits over the relative paths and bytes of every .safetensors file below `folder`.
+
+    Figures and the weights that they were measured on are matched by it; cards and configurations
+    do not count.
+    """
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.safetensors")}
+    return cache_key(**{name: file_hash(path) for name, path in files.items()})
