@@ -6,3 +6,9 @@ class UserError(Exception):
 
     Entry scripts print the sentence without a traceback and exit with code 2.
     """
+
+
+RESTORE = (
+    "restore it with `git checkout -- src/dreambooth/pocket/weights` from the repository's root, "
+    "or reinstall the package"
+)  # the mend of what this package itself holds: the embedded model and its encoders

@@ -57,18 +57,18 @@ def test_folder_states_its_preprocessing(tmp_path, picture):
     config |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(config))
-    preprocess = from_folder(tmp_path)
+    preprocess = from_folder(tmp_path, "put it there")
     assert preprocess.id == "sq64_bilinear"
     image = picture(3, 64, 64)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     assert torch.allclose(preprocess(image), pixels / 127.5 - 1, atol=1e-6)
     crop = {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": {"height": 64}}
     path.write_text(json.dumps(config | crop))
-    assert from_folder(tmp_path).id == "r72c64_bilinear"
+    assert from_folder(tmp_path, "put it there").id == "r72c64_bilinear"
     del config["image_mean"]
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="image_mean"):
-        from_folder(tmp_path)
+        from_folder(tmp_path, "put it there")
 
 
 def test_images_are_turned_and_laid_on_white(tmp_path, picture):

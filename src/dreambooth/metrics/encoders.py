@@ -12,12 +12,13 @@ from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import HfApi, is_offline_mode
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
 from transformers.utils import logging
 
 from dreambooth.cache import cache_key
-from dreambooth.errors import UserError
+from dreambooth.errors import RESTORE, UserError
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preprocess import CLIP, IMAGENET, Preprocess, from_folder
@@ -89,7 +90,7 @@ def load_encoder(
     with _no_progress_bar():
         model, tokenizer = _load(name, source, where)
     _check_architecture(where, source, model)
-    preprocess = source.preprocess or from_folder(folder)
+    preprocess = source.preprocess or from_folder(folder, _mend(where, "put its own file there"))
     variant = f"{source.kind}.{source.backbone}"
     if source.kind == "dino" or source.preprocess is None:
         variant = f"{variant}.{preprocess.id}"
@@ -154,7 +155,7 @@ def _local_folder(name: str, source: Source, encoders_dir: Path | str | None) ->
     if source.repo is None:
         looked = ", ".join(str(folder) for folder in candidates)
         raise UserError(
-            f"the encoder {name} has no config.json in {looked}: reinstall the package or pass "
+            f"the encoder {name} has no config.json in {looked}: {RESTORE}, or pass "
             "evaluation.encoders_dir=DIR."
         )
     return None
@@ -166,14 +167,16 @@ def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | No
             model, info, tokenizer = _from_pretrained(source, where, local_files_only=True)
         else:
             model, info, tokenizer = _from_hub(source)
-    except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
+    except (
+        OSError, ValueError, RuntimeError, KeyError, UnpicklingError, SafetensorError
+    ) as error:  # fmt: skip
         parts = "config.json and model.safetensors"
         if source.kind == "clip":
             parts = "config.json, model.safetensors and tokenizer files"
         if where != source.repo:
+            mend = _mend(where, f"put {parts} of the whole model there")
             raise UserError(
-                f"the encoder {name} cannot be loaded from {where} ({_reason(error)}): put {parts} "
-                "of the whole model there."
+                f"the encoder {name} cannot be loaded from {where} ({_reason(error)}): {mend}."
             ) from error
         raise UserError(
             f"the encoder {name} needs {where}, which the model hub did not give "
@@ -184,8 +187,8 @@ def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | No
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(
-            f"{where} lacks {len(missing)} tensors of {name}, {missing[0]} first: put the whole "
-            "model there."
+            f"{where} lacks {len(missing)} tensors of {name}, {missing[0]} first: "
+            f"{_mend(where, 'put the whole model there')}."
         )
     return model, tokenizer
 
@@ -203,6 +206,10 @@ def _from_pretrained(source: Source, where: str, local_files_only: bool) -> tupl
     )
     tokenizer = None
     if source.kind == "clip":
+        words = [Path(where, file) for file in ("tokenizer.json", "vocab.json")]
+        if Path(where).is_dir() and not any(file.is_file() for file in words):
+            # transformers would make a tokenizer that knows no word
+            raise OSError("it has no tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local_files_only)
     return model, info, tokenizer
 
@@ -238,6 +245,10 @@ def _check_architecture(where: str, source: Source, model: nn.Module) -> None:
             f"but {source.backbone} has width {source.width} and patch {source.patch}: put the "
             "right weights there."
         )
+
+
+def _mend(where: str, otherwise: str) -> str:
+    return RESTORE if Path(where).is_relative_to(POCKET_WEIGHTS) else otherwise
 
 
 def _reason(error: Exception) -> str:

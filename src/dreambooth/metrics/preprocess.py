@@ -64,8 +64,11 @@ class Preprocess:
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
-def from_folder(folder: Path) -> Preprocess:
-    """The preprocessing that `folder/preprocessor_config.json` (transformers' format) states."""
+def from_folder(folder: Path, mend: str) -> Preprocess:
+    """The preprocessing that `folder/preprocessor_config.json` (transformers' format) states.
+
+    Raises UserError, which ends with `mend`, for a file that does not state it.
+    """
     path = folder / "preprocessor_config.json"
     try:
         config = json.loads(path.read_text())
@@ -81,7 +84,7 @@ def from_folder(folder: Path) -> Preprocess:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} does not state size, resample, image_mean and image_std "
-            f"({type(error).__name__}: {error}): put the encoder's own file there."
+            f"({type(error).__name__}: {error}): {mend}."
         ) from error
     if resample not in _RESAMPLE:
         raise UserError(f"{path} asks for {resample} resampling: use {', '.join(_RESAMPLE)}.")

@@ -16,7 +16,8 @@ from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dreambooth.errors import UserError
+from dreambooth.errors import RESTORE, UserError
+from dreambooth.pocket import weights
 
 WEIGHT_PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 MEND = "point model.path at a whole diffusers pipeline folder, or copy it there again"
@@ -60,12 +61,13 @@ def check_complete(folder: Path, variant: str | None) -> None:
     """Raise UserError naming the first thing that model `folder` lacks, or a foreign kind."""
     absent = _first_absent(folder, variant)
     if absent is not None:
-        raise UserError(f"the model folder {folder} lacks {absent}: {MEND}.")
+        raise UserError(f"the model folder {folder} lacks {absent}: {mend(folder)}.")
     try:
         kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     except (ValueError, OSError, AttributeError) as error:
-        message = f"{folder / 'model_index.json'} cannot be read ({reason(error)}): {MEND}."
-        raise UserError(message) from error
+        raise UserError(
+            f"{folder / 'model_index.json'} cannot be read ({reason(error)}): {mend(folder)}."
+        ) from error
     if kind != "StableDiffusionPipeline":
         raise UserError(
             f"the model {folder} is a {kind}: only StableDiffusionPipeline folders (Stable "
@@ -92,10 +94,12 @@ def load_part(folder: Path, part: str, variant: str | None) -> torch.nn.Module:
                 **{dtype: torch.float32},
             )
     except Exception as error:  # each library has its own types for a damaged file
-        raise UserError(f"{where} cannot be loaded ({reason(error)}): {MEND}.") from error
+        raise UserError(f"{where} cannot be loaded ({reason(error)}): {mend(folder)}.") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise UserError(f"{where} lacks {len(missing)} tensors, {missing[0]} first: {MEND}.")
+        raise UserError(
+            f"{where} lacks {len(missing)} tensors, {missing[0]} first: {mend(folder)}."
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -104,8 +108,9 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         return CLIPTokenizer.from_pretrained(folder / "tokenizer")
     except Exception as error:
-        message = f"{folder / 'tokenizer'} cannot be loaded ({reason(error)}): {MEND}."
-        raise UserError(message) from error
+        raise UserError(
+            f"{folder / 'tokenizer'} cannot be loaded ({reason(error)}): {mend(folder)}."
+        ) from error
 
 
 def load_schedulers(folder: Path) -> tuple[DDPMScheduler, SchedulerMixin]:
@@ -117,7 +122,7 @@ def load_schedulers(folder: Path) -> tuple[DDPMScheduler, SchedulerMixin]:
         sampler = getattr(diffusers, config["_class_name"])
         return DDPMScheduler.from_config(config), sampler.from_config(config)
     except Exception as error:
-        raise UserError(f"{where} cannot be loaded ({reason(error)}): {MEND}.") from error
+        raise UserError(f"{where} cannot be loaded ({reason(error)}): {mend(folder)}.") from error
 
 
 def check_fit(folder: Path, tokenizer, unet, vae, text_encoder) -> None:
@@ -126,17 +131,18 @@ def check_fit(folder: Path, tokenizer, unet, vae, text_encoder) -> None:
     if unet.config.cross_attention_dim != width:
         raise UserError(
             f"{folder}/unet expects embeddings of width {unet.config.cross_attention_dim} but its "
-            f"text_encoder gives {width}: take both from one model."
+            f"text_encoder gives {width}: {mend(folder, 'take both from one model')}."
         )
     if unet.config.in_channels != vae.config.latent_channels:
         raise UserError(
             f"{folder}/unet takes {unet.config.in_channels} channels but its vae gives "
-            f"{vae.config.latent_channels}: inpainting and depth models cannot be trained here."
+            f"{vae.config.latent_channels}: "
+            f"{mend(folder, 'inpainting and depth models cannot be trained here')}."
         )
     if len(tokenizer) > vocabulary:
         raise UserError(
             f"{folder}/tokenizer has {len(tokenizer)} tokens but its text_encoder knows "
-            f"{vocabulary}: take both from one model."
+            f"{vocabulary}: {mend(folder, 'take both from one model')}."
         )
 
 
@@ -149,6 +155,11 @@ def hash_folder(folder: Path, variant: str | None) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def mend(folder: Path, otherwise: str = MEND) -> str:
+    """What to do about a damaged model: of the embedded one, whose path no user set, restore it."""
+    return RESTORE if folder.resolve() == weights.FOLDER.resolve() else otherwise
 
 
 def reason(error: Exception) -> str:
@@ -196,6 +207,9 @@ def _loaded_files(folder: Path, variant: str | None) -> Iterator[Path]:
 def _first_absent(folder: Path, variant: str | None) -> str | None:
     names = ["model_index.json", *(f"{part}/config.json" for part in WEIGHT_PARTS)]
     names += ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
+    # without either, transformers makes a tokenizer that knows no word
+    if not (folder / "tokenizer" / "vocab.json").is_file():
+        names.append("tokenizer/tokenizer.json")
     for name in names:
         if not (folder / name).is_file():
             return name

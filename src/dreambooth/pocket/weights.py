@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreambooth.cache import cache_key, file_hash
-from dreambooth.errors import UserError
+from dreambooth.errors import RESTORE, UserError
+
+FOLDER = Path(__file__).parent / "weights"
 
 
 def weights_folder() -> Path:
@@ -14,13 +16,9 @@ def weights_folder() -> Path:
     Raises:
         UserError: the weights are not there.
     """
-    folder = Path(__file__).parent / "weights"
-    if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"The embedded model's weights are missing from {folder}: restore them with "
-            "`git checkout -- src/dreambooth/pocket/weights`, or reinstall the package."
-        )
-    return folder
+    if not (FOLDER / "model_index.json").is_file():
+        raise UserError(f"The embedded model lacks {FOLDER / 'model_index.json'}: {RESTORE}.")
+    return FOLDER
 
 
 def weights_hash(folder: Path) -> str:
