@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pocket_quality import articles, pictures
+from pocket_quality import pictures
+from pocket_truth import articles
 
 from dreambooth.evaluation_images import read_manifest
 from dreambooth.generate import Sampling, grid
