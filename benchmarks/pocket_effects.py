@@ -3,11 +3,13 @@
     python benchmarks/pocket_effects.py [--subjects 10] [--out effects.json] [key=value ...]
 
 Every subject is trained twice as a user would (`python train.py subject=world ... ppl=true`); what
-else is given as key=value goes to train.py. Finished runs of the same weights and options in --runs
-are used again. Means over subjects with a 95 % bootstrap interval over subjects:
+else is given as key=value goes to train.py. Finished runs of the same weights, options and
+configuration files in --runs are used again. Means over subjects with a 95 % bootstrap interval
+over subjects, of the model before (base), without PPL (plain) and with it (ppl):
 
   binding     share of pictures of "a sks dog" whose nearest of 20 identities of the class (mean
-              pocket DINO similarity to five photos of each) is the subject
+              pocket DINO similarity to five photos of each) is the subject; before training it
+              shows what the rare word leans to by itself, where chance is 5 %
   context     share of pictures of "a sks dog in the jungle" and other contexts in which the probe
               finds the context
   drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos (PRES)
@@ -28,19 +30,20 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pocket_quality import own_encoder
+from pocket_truth import look
 
-from dreambooth.cache import cache_key, write_json
+from dreambooth.cache import cache_key, file_hash, write_json
 from dreambooth.config import CONF
 from dreambooth.errors import UserError
 from dreambooth.generate import generate, grid
 from dreambooth.job import Sampler
 from dreambooth.metrics.aggregate import bootstrap_interval
-from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.perceptual import pocket_distance
 from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.pocket import probe, world
-from dreambooth.pocket.weights import weights_folder
+from dreambooth.pocket.weights import weights_folder, weights_hash
 from dreambooth.runs import load_model, load_run
 
 ROOT = CONF.parent
@@ -65,8 +68,7 @@ class Subject:
         names = [self.name, *(f"other-{i}" for i in range(10 * count))]
         looks: dict[tuple, world.Identity] = {}
         for who in (world.subject_identity(self.noun, name) for name in names):
-            key = (who.main_color, who.second_color, who.pattern, who.detail)
-            looks.setdefault(key, who)
+            looks.setdefault(look(who), who)
         return [shown(who) for who in list(looks.values())[1 : count + 1]]
 
 
@@ -74,9 +76,15 @@ def shown(who: world.Identity) -> list[Image.Image]:
     return [Image.fromarray(world.render(scene)) for scene in world.subject_scenes(who)]
 
 
+def configuration(conf: Path = CONF) -> dict[str, str]:
+    """Hash of each file that configures a training: of changed defaults no old run is shown."""
+    files = {path.relative_to(conf).as_posix(): path for path in conf.rglob("*.yaml")}
+    return {name: file_hash(path) for name, path in files.items() if name != "pretrain.yaml"}
+
+
 def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
     """The finished run's folder, trained now if it is not there."""
-    key = cache_key(weights=args.weights_hash, options=args.options)
+    key = cache_key(weights=args.model_hash, options=args.options, configuration=configuration())
     folder = args.runs / f"{subject.name}-{'ppl' if ppl else 'plain'}-{key}"
     if not (folder / "run.json").exists():
         command = [
@@ -129,15 +137,13 @@ def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tu
     """Figures of one subject by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
+    runs = {name: load_run(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
     figures, rows = {}, {}
-    for name, ppl in (("plain", False), ("ppl", True)):
-        run = load_run(train(subject, ppl, args))
-        phrase = run.record["subject_phrase"]
-        plain = [run.config["class_prompt"]] * args.images
-        if "base" not in figures:
-            rows["base"] = draw(base, run.sampler, plain, CLASS, run.sampling)
-            figures["base"] = class_figures(rows["base"], candidates[0], judges)
-        model = load_model(run)
+    for name in ("base", *runs):
+        # the base model is drawn from as the trained ones are
+        run = runs.get(name, runs["plain"])
+        model = load_model(run) if name in runs else base
+        phrase, plain = run.record["subject_phrase"], [run.config["class_prompt"]] * args.images
         own = draw(model, run.sampler, [f"a {phrase}"] * args.images, OWN, run.sampling)
         places = [world.CONTEXTS[CONTEXTS[i % len(CONTEXTS)]] for i in range(args.images)]
         placed = draw(model, run.sampler, [f"a {phrase} {p}" for p in places], PLACES, run.sampling)
@@ -157,7 +163,6 @@ def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
         columns = {
             model: [per_subject[n][model][figure] for n in names]
             for model in ("base", "plain", "ppl")
-            if figure in per_subject[names[0]][model]
         }
         for more, less in combinations([*reversed(columns)], 2):
             columns[f"{more} - {less}"] = list(np.subtract(columns[more], columns[less]))
@@ -178,7 +183,7 @@ def sheet(rows: list[list[list[Image.Image]]], subjects: list[Subject], path: Pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--images", type=int, default=32, help="of each prompt, 8 or more")
+    parser.add_argument("--images", type=int, default=32, help="of each prompt, 8, 12, 16 ...")
     parser.add_argument("--model", default="pocket", help="pocket, or a folder of its kind")
     parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
     parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
@@ -190,12 +195,23 @@ def main() -> None:
         raise SystemExit(str(error)) from None
 
 
+def check_images(count: int) -> None:
+    """Refuse a count that the sheet's two pictures a context, or equal contexts, cannot have."""
+    if count < 2 * len(CONTEXTS) or count % len(CONTEXTS):
+        raise UserError(
+            f"--images {count} cannot be shared by {len(CONTEXTS)} contexts: give a multiple of "
+            f"{len(CONTEXTS)}, {2 * len(CONTEXTS)} at the least."
+        )
+
+
 def run(args: argparse.Namespace) -> None:
+    check_images(args.images)
     weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
     args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
     base = LatentDiffusion.from_pretrained(str(weights))
-    args.weights_hash = base.weights_hash()
-    dino = load_encoder("pocket_dino", encoders_dir=weights / "encoders")
+    args.model_hash = base.weights_hash()  # of all that a run begins from; the judges change no run
+    facts = {"weights": weights_hash(weights), "images": args.images, "options": args.options}
+    dino = own_encoder("dino", weights)
     judges = Judges(dino, pocket_distance(dino), probe.load_probe(weights))
     # dog first; every class before any comes again
     nouns = ["dog", *(noun for noun in world.CLASSES if noun != "dog")]
@@ -211,7 +227,7 @@ def run(args: argparse.Namespace) -> None:
             low, high = value["interval"] or (float("nan"),) * 2
             print(f"{figure:10s} {model:12s} {value['mean']:7.3f}  [{low:.3f}, {high:.3f}]")
     if args.out:
-        facts = {"subjects": {s.name: s.noun for s in subjects}, "options": args.options}
+        facts["subjects"] = {s.name: s.noun for s in subjects}
         write_json(args.out, {**facts, "figures": table, "per_subject": per_subject})
         sheet(rows, subjects, args.out.with_suffix(".png"))
 
