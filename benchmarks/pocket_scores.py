@@ -2,12 +2,13 @@
 
     python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
         train_text_encoder=false evaluation=paper evaluation.images_per_prompt=2 \\
-        hydra.sweep.dir=DIR
+        photos.root=null hydra.sweep.dir=DIR
     python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json] [--sheet scores.png]
 
-Reads every finished run below the folders. The subjects are rendered, so class, colour and context
-are known; the probe, trained on rendered scenes alone, reads them off the very images that
-were scored. Spearman's rank correlation over the runs between a score and its truth:
+Reads every finished run below the folders. Their subjects must be rendered ones, so that class,
+colour and context are known (a run on other photos is refused); the probe, trained on rendered
+scenes alone, reads them off the very images that were scored. Spearman's rank correlation over the
+runs between a score and its truth:
 
   DINO, CLIP-I          subject: share of images with the subject's class and main colour (prompts
                         that ask for another colour left out)
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation_images import read_manifest
 from dreambooth.generate import grid
 from dreambooth.pocket import probe, world
+from dreambooth.pocket.photos import rendered_photos
 from dreambooth.pocket.weights import weights_folder
 from dreambooth.runs import Run, load_run
 
@@ -91,6 +94,19 @@ def scores(folder: Path) -> dict[str, float]:
     return kept
 
 
+def check_rendered(run: Run) -> None:
+    """Refuse a run on other photos than the world renders of its subject: no truth is known."""
+    subject, photos = run.config["subject"], run.record["photos"]
+    with tempfile.TemporaryDirectory() as place:
+        own = rendered_photos(subject["class_noun"], subject["name"], len(photos), place)
+    if {Path(photo).parent.name for photo in photos} != {own.name}:
+        raise UserError(
+            f"{run.folder} was not trained on photos that this world renders of "
+            f"{subject['name']}, but on {Path(photos[0]).parent}: leave it out, or repeat it with "
+            "photos.root=null subject.photos=null."
+        )
+
+
 def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
     """One run: its knobs, its scores, its truth."""
     subject = run.config["subject"]
@@ -137,6 +153,8 @@ def main() -> None:
         if len(found) < 3:
             raise UserError(f"{len(found)} finished runs below {args.folders}: three at the least.")
         runs = [load_run(folder) for folder in found]
+        for run in runs:
+            check_rendered(run)
         runs.sort(key=lambda run: tuple(run.config[name] for name in KNOBS))
         rows = [measure(run, judge) for run in runs]
     except UserError as error:

@@ -1,0 +1,92 @@
+"""The world's truth of a run, and the runs of which there is one."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pocket_scores as scores
+import pytest
+from scipy.stats import spearmanr
+
+from dreambooth.errors import UserError
+from dreambooth.evaluation_images import Item
+from dreambooth.pocket import world
+from dreambooth.pocket.photos import rendered_photos
+from dreambooth.runs import Run
+
+
+def test_variety_is_the_share_of_unlike_pairs():
+    readings = [tuple(row) for row in np.random.default_rng(0).integers(3, size=(20, 2)).tolist()]
+    pairs = list(combinations(readings, 2))
+    assert scores.variety(readings) == pytest.approx(sum(a != b for a, b in pairs) / len(pairs))
+    assert scores.variety([("red",)] * 4) == 0 and scores.variety([(1,), (2,)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "context"),
+    [
+        ("a sks dog in the jungle", "jungle"),
+        ("a sks dog with the Eiffel Tower in the background", "eiffel"),
+        ("a sks dog on top of a purple rug in a forest", "purple rug"),
+        ("a sks dog", None),
+        ("a wet sks dog", None),
+    ],
+)
+def test_context_asked_for(prompt, context):
+    assert scores.asked_context(prompt) == context
+
+
+def test_truths_by_hand():
+    who = world.Identity("dog", "red", "white", "plain", 0)
+    asked = {"a sks dog in the snow": 2, "a blue sks dog": 1, "a wet sks dog": 1}
+    prompts = [prompt for prompt, count in asked.items() for _ in range(count)]
+    items = [Item("subject", "", prompt, "", i) for i, prompt in enumerate(prompts)]
+    items += [Item("class", "", "a dog", "a dog", i) for i in range(4)]
+    seen = ["dog red snow", "cat red snow", "dog blue city", "dog red city",
+            "dog red snow", "dog blue snow", "cat red snow", "dog red city"]  # fmt: skip
+    seen = [dict(zip(("class", "color", "context"), words.split(), strict=True)) for words in seen]
+    assert scores.truths(items, seen, who) == {
+        "subject": pytest.approx(2 / 3),  # snow, snow and wet: the cat is none; blue left out
+        "prompt": 0.5,
+        "drift": 0.75,
+        "variety": pytest.approx(1 - 1 / 6),  # one like pair of six: red snow
+    }
+
+
+def test_scores_are_named_by_their_metric_and_clip_t_is_of_the_class(tmp_path):
+    values = {"dino.pocket": 0.1, "clip_t.pocket.with_id.x": 0.2, "clip_t.pocket.class_only.x": 0.3,
+              "clip_i.pocket": 0.4, "lpips.pocket": 0.5}  # fmt: skip
+    entries = {"scores": {variant: {"mean": value} for variant, value in values.items()}}
+    (tmp_path / "metrics.json").write_text(json.dumps(entries))
+    assert scores.scores(tmp_path) == {"dino": 0.1, "clip_t": 0.3, "clip_i": 0.4}
+
+
+def test_correlations_are_spearman_s():
+    rng = np.random.default_rng(3)
+    names = [*scores.TRUTH, *dict.fromkeys(scores.TRUTH.values())]
+    rows = [dict(zip(names, rng.random(len(names)).tolist(), strict=True)) for _ in range(9)]
+    for name, rho in scores.correlations(rows).items():
+        truth = scores.TRUTH[name]
+        expected = spearmanr([row[name] for row in rows], [row[truth] for row in rows]).statistic
+        assert rho == pytest.approx(expected, abs=1e-5)
+
+
+def run_on(photos: Path, noun: str = "dog", name: str = "dog") -> Run:
+    record = {"photos": [str(path) for path in sorted(photos.iterdir())]}
+    return Run(Path("a-run"), record, {"subject": {"class_noun": noun, "name": name}})
+
+
+def test_a_run_on_rendered_photos_is_taken(tmp_path):
+    scores.check_rendered(run_on(rendered_photos("dog", "dog", 3, tmp_path)))
+
+
+def test_a_run_on_other_photos_is_refused(tmp_path):
+    own = tmp_path / "dog"
+    own.mkdir()
+    (own / "00.jpg").write_bytes(b"")
+    for photos in (own, rendered_photos("dog", "another", 3, tmp_path)):
+        with pytest.raises(UserError, match="a-run was not trained on .* photos.root=null"):
+            scores.check_rendered(run_on(photos))
