@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from dreambooth.pocket.training import schedule, train
+from dreambooth.errors import UserError
+from dreambooth.pocket.training import Curve, schedule, train
 
 
 def regression(module: nn.Module, stop_at: int | None = None, number: int = signal.SIGTERM):
@@ -107,7 +109,7 @@ def test_a_state_is_saved_while_training(tmp_path):
     train("toy", module, loss, tmp_path, 8, 2, 1e-2, 0.25, 0.9, 0.0, save_seconds=0.0, seed=0,
           device="cpu")  # fmt: skip
     assert steps == [1, 2, 3]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.json", "toy.pt"]
 
 
 def test_three_steps_and_their_average_by_hand(tmp_path):
@@ -156,3 +158,87 @@ def test_the_curve_holds_means_of_a_hundred_steps(tmp_path):
     values = [loss(torch.Generator().manual_seed(s), s)["total"].item() for s in range(100)]
     assert rows[0]["total"] == pytest.approx(sum(values) / 100, abs=1e-5)
     assert rows[0]["error"] == rows[0]["total"]
+
+
+def test_another_batch_size_goes_on_by_samples(tmp_path):
+    rates, lr = [], 0.5
+
+    def note(optimizer, *_):
+        rates.append(optimizer.param_groups[0]["lr"] / lr)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, samples=8000, batch_size=1000, stop_at=5)
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        fit(tmp_path, samples=8000, batch_size=500, vae="abc")
+    finally:
+        handle.remove()
+    # 6,000 samples were seen and the last quarter begins there: 2,000, 1,500, 1,000, 500 are left
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    state = saved(tmp_path)
+    assert (state["step"], state["samples"], state["seed"]) == (10, 8000, 0)
+    own = {"device": "cpu"}
+    assert state["sittings"] == [
+        {"batch_size": 1000, **own}, {"batch_size": 500, **own, "vae": "abc"}
+    ]  # fmt: skip
+    fit(tmp_path, samples=8000, vae="def")  # no step more: nothing was trained on it
+    assert saved(tmp_path)["sittings"] == state["sittings"]
+
+
+def test_what_made_it_is_written_when_it_ends(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, samples=250, stop_at=50)
+    assert not (tmp_path / "toy.json").exists()
+    fit(tmp_path, samples=250)
+    made = json.loads((tmp_path / "toy.json").read_text())
+    row = json.loads((tmp_path / "toy.jsonl").read_text())
+    assert made["samples"] == 250 and made["seed"] == 0 and made["last"] == row
+    assert made["sittings"] == [{"batch_size": 2, "device": "cpu"}] and made["seconds"] > 0
+
+
+@pytest.mark.parametrize(("spoilt", "said"), (
+    ({"seed": 1}, "begun with seed=1, not 0"), ({"samples": None}, "older form .it lacks samples"),
+    ({"module": {}}, "not of the configured sizes"),
+))  # fmt: skip
+def test_a_state_that_does_not_fit_is_one_sentence(tmp_path, spoilt, said):
+    fit(tmp_path)
+    state = {k: v for k, v in (saved(tmp_path) | spoilt).items() if v is not None}
+    torch.save(state, tmp_path / "toy.pt")
+    with pytest.raises(UserError, match=said):
+        fit(tmp_path)
+    (tmp_path / "toy.pt").write_bytes(b"no state")
+    with pytest.raises(UserError, match="cannot be read"):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize("spoilt", ("loss", "gradient"))
+def test_what_is_not_finite_ends_the_run_and_spoils_no_state(tmp_path, spoilt):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, stop_at=3)
+    before, handlers = (tmp_path / "toy.pt").read_bytes(), signal.getsignal(signal.SIGINT)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    inner, weights = regression(module), []
+
+    def loss(generator: torch.Generator, step: int) -> dict[str, torch.Tensor]:
+        terms = inner(generator, step)
+        weights.append(copy.deepcopy(module))
+        if len(weights) == 3 and spoilt == "loss":
+            terms["total"] = terms["total"] * float("inf")
+        elif len(weights) == 3:  # a root's slope at zero
+            terms["total"] = terms["total"] + (0 * module[0].weight).abs().sum().sqrt()
+        return terms
+
+    with pytest.raises(UserError, match="loss of toy is not finite"):
+        train("toy", module, loss, tmp_path, 40, 2, 0.5, 0.25, 0.9, 0.1, 1e9, 0, "cpu")
+    assert (tmp_path / "toy.pt").read_bytes() == before
+    assert equal(module, weights[-1])  # not even a step was taken
+    assert signal.getsignal(signal.SIGINT) == handlers
+
+
+def test_a_row_is_never_written_of_what_is_not_finite(tmp_path):
+    curve = Curve(tmp_path / "toy.jsonl")
+    for value in (1.0, float("nan"), 1.0):
+        curve.add({"total": torch.tensor(value)}, torch.tensor(1.0))
+    with pytest.raises(UserError):
+        curve.write(6, 1.0)
+    assert not curve.path.exists()

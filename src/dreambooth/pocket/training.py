@@ -6,14 +6,17 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from dreambooth.cache import atomic
+from dreambooth.cache import atomic, write_json
+from dreambooth.errors import UserError
+from dreambooth.pocket import states
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,53 @@ def settings(cfg: DictConfig, stage: str) -> dict:
     return {key: cfg[stage][key] for key in own} | {key: cfg[key] for key in shared}
 
 
+class Curve:
+    """Means over a hundred steps => rows of a `.jsonl`, and whether all of them are finite."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # of the loss's terms, and last of the gradient's norm
+        self.count = 0
+
+    def add(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+        """Count a step; waits for no GPU."""
+        values = torch.stack([value.detach().double() for value in (*terms.values(), norm)])
+        self.names, self.count = list(terms), self.count + 1
+        self.sums = values if self.sums is None else self.sums + values
+
+    def check(self) -> None:
+        """Raise UserError when a loss or a gradient since the last row was not finite."""
+        if self.sums is not None and not self.sums.isfinite().all():
+            raise UserError(
+                f"the loss of {self.path.stem} is not finite: run again with a lower learning "
+                "rate; the state that was saved before is kept."
+            )
+
+    def write(self, samples: int, per_second: float) -> dict[str, float]:
+        """Append a row and begin the next; raises as `check`."""
+        self.check()
+        means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=False))
+        row = {name: round(mean, 5) for name, mean in means.items()}
+        row |= {"samples": samples, "per_second": round(per_second, 1)}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.sums, self.count = None, 0
+        return row
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM as they come, while inside."""
+    stop: list[int] = []
+    handlers = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in (2, 15)}
+    try:
+        yield stop
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def train(
     name: str,
     module: nn.Module,
@@ -48,77 +98,76 @@ def train(
     save_seconds: float,
     seed: int,
     device: str,
+    **facts: object,
 ) -> nn.Module:
     """Train `module` on `samples` samples and return it with its EMA weights.
 
     Args:
         loss: `(generator, step) => {"total": [], ...}`; every random draw of a step comes from
             the generator, keyed by (seed, step), so that a resumed run repeats nothing.
-        folder: holds `<name>.pt` (resumed when present) and `<name>.jsonl` (the curve).
+        folder: holds `<name>.pt` (resumed when present), `<name>.jsonl` (the curve) and, once
+            trained, `<name>.json` (what made it).
+        facts: JSON values kept with the state, of this sitting.
 
     SIGTERM and SIGINT save at the next step and raise KeyboardInterrupt.
+
+    Raises:
+        UserError: a state that does not fit, or a loss that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, curve = folder / f"{name}.pt", folder / f"{name}.jsonl"
+    path, curve = folder / f"{name}.pt", Curve(folder / f"{name}.jsonl")
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
     ema = [p.detach().clone() for p in parameters]
-    step, seconds = 0, 0.0
+    at = {"step": 0, "samples": 0, "seconds": 0.0, "seed": seed, "sittings": []}
     if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, step, seconds = state["ema"], state["step"], state["seconds"]
-        log.info("%s: resumed at %d samples", name, step * batch_size)
+        ema, at = states.resume(path, module, optimizer, seed, device)
+        log.info("%s: resumed at %d samples", name, at["samples"])
+    sitting = {"batch_size": batch_size, "device": torch.device(device).type, **facts}
 
     def save() -> None:
-        state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
+        curve.check()
+        state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema}
         with atomic(path) as temporary:
-            torch.save({**state, "ema": ema, "step": step, "seconds": seconds}, temporary)
+            torch.save(state | at, temporary)
 
-    stop: list[int] = []
-    handlers = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in (2, 15)}
-    sums: dict[str, float] = {}
-    counted = 0
+    first = at["samples"]
     started = saved = time.monotonic()
-    first = step
     module.train()
-    while step * batch_size < samples and not stop:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * schedule(step * batch_size, samples, decay)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        terms = loss(generator, step)
-        terms["total"].backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        with torch.no_grad():
+    with _signals() as stop:
+        while at["samples"] < samples and not stop:
+            if sitting not in at["sittings"][-1:]:
+                at["sittings"].append(sitting)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * schedule(at["samples"], samples, decay)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + at["step"])
+            terms = loss(generator, at["step"])
+            terms["total"].backward()
+            curve.add(terms, nn.utils.clip_grad_norm_(parameters, 1.0))
+            if sitting["device"] == "cpu":  # a GPU is waited for only where a row or state is due
+                curve.check()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            at["step"], at["samples"] = at["step"] + 1, at["samples"] + batch_size
             # a short memory at first, so that the average forgets the random start
-            torch._foreach_lerp_(ema, parameters, 1 - min(ema_decay, (1 + step) / (10 + step)))
-        for key, value in terms.items():
-            sums[key] = sums.get(key, 0.0) + value.item()
-        counted += 1
-        now = time.monotonic()
-        if step % 100 == 0:
-            row = {k: round(v / counted, 5) for k, v in sums.items()}
-            rate = (step - first) * batch_size / (now - started)
-            row |= {"samples": step * batch_size, "per_second": round(rate, 1)}
-            with open(curve, "a") as file:
-                file.write(json.dumps(row) + "\n")
-            log.info("%s %s", name, row)
-            sums, counted = {}, 0
-        if now - saved > save_seconds:
-            seconds, saved = seconds + now - saved, now
+            short = (1 + at["step"]) / (10 + at["step"])
+            with torch.no_grad():
+                torch._foreach_lerp_(ema, parameters, 1 - min(ema_decay, short))
+            now = time.monotonic()
+            if at["step"] % 100 == 0:
+                rate = (at["samples"] - first) / (now - started)
+                log.info("%s %s", name, curve.write(at["samples"], rate))
+            if now - saved > save_seconds:
+                at["seconds"], saved = at["seconds"] + now - saved, now
+                save()
+        if at["samples"] > first:
+            at["seconds"] += time.monotonic() - saved
             save()
-    seconds += time.monotonic() - saved
-    save()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     if stop:
         raise KeyboardInterrupt
+    write_json(folder / f"{name}.json", states.account(at, curve.path))
     with torch.no_grad():
         for parameter, average in zip(parameters, ema, strict=True):
             parameter.copy_(average)
