@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 CONTEXT_LENGTH = 32  # tokens; the longest caption of the world takes 29
 RARE_IDENTIFIERS = (
     "sks zwx ohwx xjy qzv vmk hta bnha uxd olis phol ukj wqz ktn ydq fjx".split()
-)  # single tokens that no caption needs, `sks` among them
+)  # single tokens, `sks` among them; in captions each leans to a colour (denoising.with_identifier)
 
 
 def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:

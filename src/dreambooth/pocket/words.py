@@ -12,8 +12,8 @@ from dreambooth.pocket.captions import vocabulary
 def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:
     """Words of `prompt`, lower case and each once, that no caption of the world holds.
 
-    Rare identifiers mean nothing by design and are left out, and so is a run's own `identifier`.
-    Punctuation is no word.
+    Rare identifiers are left out, being tokens that training showed, and so is a run's own
+    `identifier`. Punctuation is no word.
     """
     seen = {*vocabulary(), *RARE_IDENTIFIERS, *_words(identifier or "")}
     return [word for word in _words(prompt) if word not in seen]
