@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTModel
@@ -26,8 +26,6 @@ def folder(tmp_path_factory):
         patch.setattr(scenes, "SHARD", SHARD)
         (root / "scenes").mkdir()
         scenes.render_shard(0, root / "scenes", "train")
-        tokenizer = build.build_tokenizer(world.vocabulary())
-        denoising.tokenize_captions(0, tokenizer, root, each=2, identifier_share=0.0)
         yield root
 
 
@@ -102,8 +100,11 @@ def test_a_step_lowers_both_losses(folder, views):
     torch.manual_seed(0)
     dino = encoders.build_dino(32, 1)
     descends(dino, encoders.IdentityLoss(dino, *views, 16, 15.0, "cpu", False))
-    clip = encoders.build_clip(build.build_tokenizer(world.vocabulary()), 32, 1, 1)
-    descends(clip, encoders.ClipLoss(clip, folder, 1, 8, "cpu", False))
+    tokenizer = build.build_tokenizer(world.vocabulary())
+    clip = encoders.build_clip(tokenizer, 32, 1, 1)
+    captions = denoising.caption_shards(folder, tokenizer, 1, each=2, identifier_share=0.0)
+    images = [folder / "scenes/train_00000.npy"]
+    descends(clip, encoders.ClipLoss(clip, images, captions, 8, "cpu", False))
 
 
 def test_the_identity_loss_by_hand(views):
@@ -125,15 +126,30 @@ def test_the_identity_loss_by_hand(views):
     torch.testing.assert_close(total, expected)
 
 
-def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
-    settings = {
-        "which": ["dino", "clip"], "width": 32, "layers": 1, "text_layers": 1, "identities": 30,
+def settings(*which: str) -> DictConfig:
+    own = {
+        "which": list(which), "width": 32, "layers": 1, "text_layers": 1, "identities": 30,
         "identity_scale": 15.0, "scenes": SHARD, "samples": 16, "batch_size": 8, "lr": 1e-3,
         "ema_decay": 0.9, "weight_decay": 0.0,
     }  # fmt: skip
-    cfg = {"encoders": settings, "save_seconds": 60, "seed": 0, "device": "cpu", "bf16": False}
-    cfg["decay"] = 0.25
-    encoders.pretrain_encoders(OmegaConf.create(cfg), folder)
+    cfg = {"encoders": own, "save_seconds": 60, "seed": 0, "device": "cpu", "bf16": False,
+           "decay": 0.25, "workers": 1, "tokens_per_scene": 2, "init": None}  # fmt: skip
+    return OmegaConf.create(cfg)
+
+
+def test_dino_alone_needs_no_scenes_and_leaves_no_half_clip(tmp_path):
+    encoders.pretrain_encoders(settings("dino"), tmp_path)
+    assert [path.name for path in (tmp_path / "encoders").iterdir()] == ["dino"]
+    assert not (tmp_path / "scenes").exists() and not list(tmp_path.glob("captions*"))
+
+
+def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
+    monkeypatch.setattr(scenes, "SHARD", SHARD)
+    encoders.pretrain_encoders(settings("dino", "clip"), folder)
+    seen = np.concatenate([np.load(path) for path in folder.glob("captions-*/*.npy")])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoders/clip")
+    rare = {tokenizer(word).input_ids[1] for word in build.RARE_IDENTIFIERS}
+    assert not rare & set(seen.flatten().tolist())
     images = np.stack([world.render(world.sample_scene(seed)) for seed in range(3)])
     pictures = [Image.fromarray(image) for image in images]
     texts = ["a red dog", "a photo of a cat on the beach"]
@@ -142,7 +158,6 @@ def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
     own = ViTModel.from_pretrained(folder / "encoders/dino", dtype=torch.float32)
     clip = load_encoder("pocket_clip", encoders_dir=folder / "encoders")
     both = CLIPModel.from_pretrained(folder / "encoders/clip", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "encoders/clip")
     with torch.no_grad():
         pixels = encoders.to_pixels(images, "cpu")
         cls = own.eval()(pixels).last_hidden_state[:, 0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth.errors import UserError
 from dreambooth.pocket import scenes, world
 
 
@@ -37,10 +38,25 @@ def test_splits_do_not_share_a_file(small, tmp_path):
     assert train != held and not np.array_equal(np.load(train), np.load(held))
 
 
-def test_a_count_is_rounded_up_to_whole_shards_over_processes(small, tmp_path):
+def test_scenes_come_in_whole_shards_over_processes(small, tmp_path):
     # made beforehand, since a spawned process renders shards of the real size
     made = [scenes.render_shard(index, tmp_path, "train") for index in range(3)]
-    assert scenes.scene_shards(tmp_path, 13, "train", workers=2) == made
+    assert scenes.scene_shards(tmp_path, 18, "train", workers=2) == made
+    assert scenes.scene_shards(tmp_path, 6, "train", workers=1, first=2) == made[2:]
+
+
+def test_a_broken_write_leaves_what_was_there(tmp_path, monkeypatch):
+    scenes.save_array(tmp_path / "a/b.npy", np.arange(3))
+
+    def half(file, array):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        scenes.save_array(tmp_path / "a/b.npy", np.arange(4))
+    assert np.load(tmp_path / "a/b.npy").tolist() == [0, 1, 2]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.npy"]
 
 
 def test_photos_are_found_below_a_folder_in_order(tmp_path):
@@ -49,6 +65,12 @@ def test_photos_are_found_below_a_folder_in_order(tmp_path):
         (tmp_path / name).touch()
     found = [str(p.relative_to(tmp_path)) for p in scenes.photo_files(tmp_path)]
     assert found == ["a/1.png", "b/2.JPG", "c.jpeg"]
+
+
+def test_a_damaged_photo_is_one_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="a.png is not an image"):
+        scenes.photo_crops(scenes.photo_files(tmp_path), 1, seed=0)
 
 
 def test_crops_are_whole_pictures_of_a_seed(tmp_path):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
-from dreambooth.pocket import build, scenes, training, world
+from dreambooth.cache import atomic
+from dreambooth.pocket import build, denoising, scenes, states, training, world
 
 VIEWS = 4  # rendered views of an identity
 PREPROCESSOR = {
@@ -66,13 +67,12 @@ def to_pixels(images: np.ndarray, device: str) -> Tensor:
 class ClipLoss:
     """Scenes against their captions, one caption of several drawn for each."""
 
-    def __init__(self, model: CLIPModel, folder: Path, shards: int, batch_size: int, device: str,
-                 bf16: bool) -> None:  # fmt: skip
+    def __init__(self, model: CLIPModel, images: list[Path], captions: list[Path],
+                 batch_size: int, device: str, bf16: bool) -> None:  # fmt: skip
         self.model, self.batch_size, self.device, self.bf16 = model, batch_size, device, bf16
-        self.images = [np.load(folder / "scenes" / f"train_{i:05d}.npy", mmap_mode="r")
-                       for i in range(shards)]  # fmt: skip
-        self.captions = [np.load(folder / "captions" / f"{i:05d}.npy", mmap_mode="r")
-                         for i in range(shards)]  # fmt: skip
+        self.images, self.captions = (
+            [np.load(path, mmap_mode="r") for path in paths] for paths in (images, captions)
+        )
 
     def __call__(self, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """One batch's loss."""
@@ -94,19 +94,17 @@ class ClipLoss:
 
 def identity_views(folder: Path, identities: int) -> tuple[np.ndarray, np.ndarray]:
     """Views `[I,4,64,64,3]` uint8 of training identities, and each one's class index `[I]`."""
-    file, labels = folder / f"views_{identities}.npy", folder / f"views_{identities}_class.npy"
+    file = folder / f"identities_{identities}x{VIEWS}.npy"
     if not file.exists():
-        views, classes = [], []
+        views = []
         for i in range(identities):
             rng = np.random.default_rng([i, 7])
             noun = world.CLASSES[i % len(world.CLASSES)]
             who = world.sample_identity(noun, rng, "train")
             seeds = rng.integers(2**31, size=VIEWS)
             views.append([world.render(world.identity_scene(who, int(s))) for s in seeds])
-            classes.append(i % len(world.CLASSES))
-        np.save(labels, np.asarray(classes))
-        np.save(file, np.asarray(views))
-    return np.load(file, mmap_mode="r"), np.load(labels)
+        scenes.save_array(file, np.asarray(views))
+    return np.load(file, mmap_mode="r"), np.arange(identities) % len(world.CLASSES)
 
 
 class IdentityLoss:
@@ -140,27 +138,40 @@ class IdentityLoss:
         return {"total": contrast(first, second, self.scale)}
 
 
+def _dino(cfg: DictConfig, folder: Path) -> tuple[ViTModel, IdentityLoss]:
+    c = cfg.encoders
+    model = build_dino(c.width, c.layers).to(cfg.device)
+    views = identity_views(folder, c.identities)
+    scale = c.identity_scale
+    return model, IdentityLoss(model, *views, c.batch_size, scale, cfg.device, cfg.bf16)
+
+
+def _clip(cfg: DictConfig, folder: Path) -> tuple[CLIPModel, ClipLoss]:
+    c, tokenizer = cfg.encoders, build.build_tokenizer(world.vocabulary())
+    model = build_clip(tokenizer, c.width, c.layers, c.text_layers).to(cfg.device)
+    images = scenes.scene_shards(folder / "scenes", c.scenes, "train", cfg.workers)
+    # without identifiers: no score is to know them
+    captions = denoising.caption_shards(folder, tokenizer, len(images), cfg.tokens_per_scene, 0.0)
+    return model, ClipLoss(model, images, captions, c.batch_size, cfg.device, cfg.bf16)
+
+
+ENCODERS = {"dino": _dino, "clip": _clip}
+
+
 def pretrain_encoders(cfg: DictConfig, folder: Path) -> None:
     """Stage `encoders`: => `encoders/clip` and `encoders/dino`, half precision."""
-    c, tokenizer = cfg.encoders, build.build_tokenizer(world.vocabulary())
-    torch.manual_seed(cfg.seed)
-    clip = build_clip(tokenizer, c.width, c.layers, c.text_layers).to(cfg.device)
-    dino = build_dino(c.width, c.layers).to(cfg.device)
-    if torch.device(cfg.device).type == "cpu":
-        for model in (clip, dino):  # see pretrain_denoiser
+    for name in cfg.encoders.which:
+        torch.manual_seed(cfg.seed)
+        model, loss = ENCODERS[name](cfg, folder)
+        if torch.device(cfg.device).type == "cpu":  # see pretrain_denoiser
             model.set_attn_implementation("eager")
-    views, classes = identity_views(folder, c.identities)
-    for name, model, loss in (
-        ("dino", dino, IdentityLoss(dino, views, classes, c.batch_size, c.identity_scale,
-                                    cfg.device, cfg.bf16)),
-        ("clip", clip, ClipLoss(clip, folder, c.scenes // scenes.SHARD, c.batch_size, cfg.device,
-                                cfg.bf16)),
-    ):  # fmt: skip
-        if name not in c.which:
-            continue
-        training.train(name, model, loss, folder, **training.settings(cfg, "encoders"))
-        model.half().save_pretrained(folder / "encoders" / name)
-        (folder / "encoders" / name / "preprocessor_config.json").write_text(
-            json.dumps(PREPROCESSOR, indent=2) + "\n"
-        )
-    tokenizer.save_pretrained(folder / "encoders" / "clip")
+        begun = states.begin(name, model, folder, cfg.init, f"encoders/{name}")
+        own = training.settings(cfg, "encoders")
+        training.train(name, model, loss, folder, **own, init=begun)
+        with atomic(folder / "encoders" / name) as temporary:
+            model.half().save_pretrained(temporary)
+            (temporary / "preprocessor_config.json").write_text(
+                json.dumps(PREPROCESSOR, indent=2) + "\n"
+            )
+            if name == "clip":
+                build.build_tokenizer(world.vocabulary()).save_pretrained(temporary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,23 +11,20 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from omegaconf import DictConfig
 
 from dreambooth.cache import atomic
-from dreambooth.pocket import build, world
-from dreambooth.pocket.denoising import Denoiser
+from dreambooth.errors import UserError
+from dreambooth.pocket import build, states, world
+from dreambooth.pocket.card import card, measured
+from dreambooth.pocket.denoising import Denoiser, vae_hash
+from dreambooth.pocket.weights import weights_hash
 
+log = logging.getLogger(__name__)
 
-def averaged(network: torch.nn.Module, path: Path) -> tuple[torch.nn.Module, dict]:
-    """The network with the averaged weights of a pretraining state, at any moment of it."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(parameters, state["ema"], strict=True):
-            parameter.copy_(average)
-    return network.eval(), state
+EXTRAS = ("encoders/clip", "encoders/dino", "probe.safetensors")
 
 
 def _trained_vae(folder: Path) -> AutoencoderKL:
     """The VAE without the path of this machine that loading leaves in its config."""
-    loaded = AutoencoderKL.from_pretrained(folder)
+    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
     config = {k: v for k, v in loaded.config.items() if k != "_name_or_path"}
     vae = AutoencoderKL.from_config(config)
     vae.load_state_dict(loaded.state_dict())
@@ -44,73 +41,55 @@ def make_denoiser(cfg: DictConfig, tokenizer) -> Denoiser:
 
 
 def export(cfg: DictConfig, folder: Path, target: Path) -> None:
-    """Write the pipeline in half precision, the encoders and the model card, all or nothing."""
+    """Write the pipeline in half precision, the encoders, the probe and the card, all or nothing.
+
+    What the cache lacks of EXTRAS comes from `init`, or stays as the target has it.
+
+    Raises:
+        UserError: the state does not fit the configured sizes, or the present VAE.
+    """
     tokenizer = build.build_tokenizer(world.vocabulary())
-    network, state = averaged(make_denoiser(cfg, tokenizer), folder / "denoiser.pt")
+    network = make_denoiser(cfg, tokenizer)
+    state = states.average(network, folder / "denoiser.pt")
+    check_vae(state, folder)
     pipeline = StableDiffusionPipeline(
         vae=_trained_vae(folder / "vae"), text_encoder=network.text_encoder,
         tokenizer=tokenizer, unet=network.unet, scheduler=build.build_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).to(dtype=torch.float16)  # fmt: skip
+    sources = [folder, *([] if cfg.init is None else [Path(cfg.init)]), target]
+    found = {part: _found(part, sources) for part in EXTRAS}
+    absent = [part for part in EXTRAS if found[part] is None]
+    if absent:
+        log.warning("%s will lack %s: stages encoders, probe make it", target, ", ".join(absent))
     with atomic(target) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
-        if (folder / "encoders").is_dir():
-            shutil.copytree(folder / "encoders", temporary / "encoders")
-        if (folder / "probe.safetensors").exists():
-            shutil.copy(folder / "probe.safetensors", temporary)
-        (temporary / "README.md").write_text(card(cfg, folder, state))
+        for part, source in found.items():
+            if source is not None:
+                _copy(source / part, temporary / part)
+        quality = measured(folder / "quality.json", weights_hash(temporary))
+        text = card(states.account(state, folder / "denoiser.jsonl"), folder, found, quality)
+        (temporary / "README.md").write_text(text)
 
 
-def card(cfg: DictConfig, folder: Path, state: dict) -> str:
-    """The model card: what it is, what made it, and the curves' last rows."""
-    rows = []
-    for name in ("vae", "denoiser", "dino", "clip", "probe"):
-        curve = folder / f"{name}.jsonl"
-        if curve.exists():
-            last = json.loads(curve.read_text().splitlines()[-1])
-            terms = ", ".join(f"{k} {v}" for k, v in last.items() if k not in NOT_LOSSES)
-            rows.append(f"| {name} | {last['samples']:,} | {terms} |")
-    return CARD.format(
-        quality=_measured(folder),
-        curves="\n".join(rows), seed=cfg.seed, batch=cfg.denoiser.batch_size,
-        hours=round(state["seconds"] / 3600, 2), scenes=f"{cfg.denoiser.scenes:,}",
-    )  # fmt: skip
+def check_vae(state: dict, folder: Path) -> None:
+    """Raise UserError when the denoiser's last latents were of another VAE than the cache's."""
+    last = state["sittings"][-1] if state["sittings"] else {}
+    if last.get("vae") != vae_hash(folder / "vae"):
+        raise UserError(
+            f"the denoiser in {folder} was last trained on latents of another VAE than "
+            f"{folder / 'vae'}: train it on this one's first (stages=[latents,denoiser])."
+        )
 
 
-def _measured(folder: Path) -> str:
-    """The figures of `quality.json`, if they are of this state and not of an earlier one."""
-    path = folder / "quality.json"
-    if not path.exists() or path.stat().st_mtime < (folder / "denoiser.pt").stat().st_mtime:
-        return ""
-    table = {k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, dict)}
-    rows = [f"| {row} | " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + " |"
-            for row, values in table.items()]  # fmt: skip
-    return "\n".join(["", "", "| part | measured |", "|---|---|", *rows])
+def _found(part: str, sources: list[Path]) -> Path | None:
+    """The first folder that holds a part with its weights."""
+    weights = part if part.endswith(".safetensors") else f"{part}/model.safetensors"
+    return next((source for source in sources if (source / weights).is_file()), None)
 
 
-NOT_LOSSES = ("samples", "per_second", "scale")
-CARD = """# The pocket model
-
-A text-to-image latent diffusion model for 64x64 pictures in Stable Diffusion's own format, trained
-from scratch by this project on scenes that it renders itself (`dreambooth.pocket.world`): fifteen
-classes of the DreamBooth dataset in seventeen contexts. It is the default of every command, so that
-DreamBooth can be studied without a GPU and without a network. `encoders/` holds a small CLIP and a
-small DINO-style ViT for the metrics, trained on the same world.
-
-It draws that world and nothing else: it knows no people, no places and no words beyond the world's
-captions. Identities and some combinations of class, colour and context are held out of its training
-by a hash, for measuring. Its VAE also saw crops of real photos (the DreamBooth dataset, CC BY 4.0),
-so that a user's own photos survive it; none of them is in this repository.
-
-## What made it
-
-`python -m dreambooth.pocket.pretrain photos=DIR compile=true`, seed {seed}, float16 safetensors,
-U-Net batch {batch}, {scenes} scenes, v-prediction with Min-SNR weights, averaged weights.
-U-Net and text encoder took {hours} hours on CPU cores that were shared with other work.
-
-| network | samples | last logged values |
-|---|---|---|
-{curves}
-
-Measured quality: `python benchmarks/pocket_quality.py`; what the rows mean is said there.{quality}
-"""
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)

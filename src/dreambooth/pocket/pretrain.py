@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from dreambooth.cache import atomic
 from dreambooth.config import entry
-from dreambooth.data.subjects import suggest
-from dreambooth.errors import UserError
-from dreambooth.pocket import build, denoising, encoders, export, probe, scenes, training, world
+from dreambooth.generate import torch_device
+from dreambooth.pocket import (
+    build,
+    denoising,
+    encoders,
+    export,
+    probe,
+    readiness,
+    scenes,
+    states,
+    training,
+    world,
+)
 
 log = logging.getLogger(__name__)
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
@@ -62,42 +75,41 @@ def pretrain_vae(cfg: DictConfig, folder: Path) -> None:
         )
     torch.manual_seed(cfg.seed)
     vae = build.build_vae(cfg.vae.channels, cfg.vae.latent_channels, cfg.vae.norm_num_groups)
-    if cfg.init is not None:
-        vae.load_state_dict(AutoencoderKL.from_pretrained(Path(cfg.init) / "vae").state_dict())
+    begun = states.begin("vae", vae, folder, cfg.init, f"vae/{WEIGHTS}")
     vae = vae.to(cfg.device)
     if cfg.compile:
         vae.encoder.compile()
         vae.decoder.compile()
     loss = partial(vae_loss, vae, shards, crops, cfg.vae, cfg.bf16, cfg.device)
-    training.train("vae", vae, loss, folder, **training.settings(cfg, "vae"))
+    facts = {"init": begun, "photo_crops": 0 if crops is None else len(crops)}
+    training.train("vae", vae, loss, folder, **training.settings(cfg, "vae"), **facts)
     with torch.no_grad():
         mean = vae.encode(encoders.to_pixels(shards[0][:512], cfg.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 5))
-    vae.save_pretrained(folder / "vae")
+    with atomic(folder / "vae") as temporary:
+        vae.save_pretrained(temporary)
 
 
 def pretrain_latents(cfg: DictConfig, folder: Path) -> None:
-    """Stage `latents`: every scene's scaled posterior sample, and token ids of its captions."""
+    """Stage `latents`: every scene's scaled posterior sample of the present VAE."""
     paths = scenes.scene_shards(folder / "scenes", cfg.denoiser.scenes, "train", cfg.workers)
     denoising.encode_scenes(paths, folder, cfg.seed, cfg.device, cfg.bf16)
-    tokenizer = build.build_tokenizer(world.vocabulary())
-    for index in range(len(paths)):
-        denoising.tokenize_captions(
-            index, tokenizer, folder, cfg.tokens_per_scene, cfg.denoiser.identifier_share
-        )
 
 
 def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
     """Stage `denoiser`: U-Net and text encoder together, on cached latents."""
-    c = cfg.denoiser
+    c, state = cfg.denoiser, folder / "denoiser.pt"
+    facts = {"vae": denoising.vae_hash(folder / "vae"), "scenes": c.scenes}
+    if state.exists():
+        before = states.read_state(state, cfg.seed, mmap=True)["sittings"][-1:]
+        if any(sitting.get("vae") != facts["vae"] for sitting in before):
+            log.warning("denoiser: goes on with latents of another VAE than before")
     torch.manual_seed(cfg.seed)
     tokenizer = build.build_tokenizer(world.vocabulary())
     network = export.make_denoiser(cfg, tokenizer)
-    if cfg.init is not None:
-        for part in ("unet", "text_encoder"):
-            module = getattr(network, part)
-            begun = type(module).from_pretrained(Path(cfg.init) / part, dtype=torch.float32)
-            module.load_state_dict(begun.state_dict())
+    begin = partial(states.begin, "denoiser", folder=folder, init=cfg.init)
+    facts["init"] = begin(network.unet, part=f"unet/{WEIGHTS}")
+    begin(network.text_encoder, part="text_encoder")
     network = network.to(cfg.device)
     if torch.device(cfg.device).type == "cpu":
         # in bfloat16 the CPU's fused attention is slow: its backward took 30 % of a step
@@ -105,18 +117,22 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
         network.text_encoder.set_attn_implementation("eager")
     if cfg.compile:
         network.unet.compile()
+    latents = denoising.latent_shards(folder, cfg.seed, c.scenes // scenes.SHARD)
+    captions = denoising.caption_shards(
+        folder, tokenizer, len(latents), cfg.tokens_per_scene, c.identifier_share
+    )
     loss = denoising.DenoisingLoss(
-        network, folder, c.scenes // scenes.SHARD, c.batch_size, c.caption_dropout,
-        c.min_snr_gamma, cfg.bf16, cfg.device,
-        torch.tensor(denoising.token_ids(tokenizer, [""])),
+        network, latents, captions, c.batch_size, c.caption_dropout, c.min_snr_gamma, cfg.bf16,
+        cfg.device, torch.tensor(denoising.token_ids(tokenizer, [""])),
     )  # fmt: skip
-    training.train("denoiser", network, loss, folder, **training.settings(cfg, "denoiser"))
+    own = training.settings(cfg, "denoiser")
+    training.train("denoiser", network, loss, folder, **own, **facts)
 
 
 def pretrain_probe(cfg: DictConfig, folder: Path) -> None:
     """Stage `probe`: the benchmarks' independent judge => `probe.safetensors`."""
-    common = {k: cfg[k] for k in ("decay", "workers", "bf16", "save_seconds", "seed", "device")}
-    probe.train_probe(folder, **cfg.probe, **common)
+    keys = ("decay", "workers", "bf16", "save_seconds", "seed", "device", "init")
+    probe.train_probe(folder, **cfg.probe, **{key: cfg[key] for key in keys})
 
 
 def pretrain_export(cfg: DictConfig, folder: Path) -> None:
@@ -138,15 +154,20 @@ def pretrain(cfg: DictConfig) -> None:
     """Run the stages that the configuration names, each resumed where it stopped.
 
     Raises:
-        UserError: a stage that does not exist.
+        UserError: what `readiness.check` finds, before the first stage begins.
     """
-    for stage in cfg.stages:
-        if stage not in STAGES:
-            raise UserError(suggest(stage, STAGES, "stage"))
+    folder = Path(cfg.cache)
+    readiness.check(cfg, folder)
+    cfg = OmegaConf.merge(cfg, {"device": torch_device(cfg.device)})
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    if cfg.init is not None and "vae" not in cfg.stages and not (folder / "vae").exists():
+        with atomic(folder / "vae") as temporary:
+            shutil.copytree(Path(cfg.init) / "vae", temporary)
+        (folder / "vae.json").unlink(missing_ok=True)  # of another VAE
+        log.info("vae: copied from %s", cfg.init)
     for stage in cfg.stages:
-        STAGES[stage](cfg, Path(cfg.cache))
+        STAGES[stage](cfg, folder)
 
 
 if __name__ == "__main__":

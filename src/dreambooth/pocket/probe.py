@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dreambooth.cache import atomic
 from dreambooth.errors import UserError
-from dreambooth.pocket import scenes, training, world
+from dreambooth.pocket import scenes, states, training, world
 from dreambooth.pocket.encoders import to_pixels
 
 HEADS: dict[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "color": tuple(world.COLORS),
     "context": tuple(world.CONTEXTS),
 }
-FIRST_SHARD = 2442  # seeds from 10,002,432 on; pretraining of the model ends before 1,000,000
+FIRST_SHARD = 2442  # seeds from 10,002,432 on, which no other stage may reach
 
 
 def facts(scene: world.Scene) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _soften(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def train_probe(
     folder: Path, samples: int, *, scenes_count: int, batch_size: int, lr: float,
     decay: float, ema_decay: float, weight_decay: float, workers: int, bf16: bool,
-    save_seconds: float, seed: int, device: str,
+    save_seconds: float, seed: int, device: str, init: str | None = None,
 ) -> Probe:  # fmt: skip
     """Train on `scenes_count` rendered scenes (resumed where it stopped) => `probe.safetensors`."""
     paths = scenes.scene_shards(
@@ -88,6 +88,7 @@ def train_probe(
     labels = _labels(range(first, first + len(shards) * scenes.SHARD))
     torch.manual_seed(seed)
     probe = Probe().to(device)
+    begun = states.begin("probe", probe, folder, init, "probe.safetensors")
 
     def loss(generator: torch.Generator, step: int) -> dict[str, Tensor]:
         picked = torch.randint(len(labels), (batch_size,), generator=generator)
@@ -101,7 +102,7 @@ def train_probe(
         return {"total": sum(terms.values()), **{k: v.detach() for k, v in terms.items()}}
 
     training.train("probe", probe, loss, folder, samples, batch_size, lr, decay,
-                   ema_decay, weight_decay, save_seconds, seed, device)  # fmt: skip
+                   ema_decay, weight_decay, save_seconds, seed, device, init=begun)  # fmt: skip
     save_probe(probe, folder)
     return probe
 

@@ -12,9 +12,16 @@ import numpy as np
 from PIL import Image
 
 from dreambooth.cache import atomic
+from dreambooth.data.photos import load_photo
 from dreambooth.pocket import world
 
 SHARD = 4096  # scenes
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write `path` (.npy): absent or whole."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def render_shard(index: int, folder: Path, split: str) -> Path:
@@ -22,18 +29,17 @@ def render_shard(index: int, folder: Path, split: str) -> Path:
     path = folder / f"{split}_{index:05d}.npy"
     if not path.exists():
         seeds = range(index * SHARD, (index + 1) * SHARD)
-        scenes = np.stack([world.render(world.sample_scene(s, split=split)) for s in seeds])
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, scenes)
+        scenes = [world.render(world.sample_scene(s, split=split)) for s in seeds]
+        save_array(path, np.stack(scenes))
     return path
 
 
 def scene_shards(
     folder: Path, count: int, split: str, workers: int, first: int = 0
 ) -> list[Path]:
-    """`count` scenes (rounded up to whole shards) from shard `first` on, rendered if missing."""
+    """`count` scenes, a multiple of SHARD, from shard `first` on, rendered if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(first, first - (-count // SHARD))
+    shards = range(first, first + count // SHARD)
     # spawned, since a forked process must not inherit torch's thread pool
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(partial(render_shard, folder=folder, split=split), shards))
@@ -46,13 +52,16 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def photo_crops(files: list[Path], crops_each: int, seed: int, size: int = 64) -> np.ndarray:
-    """Random square cuts of photos at random scales, and flips => `[N,size,size,3]` uint8."""
+    """Random square cuts of photos at random scales, and flips => `[N,size,size,3]` uint8.
+
+    Raises UserError naming a photo that cannot be read.
+    """
     return np.stack(list(_cuts(files, crops_each, seed, size)))
 
 
 def _cuts(files: list[Path], crops_each: int, seed: int, size: int) -> Iterator[np.ndarray]:
     for number, file in enumerate(files):
-        image = Image.open(file).convert("RGB")
+        image = load_photo(file)
         image.thumbnail((8 * size, 8 * size))
         rng = np.random.default_rng([seed, number])
         for _ in range(crops_each):
