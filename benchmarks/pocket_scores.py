@@ -1,7 +1,7 @@
 """Do the scores order runs as the world's ground truth does?
 
     python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
-        train_text_encoder=false evaluation=paper evaluation.images_per_prompt=2 \\
+        evaluation=paper evaluation.images_per_prompt=2 \\
         photos.root=null hydra.sweep.dir=DIR
     python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json] [--sheet scores.png]
 
