@@ -42,7 +42,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image, ImageOps
+from PIL import Image
 from pocket_truth import (
     Share,
     articles,
@@ -57,6 +57,7 @@ from pocket_truth import (
 )  # fmt: skip
 
 from dreambooth.cache import write_json
+from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError
 from dreambooth.generate import Sampling, generate
 from dreambooth.metrics.encoders import load_encoder
@@ -100,7 +101,7 @@ def photos_at_64(folder: Path) -> np.ndarray:
     """Every photo below `folder`, cut square in the middle."""
     rows = []
     for path in photo_files(folder):
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        image = load_photo(path)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         box = (left, top, left + side, top + side)

@@ -83,13 +83,15 @@ def check_added(name: str, arguments: list[str]) -> None:
     Raises:
         UserError: names the key and the nearest one there is.
     """
-    keys = _keys(OmegaConf.load(CONF / f"{name}.yaml"))
     for argument in arguments:
+        if not argument.startswith("+"):
+            continue
         key = argument.lstrip("+").partition("=")[0]
-        block = key.split(".")[0].split("@")[0].split("/")[0]
-        if argument.startswith("+") and key not in keys and block != "hydra":
-            if not (CONF / block).is_dir():
-                raise UserError(_no_key(name, key))
+        block = re.split("[.@/]", key)[0]
+        if block == "hydra" or (CONF / block).is_dir():
+            continue
+        if key not in _keys(OmegaConf.load(CONF / f"{name}.yaml")):
+            raise UserError(_no_key(name, key))
 
 
 def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:

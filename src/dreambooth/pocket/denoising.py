@@ -145,13 +145,10 @@ class DenoisingLoss:
         """One batch's loss."""
         n = self.batch_size
         total, each = len(self.latents) * scenes.SHARD, self.captions[0].shape[1]
-        picked = torch.randint(total, (n,), generator=generator).tolist()
-        which = torch.randint(each, (n,), generator=generator).tolist()
-        places = [divmod(i, scenes.SHARD) for i in picked]
-        latents = torch.from_numpy(np.stack([self.latents[s][i] for s, i in places])).float()
-        ids = torch.from_numpy(
-            np.stack([self.captions[s][i][k] for (s, i), k in zip(places, which, strict=True)])
-        )
+        picked = torch.randint(total, (n,), generator=generator)
+        which = torch.randint(each, (n,), generator=generator)
+        latents = torch.from_numpy(scenes.pick(self.latents, picked)).float()
+        ids = torch.from_numpy(scenes.pick(self.captions, picked))[torch.arange(n), which]
         dropped = torch.rand(n, generator=generator) < self.caption_dropout
         ids = torch.where(dropped[:, None], self.empty, ids).long()
         noise = torch.randn(latents.shape, generator=generator)

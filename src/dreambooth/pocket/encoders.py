@@ -77,14 +77,12 @@ class ClipLoss:
     def __call__(self, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """One batch's loss."""
         total = len(self.images) * scenes.SHARD
-        picked = torch.randint(total, (self.batch_size,), generator=generator).tolist()
+        picked = torch.randint(total, (self.batch_size,), generator=generator)
         each = self.captions[0].shape[1]
-        which = torch.randint(each, (self.batch_size,), generator=generator).tolist()
-        places = [divmod(i, scenes.SHARD) for i in picked]
-        pixels = to_pixels(np.stack([self.images[s][i] for s, i in places]), self.device)
-        ids = torch.from_numpy(
-            np.stack([self.captions[s][i][k] for (s, i), k in zip(places, which, strict=True)])
-        )
+        which = torch.randint(each, (self.batch_size,), generator=generator)
+        pixels = to_pixels(scenes.pick(self.images, picked), self.device)
+        captions = torch.from_numpy(scenes.pick(self.captions, picked))  # [N,each,32]
+        ids = captions[torch.arange(len(which)), which]
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
             out = self.model(pixel_values=pixels, input_ids=ids.long().to(self.device))
         scale = self.model.logit_scale.exp().clamp(max=100)

@@ -35,11 +35,6 @@ log = logging.getLogger(__name__)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
-    """The images with these indices over all shards."""
-    return np.stack([shards[i // scenes.SHARD][i % scenes.SHARD] for i in indices.tolist()])
-
-
 def vae_loss(
     vae, shards: list[np.ndarray], crops: np.ndarray | None, cfg: DictConfig, bf16: bool,
     device: str, generator: torch.Generator, step: int,
@@ -48,7 +43,7 @@ def vae_loss(
     photos = 0 if crops is None else round(cfg.photo_share * cfg.batch_size)
     total = len(shards) * scenes.SHARD
     picked = torch.randint(total, (cfg.batch_size - photos,), generator=generator)
-    images = pick(shards, picked)
+    images = scenes.pick(shards, picked)
     if photos:
         picked = torch.randint(len(crops), (photos,), generator=generator)
         images = np.concatenate([images, crops[picked.numpy()]])

@@ -92,8 +92,7 @@ def train_probe(
 
     def loss(generator: torch.Generator, step: int) -> dict[str, Tensor]:
         picked = torch.randint(len(labels), (batch_size,), generator=generator)
-        places = [divmod(i, scenes.SHARD) for i in picked.tolist()]
-        pixels = to_pixels(np.stack([shards[s][i] for s, i in places]), device)
+        pixels = to_pixels(scenes.pick(shards, picked), device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             logits = probe(_soften(pixels, generator))
         target = labels[picked].to(device)

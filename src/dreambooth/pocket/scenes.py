@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from dreambooth.cache import atomic
 from dreambooth.data.photos import load_photo
@@ -22,6 +23,11 @@ def save_array(path: Path, array: np.ndarray) -> None:
     """Write `path` (.npy): absent or whole."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
+
+
+def pick(shards: list[np.ndarray], indices: Tensor) -> np.ndarray:
+    """The rows with these indices `[N]`, counted over all shards."""
+    return np.stack([shards[i // SHARD][i % SHARD] for i in indices.tolist()])
 
 
 def render_shard(index: int, folder: Path, split: str) -> Path:
