@@ -4,14 +4,16 @@ Also any folder of images (`images=DIR photos=DIR`), and the dataset's photos ag
 (`calibrate=true photos.root=DIR`); conf/evaluate.yaml explains every option.
 """
 
-from dreambooth.checks import check_evaluate
-from dreambooth.config import entry
+from dreambooth.cli.checks import check_evaluate
+from dreambooth.cli.main import entry
 
 
 def evaluate(cfg) -> int:
     """Scores, printed and written; returns the exit code."""
     check_evaluate(cfg)
-    from dreambooth.assess import assess  # torch and diffusers only once the command line is right
+    from dreambooth.cli.evaluate import (
+        assess,  # torch and diffusers only once the command line is right
+    )
 
     return assess(cfg)
 

@@ -1,13 +1,15 @@
 """Images from a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`."""
 
-from dreambooth.checks import check_generate
-from dreambooth.config import entry
+from dreambooth.cli.checks import check_generate
+from dreambooth.cli.main import entry
 
 
 def generate(cfg) -> int:
     """PNGs, a manifest and a grid in `cfg.output_dir`; returns the exit code."""
     check_generate(cfg)
-    from dreambooth.draw import draw  # torch and diffusers only once the command line is right
+    from dreambooth.cli.generate import (
+        draw,  # torch and diffusers only once the command line is right
+    )
 
     return draw(cfg)
 

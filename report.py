@@ -4,12 +4,12 @@ Prints every run with its scores and costs, then each setting's means over subje
 conf/report.yaml explains the options.
 """
 
-from dreambooth.config import entry
+from dreambooth.cli.main import entry
 
 
 def report(cfg) -> int:
     """Tables, printed and written as CSV in the runs' folder; returns the exit code."""
-    from dreambooth.report import report
+    from dreambooth.study.tables import report
 
     return report(cfg.runs, cfg.other_subjects, cfg.device, cfg.encoders_dir, cfg.cache_dir)
 

@@ -3,14 +3,16 @@
 `python train.py --help` lists every option; conf/train.yaml explains them.
 """
 
-from dreambooth.checks import check
-from dreambooth.config import entry
+from dreambooth.cli.checks import check
+from dreambooth.cli.main import entry
 
 
 def train(cfg) -> int:
     """Class images, fine-tuning, export, samples, scores; returns the exit code."""
     check(cfg)
-    from dreambooth.run import run  # torch and diffusers only once the command line is right
+    from dreambooth.training.job import (
+        run,  # torch and diffusers only once the command line is right
+    )
 
     return run(cfg)
 

@@ -33,18 +33,19 @@ from PIL import Image
 from pocket_quality import own_encoder
 from pocket_truth import look
 
-from dreambooth.cache import cache_key, file_hash, write_json
-from dreambooth.config import CONF
+from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
-from dreambooth.generate import generate, grid
-from dreambooth.job import Sampler
+from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.perceptual import pocket_distance
-from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.pocket import probe, world
-from dreambooth.pocket.weights import weights_folder, weights_hash
-from dreambooth.runs import load_model, load_run
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.pocket import world
+from dreambooth.pocket.embedded import weights_folder, weights_hash
+from dreambooth.pocket.pretraining import probe
+from dreambooth.sampling.draw import generate, grid
+from dreambooth.study.runs import load_model, load_run
+from dreambooth.training.stages import Sampler
 
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts

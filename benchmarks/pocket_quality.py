@@ -2,7 +2,7 @@
 
     python benchmarks/pocket_quality.py [--photos DIR] [--images 500] [--out quality.json]
 
-Needs the probe beside the weights (`python -m dreambooth.pocket.pretrain stages=[probe,export]`).
+Needs the probe beside the weights (`dreambooth pretrain stages=[probe,export]`).
 Rows whose part is missing in the weights' folder are left out and named. Beside a share stand the
 number of cases and Wilson's 95 % interval over them.
 
@@ -56,17 +56,18 @@ from pocket_truth import (
     shown,
 )  # fmt: skip
 
-from dreambooth.cache import write_json
 from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError
-from dreambooth.generate import Sampling, generate
+from dreambooth.files import write_json
 from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.perceptual import pocket_distance
-from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.pocket import probe, world
-from dreambooth.pocket.encoders import to_pixels
-from dreambooth.pocket.scenes import photo_files
-from dreambooth.pocket.weights import weights_folder, weights_hash
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.pocket import world
+from dreambooth.pocket.embedded import weights_folder, weights_hash
+from dreambooth.pocket.pretraining import probe
+from dreambooth.pocket.pretraining.encoders import to_pixels
+from dreambooth.pocket.pretraining.scenes import photo_files
+from dreambooth.sampling.draw import Sampling, generate
 
 FIRST = 30_000_000  # scenes from this seed on: neither pretraining nor the probe saw them
 SEEDS = 10**6  # of scenes, that one --seed may use; pictures have three such ranges
@@ -165,7 +166,7 @@ def own_encoder(kind: str, weights: Path):
     if not (weights / "encoders" / kind / "config.json").is_file():
         raise UserError(
             f"{weights} has no encoders/{kind}: train it with "
-            "`python -m dreambooth.pocket.pretrain stages=[encoders,export]`."
+            "`dreambooth pretrain stages=[encoders,export]`."
         )
     return load_encoder(f"pocket_{kind}", encoders_dir=weights / "encoders")
 

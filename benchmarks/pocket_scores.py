@@ -32,14 +32,14 @@ import torch
 from PIL import Image
 from torchmetrics.functional import spearman_corrcoef
 
-from dreambooth.cache import write_json
 from dreambooth.errors import UserError
-from dreambooth.evaluation_images import read_manifest
-from dreambooth.generate import grid
-from dreambooth.pocket import probe, world
-from dreambooth.pocket.photos import rendered_photos
-from dreambooth.pocket.weights import weights_folder
-from dreambooth.runs import Run, load_run
+from dreambooth.evaluation.plan import read_manifest
+from dreambooth.files import write_json
+from dreambooth.pocket import world
+from dreambooth.pocket.embedded import rendered_photos, weights_folder
+from dreambooth.pocket.pretraining import probe
+from dreambooth.sampling.draw import grid
+from dreambooth.study.runs import Run, load_run
 
 TRUTH = {
     "dino": "subject", "clip_i": "subject", "clip_t": "prompt", "pres": "drift",

@@ -17,11 +17,11 @@ from PIL import Image
 from pocket_quality import pictures
 from pocket_truth import articles
 
-from dreambooth.evaluation_images import read_manifest
-from dreambooth.generate import Sampling, grid
-from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.evaluation.plan import read_manifest
+from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
-from dreambooth.pocket.weights import weights_folder
+from dreambooth.pocket.embedded import weights_folder
+from dreambooth.sampling.draw import Sampling, grid
 
 COLUMNS = 6
 CELL = 96  # px

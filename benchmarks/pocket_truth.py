@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dreambooth.pocket import probe, world
+from dreambooth.pocket import world
+from dreambooth.pocket.pretraining import probe
 
 Z = 1.959963984540054  # standard normal quantile at 0.975
 

@@ -13,7 +13,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreambooth.pocket import build, world
+from dreambooth.pocket import world
+from dreambooth.pocket.pretraining import build
 
 
 def sd15_random(folder: Path, seed: int = 0) -> Path:

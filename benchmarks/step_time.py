@@ -31,14 +31,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from dreambooth import callbacks
-from dreambooth.data.datamodule import Crops, DreamBoothData, KeyedBatches, encode_examples
+from dreambooth.data.batches import Crops, DreamBoothData, KeyedBatches, encode_examples
 from dreambooth.data.photos import list_photos
-from dreambooth.job import model_path
-from dreambooth.loggers import make_loggers
-from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
-from dreambooth.module import DreamBooth, Loss, Optimization
+from dreambooth.training import callbacks
+from dreambooth.training.loggers import make_loggers
+from dreambooth.training.module import DreamBooth, Loss, Optimization
+from dreambooth.training.stages import model_path
 
 LR = 1e-6
 PROMPTS = ("a sks dog", "a dog")

@@ -17,8 +17,8 @@ from diffusers import (
 from hydra import compose, initialize_config_dir
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreambooth.config import CONF
-from dreambooth.pocket.build import build_tokenizer
+from dreambooth.cli.main import CONF
+from dreambooth.pocket.pretraining.build import build_tokenizer
 from spine import Spine
 from tiny_encoders import pocket_encoders
 
@@ -115,7 +115,7 @@ def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
 @pytest.fixture
 def evaluate(spine: Spine, encoders_dir: Path):
     """`evaluate("run=DIR")`: what evaluate.py does, in this process."""
-    from dreambooth.assess import assess
+    from dreambooth.cli.evaluate import assess
 
     def call(*arguments: str) -> int:
         own = [f"cache_dir='{spine.cache}'", f"evaluation.encoders_dir='{encoders_dir}'"]

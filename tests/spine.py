@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from dreambooth.checks import check
-from dreambooth.config import CONF
+from dreambooth.cli.checks import check
+from dreambooth.cli.main import CONF
 
 ROOT = CONF.parent
 SMALL = (
@@ -51,7 +51,7 @@ class Spine:
 
     def run(self, out: Path, *more: str) -> Path:
         """The whole job in this process; returns its folder."""
-        from dreambooth.run import run
+        from dreambooth.training.job import run
 
         cfg = self.compose(out, *more)
         out.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreambooth import checks, config
-from dreambooth.config import CONF
+from dreambooth.cli import checks
+from dreambooth.cli import main as config
+from dreambooth.cli.main import CONF
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))

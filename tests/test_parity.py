@@ -16,13 +16,13 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
-from dreambooth.checks import check
-from dreambooth.compose import optimization
-from dreambooth.config import CONF
-from dreambooth.data.datamodule import DreamBoothData, Examples, KeyedBatches
-from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.cli.checks import check
+from dreambooth.cli.main import CONF
+from dreambooth.cli.specs import optimization
+from dreambooth.data.batches import DreamBoothData, Examples, KeyedBatches
+from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
-from dreambooth.module import DreamBooth, Loss
+from dreambooth.training.module import DreamBooth, Loss
 
 STEPS, LR = 5, 1e-4
 # not 1e-8, at which Adam makes whole steps out of the rounding noise of vanishing gradients (those

@@ -12,10 +12,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dreambooth.callbacks import StopAtStepBoundary
 from dreambooth.errors import UserError
-from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.runs import load_model, load_run
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.study.runs import load_model, load_run
+from dreambooth.training.callbacks import StopAtStepBoundary
 from spine import Spine, checkpoint, same
 
 METHODS = {
@@ -150,7 +150,7 @@ def test_steps_are_optimizer_updates(spine, tmp_path):
 def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     spine, tmp_path, monkeypatch
 ):
-    from dreambooth.module import DreamBooth
+    from dreambooth.training.module import DreamBooth
 
     errors = DreamBooth.errors
 
@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(spine, tmp_path, monkeypatch):
-    from dreambooth.module import DreamBooth
+    from dreambooth.training.module import DreamBooth
 
     clip = DreamBooth.configure_gradient_clipping
 
@@ -183,7 +183,7 @@ def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(spine, tmp_path, mo
 def test_stopping_ends_at_a_whole_step_and_the_same_command_goes_on(
     spine, four_steps, tmp_path, monkeypatch
 ):
-    from dreambooth.run import run
+    from dreambooth.training.job import run
 
     start = StopAtStepBoundary.on_train_start
 
@@ -205,8 +205,8 @@ def test_stopping_ends_at_a_whole_step_and_the_same_command_goes_on(
 def test_a_signal_during_the_samples_before_the_first_step_waits_for_it(
     spine, tmp_path, monkeypatch, number
 ):
-    from dreambooth.job import Samples
-    from dreambooth.run import run
+    from dreambooth.training.job import run
+    from dreambooth.training.stages import Samples
 
     monkeypatch.setattr(Samples, "during", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(number)
@@ -227,7 +227,9 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     spine, tmp_path, monkeypatch
 ):
     out = spine.run(tmp_path, "max_steps=1", "ppl=false")
-    monkeypatch.setattr("dreambooth.job.Samples.draw", lambda *_: signal.raise_signal(2))
+    monkeypatch.setattr(
+        "dreambooth.training.stages.Samples.draw", lambda *_: signal.raise_signal(2)
+    )
     with pytest.raises(KeyboardInterrupt):
         spine.run(out, "max_steps=2", "ppl=false", "scheduler=pndm")
     run = load_run(out)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.config import CONF
+from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
 from dreambooth.pocket import world
-from dreambooth.pocket.weights import weights_hash
+from dreambooth.pocket.embedded import weights_hash
 
 DOG = effects.Subject("held-out-00", "dog")
 

@@ -15,8 +15,9 @@ from PIL import Image
 from pocket_truth import Share
 
 from dreambooth.errors import UserError
-from dreambooth.pocket import probe, world
-from dreambooth.pocket.weights import weights_hash
+from dreambooth.pocket import world
+from dreambooth.pocket.embedded import weights_hash
+from dreambooth.pocket.pretraining import probe
 
 
 @pytest.fixture

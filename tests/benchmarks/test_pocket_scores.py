@@ -12,10 +12,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation_images import Item
+from dreambooth.evaluation.plan import Item
 from dreambooth.pocket import world
-from dreambooth.pocket.photos import rendered_photos
-from dreambooth.runs import Run
+from dreambooth.pocket.embedded import rendered_photos
+from dreambooth.study.runs import Run
 
 
 def test_variety_is_the_share_of_unlike_pairs():

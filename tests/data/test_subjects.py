@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dreambooth import cache
+from dreambooth import files as cache
 from dreambooth.data import subjects
 from dreambooth.data.subjects import (
     check_name,

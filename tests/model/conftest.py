@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import LoRASettings
+from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import trainable_parameters
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreambooth.diffusion.sampling import make_scheduler
+from dreambooth.diffusion.samplers import make_scheduler
 from dreambooth.errors import UserError
 from dreambooth.model import loading
-from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.loading import WEIGHT_PARTS
+from dreambooth.model.stable_diffusion import LatentDiffusion
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

@@ -8,8 +8,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from dreambooth.errors import UserError
-from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import LoRASettings, add_lora, load_lora, merge_lora, save_lora
+from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare, trained_state
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
-from dreambooth.model.latent_diffusion import LatentDiffusion
-from dreambooth.model.new_token import TokenSettings, token_ids
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.textual_inversion import TokenSettings, token_ids
 from dreambooth.model.trainable import (
     Phase,
     load_trained_state,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth.cache import atomic, cache_key, file_hash, locked, write_json
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
+from dreambooth.files import atomic, cache_key, file_hash, locked, write_json
 
 log = logging.getLogger(__name__)
 

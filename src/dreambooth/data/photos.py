@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from dreambooth.cache import file_hash
 from dreambooth.errors import UserError
+from dreambooth.files import file_hash
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What Pillow may try, whatever the suffix says: other readers (EPS runs Ghostscript) stay shut.

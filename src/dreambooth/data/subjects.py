@@ -16,8 +16,8 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
-from dreambooth.cache import atomic
 from dreambooth.errors import UserError
+from dreambooth.files import atomic
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
 _MEND = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"

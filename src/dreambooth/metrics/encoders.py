@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
 from transformers.utils import logging
 
-from dreambooth.cache import cache_key
 from dreambooth.errors import RESTORE, UserError
+from dreambooth.files import cache_key
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preprocess import CLIP, IMAGENET, Preprocess, from_folder

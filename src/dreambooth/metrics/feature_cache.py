@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreambooth.cache import atomic, cache_key
+from dreambooth.files import atomic, cache_key
 
 
 class FeatureCache:

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dreambooth.errors import RESTORE, UserError
-from dreambooth.pocket import weights
+from dreambooth.pocket import embedded
 
 WEIGHT_PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 MEND = "point model.path at a whole diffusers pipeline folder, or copy it there again"
@@ -159,7 +159,7 @@ def hash_folder(folder: Path, variant: str | None) -> str:
 
 def mend(folder: Path, otherwise: str = MEND) -> str:
     """What to do about a damaged model: of the embedded one, whose path no user set, restore it."""
-    return RESTORE if folder.resolve() == weights.FOLDER.resolve() else otherwise
+    return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
 
 
 def reason(error: Exception) -> str:

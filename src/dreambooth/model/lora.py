@@ -17,11 +17,11 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from dreambooth.cache import atomic
 from dreambooth.errors import UserError
-from dreambooth.model.latent_diffusion import LatentDiffusion
+from dreambooth.files import atomic
+from dreambooth.model.adapters.formats import LORA_FILE, find_lora, read_lora
 from dreambooth.model.loading import keep_random_state
-from dreambooth.model.lora_format import LORA_FILE, find_lora, read_lora
+from dreambooth.model.stable_diffusion import LatentDiffusion
 
 ADAPTER = "default"
 LORA_PARTS = ("unet", "text_encoder")

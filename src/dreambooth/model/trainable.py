@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
-from dreambooth.model.latent_diffusion import LatentDiffusion
 from dreambooth.model.lora import LoRASettings, add_lora, has_lora, lora_parameters
-from dreambooth.model.new_token import (
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.textual_inversion import (
     TokenSettings,
     add_token,
     has_token,

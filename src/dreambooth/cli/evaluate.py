@@ -1,0 +1,157 @@
+"""What evaluate.py does: score a finished run, a folder of images, or photos against themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dreambooth.cli.specs import drawing_of, evaluation
+from dreambooth.data.photos import list_photos
+from dreambooth.errors import UserError
+from dreambooth.evaluation.calibrate import calibrate, dataset_photos
+from dreambooth.evaluation.evaluate import Subject, explain, score_model
+from dreambooth.evaluation.plan import Item, read_manifest
+from dreambooth.evaluation.score import Encoders, load_encoders, score
+from dreambooth.evaluation.write import print_scores, write_scores
+from dreambooth.files import file_hash
+from dreambooth.sampling.draw import torch_device
+from dreambooth.study.runs import load_model, load_run
+from dreambooth.training.costs import Costs
+
+IMAGE_METRICS = ("dino", "clip_i")  # that need no prompt
+
+
+def assess(cfg: DictConfig) -> int:
+    """Score what the command names; 0.
+
+    Raises:
+        UserError: nothing or too much to score, and whatever keeps it from being scored.
+    """
+    asked = [key for key in ("run", "images", "calibrate") if cfg[key]]
+    if len(asked) != 1:
+        raise UserError(
+            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, or calibrate=true "
+            "photos.root=DIR; one of them."
+        )
+    if asked == ["run"]:
+        return _run(cfg)
+    if asked == ["images"]:
+        return _images(cfg)
+    root = cfg.photos if isinstance(cfg.photos, str) else cfg.photos.root
+    photos = dataset_photos(root, cfg.cache_dir)
+    output = Path(cfg.output_dir or ".")
+    calibrate(photos, torch_device(cfg.device), cfg.evaluation.encoders_dir, cfg.cache_dir, output)
+    return 0
+
+
+def _run(cfg: DictConfig) -> int:
+    run = load_run(cfg.run)
+    for key in ("encoders", "encoders_dir"):
+        if cfg.evaluation[key] is None:
+            cfg.evaluation[key] = run.config["evaluation"][key]
+    settings = evaluation(cfg)
+    if settings is None:
+        raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
+    photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
+    encoders = _encoders(cfg, settings.metrics)
+    how, sampling = drawing_of(cfg, run)
+    subject = Subject(
+        run.record["subject_phrase"], run.record["subject"]["class_noun"],
+        run.config["class_prompt"], run.record["subject"]["live"],
+    )  # fmt: skip
+    output, costs = Path(cfg.output_dir or run.folder), Costs(run.record["costs"])
+    images = output / "evaluation" / settings.name  # beside the scores that describe them
+    with costs.stage("evaluation") as places:
+        model = load_model(run).to(torch_device(cfg.device))
+        scores, record = score_model(
+            model, run.folder / "model", how, sampling, subject, settings, photos, encoders, images
+        )
+        places.append(images)
+    record |= explain(photos, what, encoders)
+    write_scores(output, scores, {**record, "cost": costs.record})
+    print_scores(scores, f"{settings.name}: {run.folder}", references)
+    print(f"{record['images_made']} of {record['images']} images made, the others were there.")
+    print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
+    return 0
+
+
+def _images(cfg: DictConfig) -> int:
+    folder, metrics, notes = Path(cfg.images), list(cfg.evaluation.metrics), []
+    if (folder / "manifest.csv").exists():
+        items = read_manifest(folder)
+    else:
+        items = [Item("subject", path.name, "", "", -1) for path in list_photos(folder)]
+        metrics = [metric for metric in metrics if metric in IMAGE_METRICS]
+        notes = [f"{folder} has no manifest.csv with prompts: DINO and CLIP-I alone are scored."]
+    if not metrics:
+        raise UserError(
+            f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
+            "prompts: add one with the columns file, prompt and class_only."
+        )
+    photos, what, references = _references(cfg, None)
+    _refuse_copies([folder / item.file for item in items], photos)
+    cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
+    encoders, costs = _encoders(cfg, metrics), Costs()
+    with costs.stage("evaluation"):
+        scores = score(items, [folder / i.file for i in items], photos, encoders, metrics)
+    scores.notes = notes or scores.notes
+    record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
+    record |= explain(photos, what, encoders)
+    output = Path(cfg.output_dir or folder)
+    write_scores(output, scores, {**record, "cost": costs.record})
+    print_scores(scores, str(folder), references)
+    print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
+    return 0
+
+
+def _references(cfg: DictConfig, trained_on: list[Path] | None) -> tuple[list[Path], str, str]:
+    """The photos to compare with, their kind, and a sentence on them.
+
+    A training photo is one whose file has the same bytes as one that the run was trained on.
+    """
+    if isinstance(cfg.photos, str):
+        photos = list_photos(cfg.photos)
+        what, count = _kind(photos, trained_on or [])
+        return photos, what, f"{what} in {cfg.photos} ({count})"
+    if trained_on is None:
+        raise UserError("photos=DIR is missing: give the folder of the subject's photos.")
+    lost = [path for path in trained_on if not path.is_file()]
+    if lost:
+        raise UserError(
+            f"the training photo {lost[0]} is not there any more: pass photos=DIR with the "
+            "subject's photos."
+        )
+    return trained_on, "training photos", "training photos"
+
+
+def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
+    """Whether a model saw the photos, as a kind and as a count."""
+    known = {file_hash(path) for path in trained_on if path.is_file()}
+    given = [file_hash(path) for path in photos]
+    seen = sum(digest in known for digest in given)
+    count = f"{seen} of {len(given)} are training photos"
+    if seen == len(given):
+        return ("training photos" if set(given) == known else "some training photos"), count
+    if seen:
+        return "training and other photos", count
+    if not trained_on or not all(path.is_file() for path in trained_on):
+        return "photos", "whether a model trained on them is not known"
+    return "other photos", count
+
+
+def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
+    known = {file_hash(path): path for path in photos}
+    for path in images:
+        if copied := known.get(file_hash(path)):
+            raise UserError(
+                f"{path} is the same file as the photo {copied}, and beside itself it would score "
+                "1: take it out of images=DIR; calibrate=true compares photos with photos."
+            )
+
+
+def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
+    block = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    return load_encoders(
+        block["encoders"], metrics, torch_device(cfg.device), block["encoders_dir"], cfg.cache_dir
+    )

@@ -1,0 +1,121 @@
+"""Real photos against themselves under every variant: the one paper number that needs no training.
+
+Ruiz et al. 2023, table 1: DINO 0.774 and CLIP-I 0.885 for real images. Which encoder, preprocessing
+and pairing the authors used is not stated; the variant that gives these numbers tells.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dreambooth.data.photos import list_photos
+from dreambooth.data.subjects import fetch_dataset
+from dreambooth.errors import UserError
+from dreambooth.files import atomic
+from dreambooth.metrics.aggregate import bootstrap_interval, macro, mean
+from dreambooth.metrics.encoders import ENCODERS, load_encoder
+from dreambooth.metrics.features import Encoder
+from dreambooth.metrics.fidelity import real_scores
+from dreambooth.metrics.variants import clip_i_id, dino_id, real_ref_id
+
+PAPER = {"dino": 0.774, "clip": 0.885}
+ENCODER_NAMES = tuple(name for name, source in ENCODERS.items() if source.repo is not None)
+
+
+def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Path]]:
+    """Each subject's photos: the sub-folders of `root`, or the dataset fetched into the cache.
+
+    Raises:
+        UserError: no such folder, no sub-folder with photos, or a subject with one photo.
+    """
+    folder = fetch_dataset(Path(cache_dir) / "dreambooth") if root is None else Path(root)
+    if not folder.is_dir():
+        raise UserError(f"photos.root={root} is not a folder: give the dataset's folder.")
+    subjects = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    photos = {path.name: list_photos(path) for path in subjects}
+    if not photos:
+        raise UserError(f"photos.root={root} has no sub-folder: give one folder a subject.")
+    for name, paths in photos.items():
+        if len(paths) < 2:
+            raise UserError(f"{folder / name} holds one photo: real against real needs two.")
+    return photos
+
+
+def calibrate(
+    photos: dict[str, list[Path]], device: str, encoders_dir: str | None, cache_dir: str | Path,
+    output: Path,
+) -> list[dict]:  # fmt: skip
+    """Score every variant whose weights can be had, print them beside the paper's numbers and
+    write `calibration.csv`; the others are named with the reason.
+
+    Raises:
+        UserError: no weights could be had at all.
+    """
+    rows, missing = [], {}
+    for name in ENCODER_NAMES:
+        try:
+            encoder = load_encoder(
+                name, device=device, encoders_dir=encoders_dir,
+                cache_dir=Path(cache_dir) / "features",
+            )  # fmt: skip
+        except UserError as error:
+            missing[name] = str(error)
+            continue
+        rows += [real_row(name, encoder, photos, include_self) for include_self in (False, True)]
+    if not rows:
+        name, reason = next(iter(missing.items()))
+        raise UserError(f"none of {', '.join(missing)} could be had, for {name}: {reason}")
+    with atomic(output / "calibration.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    _print(rows, missing, photos)
+    return rows
+
+
+def real_row(
+    name: str, encoder: Encoder, photos: dict[str, list[Path]], include_self: bool
+) -> dict:
+    """One variant's mean over subjects of real against real, with its interval over subjects."""
+    kind = ENCODERS[name].kind
+    means = {
+        subject: mean(real_scores(encoder.images(paths), include_self=include_self))
+        for subject, paths in photos.items()
+    }
+    score_id = dino_id(encoder.variant) if kind == "dino" else clip_i_id(encoder.variant)
+    interval = bootstrap_interval(list(means.values()), list(means), seed=0) or (None, None)
+    value = macro(means)
+    return {
+        "encoder": name, "variant": real_ref_id(score_id, include_self=include_self),
+        "mean": value, "low_95": interval[0], "high_95": interval[1], "paper": PAPER[kind],
+        "difference": value - PAPER[kind], "subjects": len(photos),
+        "photos": sum(map(len, photos.values())),
+    }  # fmt: skip
+
+
+def _print(rows: list[dict], missing: dict[str, str], photos: dict[str, list[Path]]) -> None:
+    count = sum(map(len, photos.values()))
+    table = Table(
+        title=f"real images: {count} photos of {len(photos)} subjects", title_justify="left"
+    )
+    for name in ("encoder", "self-pairs", "real", "paper", "difference"):
+        table.add_column(name, justify="left" if name == "encoder" else "right", no_wrap=True)
+    for row in rows:
+        pairs = "with" if row["variant"].endswith("include_self") else "without"
+        numbers = f"{row['mean']:.3f}", f"{row['paper']:.3f}", f"{row['difference']:+.3f}"
+        table.add_row(row["encoder"], pairs, *numbers)
+    console = Console()
+    console.print(table)
+    nearest = {
+        kind: min((r for r in rows if r["paper"] == value), key=lambda r: abs(r["difference"]))
+        for kind, value in PAPER.items()
+        if any(r["paper"] == value for r in rows)
+    }
+    for kind, row in nearest.items():
+        console.print(f"Nearest to the paper's {PAPER[kind]} ({kind}): {row['variant']}")
+    for name, reason in missing.items():
+        console.print(f"Not had: {name}. {reason}", style="dim", highlight=False, markup=False)

@@ -1,0 +1,86 @@
+"""The embedded base model: its weights, its rendered subjects, and the words it knows.
+
+All that other rooms may import of this package.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth.errors import RESTORE, UserError
+from dreambooth.files import atomic, cache_key, file_hash
+from dreambooth.pocket import world
+from dreambooth.pocket.world.captions import RARE_IDENTIFIERS, vocabulary
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def weights_folder() -> Path:
+    """The pocket pipeline's folder inside this package.
+
+    Raises:
+        UserError: the weights are not there.
+    """
+    if not (FOLDER / "model_index.json").is_file():
+        raise UserError(f"The embedded model lacks {FOLDER / 'model_index.json'}: {RESTORE}.")
+    return FOLDER
+
+
+def weights_hash(folder: Path) -> str:
+    """16 hex digits over the relative paths and bytes of every .safetensors file below `folder`.
+
+    Figures and the weights that they were measured on are matched by it; cards and configurations
+    do not count.
+    """
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.safetensors")}
+    return cache_key(**{name: file_hash(path) for name, path in files.items()})
+
+
+def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:
+    """A folder of `count` 64x64 PNG views of the held-out identity that belongs to `name`.
+
+    Raises:
+        UserError: a class that the world does not hold.
+    """
+    if class_noun not in world.CLASSES:
+        raise UserError(
+            f"The embedded world holds no {class_noun}: give photos (subject.photos=DIR), or "
+            f"subject.class_noun as one of {', '.join(world.CLASSES)}."
+        )
+    identity = world.subject_identity(class_noun, name)
+    scenes = world.subject_scenes(identity, count)
+    key = cache_key(scenes=[repr(scene) for scene in scenes])
+    folder = Path(cache_dir) / "rendered" / f"{name}-{key}"
+    if not folder.exists():
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            for number, scene in enumerate(scenes):
+                Image.fromarray(world.render(scene)).save(temporary / f"{number:02d}.png")
+    return folder
+
+
+def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:
+    """Words of `prompt`, lower case and each once, that no caption of the world holds.
+
+    Rare identifiers are left out, being tokens that training showed, and so is a run's own
+    `identifier`. Punctuation is no word.
+    """
+    seen = {*vocabulary(), *RARE_IDENTIFIERS, *_words(identifier or "")}
+    return [word for word in _words(prompt) if word not in seen]
+
+
+def unseen_warning(prompts: Iterable[str], identifier: str | None = None) -> str | None:
+    """One sentence for all prompts, naming their unseen words; None where there are none."""
+    words = _words(" ".join(w for prompt in prompts for w in unseen_words(prompt, identifier)))
+    if not words:
+        return None
+    these = "this word" if len(words) == 1 else "these words"
+    return f"the embedded model never saw {these} and draws something else: {', '.join(words)}."
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"[^\W_]+", text.lower())))

@@ -1,0 +1,48 @@
+"""What is said of a scene: several templates, some parts unsaid, every spoken part true."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dreambooth.pocket.world.identity import CLASSES, COLORS
+from dreambooth.pocket.world.scene import ACCESSORIES, CONTEXTS, Scene
+
+TEMPLATES: tuple[str, ...] = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
+PATTERN_WORDS: dict[str, str] = {
+    "plain": "",
+    "spots": "spotted",
+    "stripes": "striped",
+    "patch": "patched",
+}
+RARE_IDENTIFIERS: tuple[str, ...] = tuple(
+    "sks zwx ohwx xjy qzv vmk hta bnha uxd olis phol ukj wqz ktn ydq fjx".split()
+)  # single tokens; in pretraining each leans to a colour (denoising.with_identifier)
+# Probability that a part is left unsaid.
+_UNSAID = {"color": 0.4, "pattern": 0.6, "context": 0.2, "accessory": 0.1}
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Describe `scene`: lower case, no punctuation. A tint is always said, as the colour.
+
+    Phrases are the paper's, so "the Eiffel Tower" becomes "the eiffel tower".
+    """
+    seen, view = scene.seen, scene.view
+    said = {part: rng.random() >= unsaid for part, unsaid in _UNSAID.items()}
+    template = TEMPLATES[rng.integers(len(TEMPLATES))]
+    words = [
+        seen.main_color if said["color"] or view.tint else "",
+        PATTERN_WORDS[seen.pattern] if said["pattern"] else "",
+        seen.class_noun,
+        ACCESSORIES[view.accessory] if view.accessory and said["accessory"] else "",
+        CONTEXTS[view.context] if said["context"] else "",
+    ]
+    phrase = " ".join(word for word in words if word)
+    article = "an" if phrase[0] in "aeiou" else "a"
+    return template.format(f"{article} {phrase}").lower()
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can contain, sorted."""
+    texts = [*TEMPLATES, "a an", *COLORS, *PATTERN_WORDS.values(), *CLASSES]
+    texts += [*ACCESSORIES.values(), *CONTEXTS.values()]
+    return sorted({word for text in texts for word in text.lower().split()} - {"{}"})

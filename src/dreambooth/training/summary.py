@@ -1,0 +1,48 @@
+"""The closing words of a run: where everything is, and how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.write import print_scores
+from dreambooth.quoting import quoted, typed
+
+
+def closing_summary(
+    folder: Path, snippet: str, subject_phrase: str, class_prompt: str, costs: dict,
+    scores: Scores | None,
+) -> None:  # fmt: skip
+    """Print the run's files, scores, costs, the `generate.py` command and diffusers' snippet."""
+    table = Table.grid(padding=(0, 2))
+    for name, what in (
+        ("samples/final.png", "the last samples; samples/step-*.png show the way there"),
+        ("model/", "what was learned, in diffusers' format"),
+        ("checkpoints/", "to resume from"),
+        ("metrics.csv", "every logged number"),
+        ("scores.csv, metrics.json", "the scores: a row an image, and their means"),
+        ("evaluation/", "the images that were scored"),
+        ("curve.png, curve.csv", "the scores while training"),
+        ("run.json", "the whole configuration and every cost"),
+    ):
+        if any((folder / part).exists() for part in name.split(", ")):
+            table.add_row(escape(name), what)
+    prompt = f"a {subject_phrase} on the beach"
+    console = Console()
+    console.print(Panel(table, title=escape(str(folder)), title_align="left"))
+    if scores is not None:
+        print_scores(scores, "scores", "the training photos")
+    console.print(
+        f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB, "
+        f"{costs['bytes_written'] / 2**20:.0f} MiB written"
+    )
+    again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
+    # both bare: rich would cut a long line at the terminal's width
+    print("\npython generate.py", *again, end="\n\n")
+    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
+    print(code)

@@ -1,0 +1,161 @@
+"""Published LoRA layouts load with their alpha; what does not fit is refused, and loudly."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from dreambooth.errors import UserError
+from dreambooth.model.adapters.formats import read_lora
+from dreambooth.model.lora import load_lora, save_lora
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.trainable import Phase, prepare
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.fixture
+def fresh(tiny_model_dir) -> LatentDiffusion:
+    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+
+
+@pytest.fixture
+def saved(model, lora, train, tmp_path):
+    """A trained adapter of both networks, in diffusers' layout."""
+    prepare(model, Phase("lora", "lora"), lora, None, seed=0)
+    train(model, steps=3)
+    return save_lora(model, tmp_path / "lora")
+
+
+def untouched(model: LatentDiffusion) -> bool:
+    return not any("lora" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_peft_s_own_folder_loads_with_its_alpha(fresh, model, predict, tmp_path, part):
+    """Written by peft itself: alpha 8 over rank 2, a scale of 4."""
+    targets = {"unet": ["to_q", "to_v"], "text_encoder": ["q_proj", "fc1"]}[part]
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=targets, init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(getattr(model, part), config)
+    adapted.save_pretrained(tmp_path / "peft")
+    base = predict(fresh)
+    count = load_lora(fresh, tmp_path / "peft")
+    assert count == len(load_file(tmp_path / "peft" / "adapter_model.safetensors"))
+    assert (predict(fresh) - base).abs().max() > 0.01
+    torch.testing.assert_close(predict(fresh), predict(model), rtol=0, atol=1e-5)
+
+
+def test_kohya_s_layout_loads_with_its_alpha(fresh, saved, predict, tmp_path):
+    """`lora_unet_<module with _>.lora_down.weight` and `.alpha`, of one layer, by hand."""
+    a, b = torch.randn(2, 32) / 4, torch.randn(32, 2) / 4
+    name = "lora_unet_" + LAYER.replace(".", "_")
+    kohya = {f"{name}.lora_down.weight": a, f"{name}.lora_up.weight": b}
+    save_file({**kohya, f"{name}.alpha": torch.tensor(6.0)}, tmp_path / "kohya.safetensors")
+    weight = fresh.unet.get_submodule(LAYER).weight.detach().clone()
+    load_lora(fresh, tmp_path / "kohya.safetensors")
+    layer = fresh.unet.get_submodule(LAYER)
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(layer(x), x @ (weight + 6 / 2 * b @ a).T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda k: k.replace("unet.", "net."), "only 16 of the 80"),
+        (lambda k: k.replace("unet.", "").replace("text_encoder.", ""), "only 0 of the 80"),
+        (lambda k: k.replace("to_q", "to_qq"), "only 64 of the 80"),
+    ],
+)
+def test_tensors_that_match_nothing_are_refused(fresh, saved, rename, message):
+    """diffusers itself loads such files, warns at most, and changes nothing or a part."""
+    state = {rename(key): tensor for key, tensor in load_file(saved).items()}
+    save_file(state, saved)
+    with pytest.raises(UserError, match=message):
+        load_lora(fresh, saved)
+    assert untouched(fresh)
+
+
+def test_sizes_of_another_model_are_refused_in_one_sentence(fresh, saved, capfd):
+    state = load_file(saved)
+    key = next(key for key in sorted(state) if key.startswith("unet.") and "lora_A" in key)
+    save_file({**state, key: torch.zeros(4, 48)}, saved)
+    with pytest.raises(UserError, match="only 79 of the 80") as caught:
+        load_lora(fresh, saved)
+    assert key in str(caught.value) and "\n" not in str(caught.value)
+    assert untouched(fresh) and capfd.readouterr() == ("", "")
+
+
+def test_an_empty_or_damaged_or_absent_file_is_refused(fresh, tmp_path):
+    save_file({}, tmp_path / "empty.safetensors")
+    (tmp_path / "bad.safetensors").write_text("not weights")
+    for name, message in (
+        ("empty.safetensors", "empty"),
+        ("bad.safetensors", "bad.safetensors is not a safetensors file"),
+        ("absent", "there is no LoRA at"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_lora(fresh, tmp_path / name)
+
+
+@pytest.mark.parametrize("config", [None, "{", "{}", '{"peft_type": "LOHA", "lora_alpha": 1}'])
+def test_peft_without_its_config_is_refused(fresh, tmp_path, config):
+    save_file(
+        {f"base_model.model.{LAYER}.lora_A.weight": torch.zeros(4, 32)}, tmp_path / "a.safetensors"
+    )
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(UserError, match="adapter_config.json"):
+        load_lora(fresh, tmp_path / "a.safetensors")
+
+
+def test_the_published_fabric_lora_fits_sd15_whole(fabric):
+    """256 tensors for the 128 attention layers of SD 1.5's U-Net, at a scale of 32 / 4."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+    file = fabric / "lora" / "adapter_model.safetensors"
+    state, alphas, metadata = read_lora(file, {"unet": unet})
+    published = load_file(file)
+    assert len(state) == len(published) == 256 and alphas is None
+    assert (metadata["unet.r"], metadata["unet.lora_alpha"]) == (4, 32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
+        unet.load_lora_adapter(dict(state), prefix="unet", metadata=metadata, adapter_name="a")
+    layer = unet.get_submodule(LAYER)
+    assert layer.scaling == {"a": 8.0}
+    assert sum(".lora_" in name for name, _ in unet.named_parameters()) == 256
+    key = f"{LAYER}.lora_B.weight"
+    assert torch.equal(state[f"unet.{key}"], published[f"base_model.model.{key}"])
+
+
+def test_the_published_fabric_lora_computes_w_plus_8_b_a(fabric, fresh, tmp_path):
+    """One of its layers, put where a layer of its size is: the model's own is replaced by it."""
+    published = load_file(fabric / "lora" / "adapter_model.safetensors")
+    names = {side: f"base_model.model.{LAYER}.lora_{side}.weight" for side in "AB"}
+    a, b = published[names["A"]], published[names["B"]]
+    block, _, name = LAYER.rpartition(".")
+    weight = torch.randn(320, 320)
+    linear = torch.nn.Linear(320, 320, bias=False)
+    linear.weight.data.copy_(weight)
+    setattr(fresh.unet.get_submodule(block), name, linear)
+    save_file({names["A"]: a, names["B"]: b}, tmp_path / "adapter_model.safetensors")
+    config = json.loads((fabric / "lora" / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert load_lora(fresh, tmp_path) == 2
+    x = torch.randn(2, 320)
+    theirs = x @ (weight + 32 / 4 * b @ a).T
+    torch.testing.assert_close(fresh.unet.get_submodule(LAYER)(x), theirs, rtol=0, atol=1e-3)
+    assert (theirs - x @ weight.T).abs().max() > 0.01
+
+
+def test_the_published_fabric_lora_is_refused_by_another_model(fabric, fresh):
+    with pytest.raises(UserError, match="only 0 of the 256"):
+        load_lora(fresh, fabric / "lora")
+    assert untouched(fresh)

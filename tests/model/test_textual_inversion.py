@@ -1,0 +1,209 @@
+"""A new word starts as its initializer, trains alone, and goes to diffusers and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dreambooth.errors import UserError
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.textual_inversion import (
+    TokenSettings,
+    add_token,
+    load_token,
+    save_token,
+    token_ids,
+    token_rows,
+)
+from dreambooth.model.trainable import Phase, prepare, restrict_token_update
+
+ONE, TWO = TokenSettings("<new>", "dog", 1), TokenSettings("<new>", "dog", 2)
+
+
+def matrix(model: LatentDiffusion) -> torch.Tensor:
+    return model.text_encoder.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("settings", [ONE, TWO])
+def test_new_rows_start_as_the_initializer_and_others_are_kept(model, settings):
+    before = matrix(model).detach().clone()
+    size = len(model.tokenizer)
+    torch.manual_seed(0)
+    random_state = torch.get_rng_state()
+    add_token(model, settings)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert token_ids(model, settings) == list(range(size, size + settings.num_vectors))
+    after = matrix(model)
+    assert torch.equal(after[:size], before) and len(after) == size + settings.num_vectors
+    dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
+    assert torch.equal(after[size:], before[dog].expand(settings.num_vectors, -1))
+    assert not after.requires_grad
+
+
+def test_the_prompt_means_what_it_meant_with_the_initializer(model):
+    add_token(model, ONE)
+    new, known = (
+        model.embed(["a photo of <new> on grass"]),
+        model.embed(["a photo of dog on grass"]),
+    )
+    assert torch.equal(new, known)
+
+
+def test_several_vectors_are_spelled_out_as_diffusers_does(model):
+    add_token(model, TWO)
+    with torch.no_grad():
+        matrix(model)[token_ids(model, TWO)] += torch.tensor([[1.0], [-1.0]])
+    theirs, _ = model.pipeline().encode_prompt(["a <new> cat", "a dog"], "cpu", 1, False)
+    assert torch.equal(model.embed(["a <new> cat", "a dog"]), theirs)
+    ids = model.tokenizer("a <new> <new>_1 cat").input_ids[2:4]
+    assert ids == token_ids(model, TWO)
+
+
+@pytest.mark.parametrize("settings", [ONE, TWO])
+def test_other_rows_are_bit_identical_after_steps_with_weight_decay(model, train, settings):
+    prepare(model, Phase("frozen", "token"), None, settings, seed=0)
+    before, ids = matrix(model).detach().clone(), token_ids(model, settings)
+    train(model, steps=3, after=lambda: restrict_token_update(model))
+    after = matrix(model).detach()
+    assert [i for i in range(len(after)) if not torch.equal(after[i], before[i])] == ids
+    if settings is TWO:
+        assert not torch.equal(after[ids[0]], after[ids[1]])
+
+
+def test_without_the_restriction_weight_decay_moves_every_row(model, train):
+    """What the restriction is for: the gradient's mask alone is not enough."""
+    prepare(model, Phase("frozen", "token"), None, ONE, seed=0)
+    before = matrix(model).detach().clone()
+    train(model)
+    assert (matrix(model) != before).any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (TokenSettings("dog", "cat", 1), "knows dog already"),
+        (TokenSettings("<|endoftext|>", "cat", 1), "knows"),
+        (TokenSettings("<new>", "unheard-of", 1), "is 9 tokens"),
+        (TokenSettings("<new>", "red dog", 1), "is 2 tokens"),
+        (TokenSettings("<new>", "", 1), "is 0 tokens"),
+    ],
+)
+def test_a_known_token_or_a_long_initializer_is_refused(model, settings, message):
+    size = len(model.tokenizer)
+    with pytest.raises(UserError, match=message):
+        add_token(model, settings)
+    assert len(model.tokenizer) == size == len(matrix(model))
+
+
+@pytest.mark.parametrize("bad", [("", 1), ("my dog", 1), (" <x>", 1), ("<x>", 0)])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(UserError, match="a token is one word"):
+        TokenSettings(bad[0], "dog", bad[1])
+
+
+def test_adding_twice_is_refused(model):
+    add_token(model, ONE)
+    with pytest.raises(UserError, match="knows <new> already"):
+        add_token(model, ONE)
+
+
+@pytest.mark.parametrize("settings", [ONE, TWO])
+def test_saved_file_loads_in_a_fresh_diffusers_pipeline(
+    model, predict, train, tiny_model_dir, tmp_path, settings, inputs
+):
+    prepare(model, Phase("frozen", "token"), None, settings, seed=0)
+    train(model, steps=3, after=lambda: restrict_token_update(model))
+    file = tmp_path / "deep" / "learned_embeds.safetensors"
+    save_token(model, settings, file)
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+    saved = load_file(file)
+    assert list(saved) == ["<new>"] and saved["<new>"].shape == (settings.num_vectors, 32)
+    assert torch.equal(saved["<new>"], token_rows(model, settings))
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_dir, safety_checker=None)
+    pipeline.load_textual_inversion(file.parent)
+    prompts, (latents, timesteps) = ["a photo of <new>", "a cat"], inputs
+    embeddings, _ = pipeline.encode_prompt(prompts, "cpu", 1, False)
+    assert torch.equal(embeddings, model.embed(prompts))
+    theirs = pipeline.unet(latents, timesteps, embeddings).sample
+    assert torch.equal(theirs, predict(model, prompts))
+
+
+@pytest.mark.parametrize("into", ["model", "pipeline"])
+@pytest.mark.parametrize("settings", [ONE, TWO])
+def test_load_token_reads_what_save_token_wrote(model, tiny_model_dir, tmp_path, settings, into):
+    add_token(model, settings)
+    with torch.no_grad():
+        rows = matrix(model)[token_ids(model, settings)]
+        matrix(model)[token_ids(model, settings)] = rows + torch.arange(32.0)
+    save_token(model, settings, tmp_path / "learned_embeds.safetensors")
+    fresh = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    random_state = torch.get_rng_state()
+    target = fresh if into == "model" else fresh.pipeline()
+    assert load_token(target, tmp_path) == "<new>"
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert torch.equal(fresh.embed(["a <new> dog"]), model.embed(["a <new> dog"]))
+    assert not matrix(fresh).requires_grad
+    with pytest.raises(UserError, match="knows <new> already"):
+        load_token(fresh, tmp_path)
+
+
+def test_new_tokens_are_exported(model, predict, tmp_path):
+    add_token(model, TWO)
+    with torch.no_grad():
+        matrix(model)[token_ids(model, TWO)] += torch.arange(32.0)
+    model.export(tmp_path / "out")
+    loaded = LatentDiffusion.from_pretrained(str(tmp_path / "out"))
+    assert torch.equal(loaded.embed(["a <new> dog"]), model.embed(["a <new> dog"]))
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    theirs, _ = pipeline.encode_prompt(["a <new> dog"], "cpu", 1, False)
+    assert torch.equal(theirs, model.embed(["a <new> dog"]))
+
+
+def test_a_token_added_after_a_bf16_phase_is_exact(model, lora, tmp_path):
+    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
+    exact = model.masters["text_encoder"]["embeddings.token_embedding.weight"][dog].clone()
+    add_token(model, ONE)
+    assert torch.equal(token_rows(model, ONE)[0], exact)
+
+
+def test_files_that_are_no_token_of_this_model_are_refused(model, tmp_path):
+    save_file({"<x>": torch.zeros(48)}, tmp_path / "wide.safetensors")
+    save_file({"<x>": torch.zeros(32), "<y>": torch.zeros(32)}, tmp_path / "two.safetensors")
+    (tmp_path / "bad.safetensors").write_text("not weights")
+    size = len(model.tokenizer)
+    for name, message in (
+        ("wide", "width 48 and the model 32"),
+        ("two", "holds 2 tensors"),
+        ("bad", "not a safetensors file"),
+        ("absent", "absent.safetensors is not"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_token(model, tmp_path / f"{name}.safetensors")
+    assert len(model.tokenizer) == size
+
+
+def test_the_published_fabric_token_loads_at_sd15_s_width(fabric, model):
+    with pytest.raises(UserError, match="width 768 and the model 32"):
+        load_token(model, fabric / "textual_inversion")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 64}
+    small |= {"vocab_size": len(model.tokenizer), "max_position_embeddings": 32}
+    model.text_encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, **small)).eval()
+    assert load_token(model, fabric / "textual_inversion") == "<african-fabric>"
+    published = load_file(fabric / "textual_inversion" / "learned_embeds.safetensors")
+    row = model.tokenizer.convert_tokens_to_ids("<african-fabric>")
+    assert torch.equal(matrix(model)[row], published["<african-fabric>"])
+    assert model.tokenizer("a <african-fabric>").input_ids[2] == row
+
+
+def test_saved_in_the_published_layout(model, fabric, tmp_path):
+    """Our file and the published one are read by the same loader: one key, the token."""
+    add_token(model, ONE)
+    save_token(model, ONE, tmp_path / "ours.safetensors")
+    theirs = load_file(fabric / "textual_inversion" / "learned_embeds.safetensors")
+    ours = load_file(tmp_path / "ours.safetensors")
+    assert len(ours) == len(theirs) == 1
+    assert {t.dtype for t in (*ours.values(), *theirs.values())} == {torch.float32}

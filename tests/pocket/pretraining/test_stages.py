@@ -1,0 +1,218 @@
+"""The pretraining stages one after another, as the command runs them, in the smallest sizes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPModel, ViTModel
+
+from dreambooth.errors import UserError
+from dreambooth.pocket.embedded import weights_hash
+from dreambooth.pocket.pretraining import denoising, probe, readiness
+from dreambooth.pocket.pretraining.stages import STAGES, pretrain
+from small_pretraining import make, small_shards
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, patch):
+    """A cache in which every stage was run, photos with the VAE, and the folder it exported."""
+    root = tmp_path_factory.mktemp("made")
+    small_shards(patch, root / "cache")
+    (root / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(root / "photos/a.png")
+    more = f"photos='{root / 'photos'}'", "vae.crops_per_photo=2", "vae.photo_share=0.5"
+    pretrain(make(root / "cache", f"export_to='{root / 'weights'}'", *more))
+    return root / "cache", root / "weights"
+
+
+@pytest.fixture
+def fresh(tmp_path, patch):
+    """A cache with scenes alone."""
+    small_shards(patch, tmp_path / "fresh")
+    return tmp_path / "fresh"
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """`made`, to be spoilt."""
+    for name, folder in zip(("cache", "weights"), made, strict=True):
+        shutil.copytree(folder, tmp_path / name)
+    return tmp_path / "cache", tmp_path / "weights"
+
+
+def files(folder) -> dict[str, bytes]:
+    """Every file's bytes but the card's."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def export(cache, target, *more: str) -> str:
+    """Run the stage; returns the card."""
+    pretrain(make(cache, "stages=[export]", f"export_to='{target}'", *more))
+    return (target / "README.md").read_text()
+
+
+def warned(caplog) -> str:
+    """This project's warnings."""
+    return "".join(r.getMessage() for r in caplog.records if r.name.startswith("dreambooth"))
+
+
+def same(state: dict, module: torch.nn.Module, prefix: str = "") -> None:
+    weights = module.state_dict()
+    assert len([name for name in state if name.startswith(prefix)]) == len(weights)
+    for name, value in weights.items():
+        assert torch.equal(state[prefix + name], value), prefix + name
+
+
+def test_stages_make_a_pipeline_that_draws(made):
+    cache, target = made
+    pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red dog", height=64, width=64, num_inference_steps=2).images[0]
+    assert image.size == (64, 64)
+    assert len(probe.judge(probe.load_probe(target), np.asarray(image)[None])) == 1
+    assert str(cache.parent) not in (target / "vae/config.json").read_text()
+    assert list(STAGES) == list(readiness.NEEDS)
+
+
+def test_every_stage_begins_from_init(made, fresh, caplog):
+    _, target = made
+    still = [f"{stage}.lr=0" for stage in ("vae", "denoiser", "encoders", "probe")]
+    stages = "stages=[vae,latents,denoiser,encoders,probe]"
+    with caplog.at_level(logging.INFO):
+        pretrain(make(fresh, stages, f"init='{target}'", "encoders.which=[clip,dino]", *still))
+    states = {name: torch.load(fresh / f"{name}.pt", weights_only=True)
+              for name in ("vae", "denoiser", "clip", "dino", "probe")}  # fmt: skip
+    begun = {name: state["module"] for name, state in states.items()}
+    pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.float32)
+    same(begun["vae"], pipeline.vae)
+    same(begun["denoiser"], pipeline.unet, "unet.")
+    same(begun["denoiser"], pipeline.text_encoder, "text_encoder.")
+    same(begun["clip"], CLIPModel.from_pretrained(target / "encoders/clip", dtype=torch.float32))
+    dino = ViTModel.from_pretrained(target / "encoders/dino", dtype=torch.float32,
+                                    add_pooling_layer=False)  # fmt: skip
+    same(begun["dino"], dino)
+    same(begun["probe"], probe.load_probe(target))
+    assert all(state["sittings"][0]["init"] for state in states.values())
+    assert f"clip: begins from {target}/encoders/clip" in caplog.text
+    with caplog.at_level(logging.INFO):  # and now from the state
+        pretrain(make(fresh, "stages=[probe]", f"init='{target}'", "probe.samples=12"))
+    assert "probe: resumed at 8 samples" in caplog.text
+    assert caplog.text.count("probe: begins from") == 1
+
+
+def test_the_vae_of_init_serves_with_its_own_scaling_factor(copied, fresh):
+    _, init = copied
+    config = json.loads((init / "vae/config.json").read_text()) | {"scaling_factor": 0.5}
+    (init / "vae/config.json").write_text(json.dumps(config))
+    target = fresh.parent / "target"
+    more = f"init='{init}'", f"export_to='{target}'"
+    pretrain(make(fresh, "stages=[latents,denoiser,export]", *more))
+    assert AutoencoderKL.from_pretrained(target / "vae").config.scaling_factor == 0.5
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    assert files(target)[weights] == files(init)[weights]
+    assert files(target)["probe.safetensors"] == files(init)["probe.safetensors"]
+    card = (target / "README.md").read_text()
+    assert "Begun from an earlier package's weights: denoiser." in card
+    assert "Of an earlier package or run: vae, encoders/dino, encoders/clip, probe" in card
+    assert "crops of real photos" not in card
+
+
+def test_the_card_says_what_the_states_say(made, copied):
+    card = (made[1] / "README.md").read_text()
+    assert "Seed 0, U-Net\nbatch 4, 16 scenes" in card and "hours on CPU cores.\n" in card
+    assert "crops of real photos" in card and "small CLIP" in card
+    rows = [line.split(" | ")[:2] for line in card.splitlines() if line.startswith("| ")]
+    names = ("denoiser", "vae", "dino", "clip", "probe")
+    assert [row[0] for row in rows[1:]] == [f"| {name}" for name in names]
+    assert {row[1] for row in rows[1:]} == {"8"} and "earlier package" not in card
+    assert str(made[0].parent) not in card
+    cache, target = copied
+    assert card == export(cache, target, "denoiser.batch_size=7", "denoiser.scenes=32", "seed=5")
+    (cache / "vae.json").unlink()  # nothing is known of it
+    assert "crops of real photos" not in export(cache, target)
+
+
+def test_figures_are_shown_with_their_own_weights_alone(copied):
+    cache, target = copied
+    quality = {"images": 4, "weights": weights_hash(target), "vae": {"scenes": 27.25}}
+    (cache / "quality.json").write_text(json.dumps(quality))
+    card = export(cache, target)
+    assert "| vae | scenes 27.2 |" in card
+    assert card == export(cache, target)  # the card is no part of what was measured
+    probe.save_probe(probe.Probe(), cache)
+    assert "27.2" not in export(cache, target)
+
+
+def test_export_never_ships_less_than_there_is(copied, caplog):
+    cache, target = copied
+    before = files(target)
+    shutil.rmtree(cache / "encoders/dino")
+    (cache / "encoders/clip/model.safetensors").unlink()  # no more than a tokenizer
+    (cache / "probe.safetensors").unlink()
+    card = export(cache, target)
+    assert files(target) == before
+    assert "Of an earlier package or run: encoders/dino, encoders/clip, probe" in card
+    assert "| clip |" not in card and "| vae |" in card and not warned(caplog)
+
+    shutil.rmtree(target / "encoders/dino")
+    card = export(cache, target)
+    left = {name: data for name, data in before.items() if not name.startswith("encoders/dino")}
+    assert files(target) == left
+    assert "will lack encoders/dino" in warned(caplog) and "small CLIP" not in card
+
+
+def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
+    cache, target = copied
+    before = files(target)
+    weights = cache / "vae/diffusion_pytorch_model.safetensors"
+    vae = AutoencoderKL.from_pretrained(cache / "vae")
+    torch.nn.init.zeros_(vae.encoder.conv_in.bias)
+    vae.save_pretrained(cache / "vae")
+    assert load_file(weights)["encoder.conv_in.bias"].abs().sum() == 0
+    with pytest.raises(UserError, match="latents of another VAE"):
+        export(cache, target)
+    assert files(target) == before
+    with pytest.raises(UserError, match="run stage latents before it"):
+        pretrain(make(cache, "stages=[denoiser]"))
+    old = set(cache.glob("latents-*/*"))
+    caplog.clear()
+    more = "denoiser.samples=12", f"export_to='{target}'"
+    pretrain(make(cache, "stages=[latents,denoiser,export]", *more))
+    assert "latents of another VAE than before" in warned(caplog)
+    assert old < set(cache.glob("latents-*/*"))
+    state = torch.load(cache / "denoiser.pt", weights_only=True)
+    assert state["sittings"][-1]["vae"] == denoising.vae_hash(cache / "vae")
+    assert len(state["sittings"]) == 2
+    caplog.clear()
+    pretrain(make(cache, "stages=[denoiser]", "denoiser.samples=16"))
+    assert not warned(caplog)
+
+
+@pytest.mark.parametrize(("stage", "sizes"), (
+    ("vae", "vae.channels=[8,8,8,16]"), ("denoiser", "denoiser.channels=[16,32]"),
+    ("export", "denoiser.channels=[16,32]"), ("encoders", "encoders.width=64"),
+))  # fmt: skip
+def test_a_state_of_other_sizes_is_one_sentence(copied, stage, sizes):
+    cache, target = copied
+    with pytest.raises(UserError, match="of the configured sizes"):
+        pretrain(make(cache, f"stages=[{stage}]", sizes, f"export_to='{target}'"))
+
+
+def test_an_init_of_other_sizes_is_one_sentence(made, fresh):
+    with pytest.raises(UserError, match="encoders/dino is damaged or not of the configured sizes"):
+        pretrain(make(fresh, "stages=[encoders]", f"init='{made[1]}'", "encoders.width=64"))

@@ -1,0 +1,63 @@
+"""Words that the embedded model never saw."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dreambooth.cli import specs as compose
+from dreambooth.pocket import world
+from dreambooth.pocket.embedded import unseen_warning, unseen_words
+from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
+from dreambooth.training import stages as job
+
+
+def test_words_of_captions_are_seen():
+    for seed in range(200):
+        text = world.caption(world.sample_scene(seed), np.random.default_rng(seed))
+        assert unseen_words(text) == []
+
+
+def test_unseen_words_are_named_once_in_order():
+    prompt = "A wet Dog, a WET unicorn; he's in the jungle - 2 times!"
+    assert unseen_words(prompt) == ["wet", "unicorn", "he", "s", "2", "times"]
+    assert unseen_words("") == [] and unseen_words("?!...") == []
+    assert unseen_words("a café") == ["café"]
+
+
+def test_part_of_a_known_word_is_not_known():
+    assert unseen_words("a back pack") == ["back", "pack"]
+
+
+def test_identifiers_are_known_by_design():
+    assert unseen_words(f"a {' '.join(RARE_IDENTIFIERS)} dog") == []
+    assert unseen_words("a Qwrty dog") == ["qwrty"]
+    assert unseen_words("a Qwrty dog", identifier="qwrty") == []
+    assert unseen_words("a qwrty dog", identifier="<QWRTY>") == []
+
+
+def test_a_warning_names_the_words_of_all_prompts():
+    sentence = unseen_warning(["a shiny dog", "a dog", "a shiny sks dog on mars"])
+    assert "these words" in sentence and "shiny, mars" in sentence
+    assert "this word" in unseen_warning(["a shiny dog"])
+    assert unseen_warning(["a sks dog in the jungle"]) is None and unseen_warning([]) is None
+
+
+@pytest.mark.parametrize("path, said", (("pocket", True), ("some/other-model", False)))
+def test_a_run_warns_once_and_only_with_the_embedded_model(path, said, caplog):
+    with caplog.at_level(logging.WARNING):
+        job.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
+    assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
+        [(True, False)] if said else []
+    )
+
+
+def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path):
+    cfg = spine.compose(tmp_path, "evaluation=quick", "identifier=wug")
+    settings, drawn = compose.evaluation(cfg), SimpleNamespace(prompts=["a wug dog on mars"])
+    said = compose.prompts(cfg, drawn, settings)
+    assert {"a wug dog", "a dog", "a wug dog on mars", "a red wug dog"} <= set(said)
+    assert set(compose.prompts(cfg, drawn, None)) == {"a wug dog", "a dog", "a wug dog on mars"}

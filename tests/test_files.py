@@ -1,0 +1,130 @@
+"""Files that are whole or absent, keys that change with what they name, one job at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from dreambooth.errors import UserError
+from dreambooth.files import atomic, cache_key, file_hash, locked, write_json
+
+
+def test_a_key_depends_on_every_fact_and_not_on_their_order():
+    base = {"model": "m", "steps": 20, "options": {"a": 1, "b": 2.5}, "seed": 0}
+    assert cache_key(**base) == cache_key(**dict(reversed(base.items())))
+    others = [{**base, "seed": 1}, {**base, "seed": None}, {**base, "options": {"a": 1}}]
+    others += [{**base, "model": "ü"}, {**base, "more": None}]
+    keys = {cache_key(**facts) for facts in [base, *others]}
+    assert len(keys) == 6 and all(len(key) == 16 for key in keys)
+
+
+def test_a_file_hash_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_the_target_changes_only_at_the_end_and_nothing_else_is_left(tmp_path):
+    target = tmp_path / "deep" / "x.txt"
+    with atomic(target) as temporary:
+        temporary.write_text("first")
+        assert not target.exists()
+        assert temporary.stat().st_dev == target.parent.stat().st_dev
+    with atomic(target) as temporary:
+        temporary.write_text("second")
+        assert target.read_text() == "first"
+    assert target.read_text() == "second"
+    assert os.listdir(target.parent) == ["x.txt"]
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    for text in ("first", "second"):
+        with atomic(tmp_path / "model") as temporary:
+            (temporary / "unet").mkdir(parents=True)
+            (temporary / "unet" / text).write_text(text)
+    assert [p.name for p in (tmp_path / "model").rglob("*")] == ["unet", "second"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    write_json(tmp_path / "x.json", {"whole": True})
+    with pytest.raises(KeyError), atomic(tmp_path / "x.json") as temporary:
+        temporary.write_text("half")
+        raise KeyError("interrupted")
+    assert json.loads((tmp_path / "x.json").read_text()) == {"whole": True}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_failing_rename_leaves_what_was_there(tmp_path, monkeypatch):
+    write_json(tmp_path / "x.json", 1)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
+    with pytest.raises(OSError, match="x"):
+        write_json(tmp_path / "x.json", 2)
+    assert (tmp_path / "x.json").read_text() == "1\n"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def _wrapped():
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904, as torch.save does
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        _wrapped,
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, error):
+    write_json(tmp_path / "x.json", 1)
+    with pytest.raises(UserError, match=f"disk that holds {tmp_path} is full: free some room"):
+        with atomic(tmp_path / "x.json") as temporary:
+            temporary.write_text("half")
+            if not isinstance(error, Exception):
+                error()
+            raise error
+    assert (tmp_path / "x.json").read_text() == "1\n"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("at", ["tempfile.mkdtemp", "pathlib.Path.mkdir"])
+def test_a_disk_that_is_full_before_anything_is_written(tmp_path, monkeypatch, at):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(at, fail)
+    with pytest.raises(UserError, match=f"disk that holds {tmp_path} is full"):
+        write_json(tmp_path / "x.json", 1)
+    if at == "pathlib.Path.mkdir":
+        with pytest.raises(UserError, match="is full"), locked(tmp_path / "x"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def _count_up(path: Path, times: int) -> None:
+    for _ in range(times):
+        with locked(path):
+            write_json(path, json.loads(path.read_text()) + 1)
+
+
+def test_a_lock_lets_one_process_in(tmp_path):
+    write_json(tmp_path / "n", 0)
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_count_up, args=(tmp_path / "n", 25)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert json.loads((tmp_path / "n").read_text()) == 75

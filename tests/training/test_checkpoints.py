@@ -1,0 +1,260 @@
+"""Checkpoints are whole or not there, hold what trains, and go only after a newer one is good."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreambooth.errors import UserError
+from dreambooth.training.checkpoints import (
+    Checkpoints,
+    VerifiedCheckpointIO,
+    find,
+    record_path,
+    refuse_other_facts,
+    verify,
+)
+from spine import checkpoint
+
+FACTS = {"lr": 1e-3, "prior": {"weight": 1.0, "seed": 0}, "phase": {"unet": "full"}}
+
+
+def save(path: Path, step: int, facts: dict = FACTS) -> Path:
+    """A checkpoint of one tensor that knows its step."""
+    state = {"global_step": step, "state_dict": {"w": torch.full((50_000,), float(step))}}
+    VerifiedCheckpointIO(facts).save_checkpoint(state, path)
+    return path
+
+
+def load(path: Path) -> dict:
+    return VerifiedCheckpointIO(FACTS).load_checkpoint(path)
+
+
+def test_what_is_saved_is_loaded_with_a_record_beside_it(tmp_path):
+    path = save(tmp_path / "step-000003.ckpt", 3)
+    assert torch.equal(load(path)["state_dict"]["w"], torch.full((50_000,), 3.0))
+    assert json.loads(record_path(path).read_text())["facts"] == FACTS
+    assert verify(path)["step"] == 3
+    assert sorted(os.listdir(tmp_path)) == ["step-000003.ckpt", "step-000003.ckpt.json"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no record", "half a record", "gone"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    path = save(tmp_path / "a.ckpt", 1)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(data[:-1])
+    elif damage == "flipped":
+        data[1000] ^= 1
+        path.write_bytes(data)
+    elif damage == "no record":
+        record_path(path).unlink()
+    elif damage == "half a record":
+        record_path(path).write_text(record_path(path).read_text()[:40])
+    else:
+        path.unlink()
+    for refuse in (verify, load, lambda p: find(tmp_path, str(p))):
+        with pytest.raises(UserError, match=r"a\.ckpt .*(another one|existing \.ckpt)\.$"):
+            refuse(path)
+
+
+def test_auto_takes_the_newest_that_is_whole(tmp_path, caplog):
+    assert find(tmp_path / "absent", "auto") is None
+    for step in (2, 10, 9):
+        save(tmp_path / f"step-{step:06d}.ckpt", step)
+    assert find(tmp_path, "auto").name == "step-000010.ckpt" and not caplog.text
+    (tmp_path / "step-000010.ckpt").write_bytes(b"torn")
+    assert find(tmp_path, "auto").name == "step-000009.ckpt"
+    assert "step-000010.ckpt is damaged" in caplog.text
+    assert find(tmp_path, None) is None
+
+
+def test_no_object_is_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "pwned"),))
+
+    path = tmp_path / "a.ckpt"
+    VerifiedCheckpointIO(FACTS).save_checkpoint({"global_step": 1, "x": Evil()}, path)
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        load(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_other_facts_are_named_with_both_values(tmp_path):
+    path = save(tmp_path / "a.ckpt", 1)
+    refuse_other_facts(path, json.loads(json.dumps(FACTS)))
+    changed = {"lr": 2e-3, "prior": {"weight": 1.0}, "phase": {"unet": "full"}, "ppl": True}
+    with pytest.raises(UserError) as caught:
+        refuse_other_facts(path, changed)
+    for part in (
+        "lr (was 0.001, is 0.002)", "ppl (was None, is True)", "prior.seed (was 0, is None)",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+    assert "weight" not in str(caught.value) and "phase" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at", ["torch.save", "os.replace", "os.fsync"])
+def test_an_interrupted_save_leaves_the_earlier_one_whole(tmp_path, monkeypatch, at):
+    path = save(tmp_path / "a.ckpt", 1)
+
+    def fail(*args, **kwargs):
+        if at == "torch.save":
+            args[1].write(b"half a checkpoint")
+        raise OSError(errno.EIO, "interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(at, fail)
+        with pytest.raises(OSError, match="interrupted"):
+            save(path, 2)
+        with pytest.raises(OSError, match="interrupted"):
+            save(tmp_path / "b.ckpt", 2)
+    assert verify(path)["step"] == 1 and load(path)["state_dict"]["w"][0] == 1
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "a.ckpt.json"]
+
+
+def test_a_full_disk_in_the_middle_of_a_save(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.ckpt", 1)
+    written = 0
+
+    def write(self, data):
+        nonlocal written
+        written += len(data)
+        if written > 100_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(data)
+
+    monkeypatch.setattr("dreambooth.training.checkpoints._Hashing.write", write)
+    with pytest.raises(UserError, match="is full: free some room"):
+        save(path, 2)
+    assert written > 100_000 and verify(path)["step"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "a.ckpt.json"]
+
+
+def _save_forever(folder: Path) -> None:
+    for step in itertools.count(1):
+        save(folder / f"step-{step:06d}.ckpt", step)
+
+
+def test_a_killed_process_leaves_only_whole_checkpoints(tmp_path):
+    draw, seen = random.Random(0), 0
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        process = multiprocessing.get_context("fork").Process(target=_save_forever, args=(folder,))
+        process.start()
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        recorded = sorted(folder.glob("*.ckpt.json"))
+        for record in recorded:
+            path = record.with_suffix("")
+            step = verify(path)["step"]
+            assert torch.equal(load(path)["state_dict"]["w"], torch.full((50_000,), float(step)))
+        assert find(folder, "auto") == recorded[-1].with_suffix("")
+        seen += len(recorded)
+    assert seen >= 20
+
+
+class FakeTrainer:
+    """Enough of a Trainer to save and to prune."""
+
+    is_global_zero = True
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.global_step, self.fail_at = 0, fail_at
+        self.checkpoint_io = VerifiedCheckpointIO(FACTS)
+        self.strategy = self
+
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        assert not weights_only
+        if self.global_step == self.fail_at:
+            raise OSError("interrupted")
+        save(path, self.global_step)
+
+
+def train(folder: Path, start: int, stop: int, keep: int, every: int = 2, fail_at: int = -1):
+    trainer = FakeTrainer(fail_at)
+    callback = Checkpoints(folder, every_n_steps=every, keep=keep)
+    trainer.global_step = start
+    callback.on_train_start(trainer, None)
+    for step in range(start + 1, stop + 1):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, None, None, None, 0)
+        callback.on_train_batch_end(trainer, None, None, None, 1)  # a further micro-batch
+    callback.on_train_end(trainer, None)
+
+
+def steps(folder: Path) -> list[int]:
+    return [verify(path)["step"] for path in sorted(folder.glob("*.ckpt"))]
+
+
+def test_the_newest_are_kept_and_the_last_step_always(tmp_path):
+    train(tmp_path, 0, 9, keep=2)
+    assert steps(tmp_path) == [8, 9]
+    assert len(os.listdir(tmp_path)) == 4
+    train(tmp_path, 9, 12, keep=3, every=100)
+    assert steps(tmp_path) == [8, 9, 12]
+
+
+def test_nothing_is_pruned_before_the_new_one_is_good(tmp_path, monkeypatch):
+    train(tmp_path, 0, 4, keep=1)
+    with pytest.raises(OSError, match="interrupted"):
+        train(tmp_path, 4, 6, keep=1, fail_at=6)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="000006.ckpt is damaged"):
+        patch.setattr("dreambooth.training.checkpoints.file_hash", lambda path: "of other bytes")
+        train(tmp_path, 4, 6, keep=1)
+    assert steps(tmp_path) == [4, 6]
+
+
+def test_a_new_history_replaces_what_lay_beyond_its_start(tmp_path):
+    train(tmp_path, 0, 8, keep=4)
+    with pytest.raises(OSError):
+        train(tmp_path, 4, 6, keep=4, fail_at=6)
+    assert steps(tmp_path) == [2, 4, 6, 8]  # still, for nothing new was written
+    train(tmp_path, 4, 6, keep=4)
+    assert steps(tmp_path) == [2, 4, 6]
+    train(tmp_path, 0, 1, keep=4)
+    assert steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        (("train_text_encoder=false",), {"unet."}),
+        (("train_text_encoder=true",), {"unet.", "text_encoder."}),
+        (("method=lora",), {"unet."}),
+        (("method=textual_inversion",), {"token.<folder>"}),
+    ],
+)
+def test_a_checkpoint_holds_exactly_what_trains(spine, tiny_model_dir, tmp_path, method, names):
+    from dreambooth.model.stable_diffusion import LatentDiffusion
+
+    saved = checkpoint(spine.run(tmp_path, "max_steps=1", *method))
+    state = saved["state_dict"]
+    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    if "method=lora" in method:
+        attentions = [n for n, _ in model.unet.named_modules() if n.endswith(("to_q", "to_out.0"))]
+        assert len(state) == 2 * 2 * len(attentions)  # A and B of q, k, v and out
+        assert all(".lora_A." in name or ".lora_B." in name for name in state)
+    elif "method=textual_inversion" in method:
+        assert {k: tuple(v.shape) for k, v in state.items()} == {"token.<folder>": (1, 32)}
+    else:
+        full = {n for n, _ in model.named_parameters() if n.startswith(tuple(names))}
+        assert set(state) == full
+    moments = saved["optimizer_states"][0]["state"].values()
+    if "method=textual_inversion" not in method:  # whose matrix is one parameter
+        assert len(moments) == len(state)
+    assert set(saved) & {"hyper_parameters", "datamodule_hyper_parameters"} == set()

@@ -1,0 +1,272 @@
+"""What a training step computes, and what it must never compute."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel
+
+from dreambooth.data.batches import Crops, KeyedBatches, encode_examples
+from dreambooth.data.photos import list_photos
+from dreambooth.diffusion.loss import two_term_loss
+from dreambooth.diffusion.noise import snr
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.trainable import Phase, prepare, trainable_parameters
+from dreambooth.training.module import DreamBooth, Loss, Optimization
+from spine import Spine, checkpoint, same
+
+FULL = Phase("full", "frozen")
+
+
+def optimization(**changed) -> Optimization:
+    base = {"optimizer": torch.optim.AdamW, "lr": 1e-3, "text_encoder_lr": None, "max_steps": 10}
+    base |= {"lr_schedule": "constant", "lr_warmup_steps": 0, "max_grad_norm": 1.0}
+    return Optimization(**{**base, **changed})
+
+
+def make_module(folder, phase=FULL, loss=None, **changed) -> DreamBooth:
+    """A module on a fresh tiny model; the text encoder's prompts embedded."""
+    model = LatentDiffusion.from_pretrained(str(folder))
+    prepare(model, phase, None, None, seed=0)
+    module = DreamBooth(model, loss or Loss(1.0), optimization(**changed))
+    module.embed_once(["a sks dog", "a dog"])
+    return module
+
+
+def make_batches(spine: Spine, model: LatentDiffusion, size: int = 2) -> KeyedBatches:
+    """The three photos as instance and as class examples."""
+    encode = partial(
+        encode_examples, model, list_photos(spine.photos), cut=Crops(16), seed=0,
+        cache_dir=spine.cache,
+    )  # fmt: skip
+    return KeyedBatches(encode(["a sks dog"] * 3), encode(["a dog"] * 3), size, size, 1000, seed=0)
+
+
+def loss_on_fixed_batches(spine: Spine, folder) -> float:
+    """Mean total loss of a model folder over four batches, float32, no training."""
+    module = make_module(folder)
+    batches = make_batches(spine, module.model)
+    with torch.no_grad():
+        return float(
+            sum(
+                two_term_loss(module.errors(b), b["is_prior"], 1.0).total
+                for b in map(batches.batch, range(4))
+            )
+        )
+
+
+@pytest.mark.parametrize("ppl", ["true", "false"])
+def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkeypatch, ppl):
+    inside, ran = [], []
+    step = DreamBooth.training_step
+
+    def watched(self, *args):
+        inside.append(True)
+        ran.append("step")
+        try:
+            return step(self, *args)
+        finally:
+            inside.clear()
+
+    def spy(owner, name):
+        original = getattr(owner, name)
+
+        def call(self, *args, **kwargs):
+            assert not inside, f"{owner.__name__}.{name} ran in a step"
+            ran.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    monkeypatch.setattr(DreamBooth, "training_step", watched)
+    for owner, name in (
+        (AutoencoderKL, "encode"), (AutoencoderKL, "decode"), (CLIPTextModel, "forward"),
+    ):  # fmt: skip
+        spy(owner, name)
+    spine.run(tmp_path, f"ppl={ppl}", "accumulate=2")
+    assert ran.count("step") == 4 and ran.count("forward") >= 1  # before training
+
+
+def test_no_gradient_is_held_through_the_forward_pass(spine, tmp_path, monkeypatch):
+    held, step = [], DreamBooth.training_step
+
+    def watched(self, *args):
+        held.append(sum(p.grad is not None for p in self.model.unet.parameters()))
+        return step(self, *args)
+
+    monkeypatch.setattr(DreamBooth, "training_step", watched)
+    spine.run(tmp_path, "ppl=false", "accumulate=2")
+    # the second micro-batch of each update adds to the first one's
+    assert [count > 0 for count in held] == [False, True, False, True]
+
+
+def test_a_trained_text_encoder_embeds_each_unique_prompt_once_a_step(
+    spine, tiny_model_dir, monkeypatch
+):
+    module = make_module(tiny_model_dir, Phase("full", "full"))
+    batch = make_batches(spine, module.model, size=3).batch(0)
+    assert len(batch["prompts"]) == 6
+    rows, forward = [], CLIPTextModel.forward
+    monkeypatch.setattr(
+        CLIPTextModel, "forward", lambda s, ids, **k: rows.append(len(ids)) or forward(s, ids, **k)
+    )
+    embeddings = module.embeddings(batch["prompts"])
+    assert rows == [2]
+    for row, prompt in zip(embeddings, batch["prompts"], strict=True):
+        torch.testing.assert_close(row, module.model.embed([prompt])[0])
+    module.errors(batch).sum().backward()
+    assert module.model.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_cached_embeddings_are_those_of_the_text_encoder(tiny_model_dir):
+    module = make_module(tiny_model_dir)
+    got = module.embeddings(["a dog", "a sks dog", "a dog"])
+    torch.testing.assert_close(got[0], module.model.embed(["a dog"])[0])
+    torch.testing.assert_close(got[1], module.model.embed(["a sks dog"])[0])
+    assert torch.equal(got[0], got[2]) and not torch.equal(got[0], got[1])
+    assert not got.requires_grad
+
+
+@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_v_model_dir"])
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
+    from diffusers.training_utils import compute_snr
+
+    module = make_module(request.getfixturevalue(folder), loss=Loss(1.0, min_snr_gamma=gamma))
+    model = module.model
+    batch = make_batches(spine, model).batch(5)
+    posterior = batch["mean"] + torch.exp(0.5 * batch["logvar"]) * batch["posterior_noise"]
+    latents = posterior * model.vae.config.scaling_factor
+    times, schedule = batch["timesteps"], model.noise_scheduler
+    noisy = schedule.add_noise(latents, batch["noise"], times)
+    embeddings = model.embed(batch["prompts"])
+    prediction = model.unet(noisy, times, embeddings).sample
+    is_v = model.prediction_type == "v_prediction"
+    aim = schedule.get_velocity(latents, batch["noise"], times) if is_v else batch["noise"]
+    expected = (prediction - aim).square().mean((1, 2, 3))
+    if gamma is not None:
+        ratio = compute_snr(schedule, times)
+        expected *= ratio.clamp(max=gamma) / (ratio + 1 if is_v else ratio)
+    torch.testing.assert_close(module.errors(batch), expected, rtol=1e-5, atol=1e-6)
+    assert is_v == (folder == "tiny_v_model_dir")
+    assert (snr(times, module.alphas_cumprod) > 0).all()
+
+
+def test_clipping_is_one_joint_norm(tiny_model_dir):
+    module = make_module(tiny_model_dir, Phase("full", "full"), max_grad_norm=0.5)
+    optimizer = module.configure_optimizers()["optimizer"]
+    parameters = trainable_parameters(module.model).values()
+    for i, p in enumerate(parameters):
+        p.grad = torch.full_like(p, 0.01 * (i + 1))
+    before = [p.grad.clone() for p in parameters]
+    norm = sum(float(g.double().square().sum()) for g in before) ** 0.5
+    assert norm > 0.5
+    module.configure_gradient_clipping(optimizer)
+    for p, g in zip(parameters, before, strict=True):
+        torch.testing.assert_close(p.grad, g * (0.5 / norm), rtol=1e-4, atol=0)
+
+
+def test_the_text_encoder_has_its_own_learning_rate(tiny_model_dir):
+    module = make_module(tiny_model_dir, Phase("full", "full"), text_encoder_lr=1e-5)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [g["lr"] for g in groups] == [1e-3, 1e-5]
+    counts = [sum(p.numel() for p in g["params"]) for g in groups]
+    parts = (module.model.unet, module.model.text_encoder)
+    assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
+
+
+def test_a_tokens_learning_rate_is_its_phases_own(spine, tmp_path):
+    out = spine.run(tmp_path, "method=textual_inversion", "max_steps=1", "text_encoder_lr=1e-6")
+    groups = checkpoint(out)["optimizer_states"][0]["param_groups"]
+    assert [g["lr"] for g in groups] == [1e-3]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("constant_with_warmup", [0, 0.5, 1, 1]),
+        ("linear", [0, 0.5, 1, 0.5]),
+        ("cosine", [0, 0.5, 1, 0.5]),
+        ("cosine_with_restarts", [0, 0.5, 1, 0.5]),
+        ("polynomial", [0, 0.5, 1, 0.5]),
+    ],
+)
+def test_schedules_warm_up_and_bend(tiny_model_dir, name, expected):
+    module = make_module(tiny_model_dir, lr_schedule=name, lr_warmup_steps=2, max_steps=4)
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert configured["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"] / 1e-3)
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_every_precision_lowers_the_loss(spine, tmp_path, precision):
+    # 16-mixed on a CPU is bfloat16, as Lightning says in a warning
+    steps = ("max_steps=25", "lr=3e-3", f"trainer.precision={precision}")
+    out = spine.run(tmp_path, *steps, "optimizer.weight_decay=0.0")
+    before = loss_on_fixed_batches(spine, spine.model)
+    after = loss_on_fixed_batches(spine, out / "model")
+    assert after < 0.97 * before
+    state = checkpoint(out)
+    assert {v.dtype for v in state["state_dict"].values()} == {torch.float32}
+    moments = state["optimizer_states"][0]["state"][0]
+    assert moments["exp_avg"].dtype == torch.float32
+
+
+def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
+    out = spine.run(tmp_path, "max_steps=25", "lr=3e-3", "optimizer=adamw_8bit")
+    assert loss_on_fixed_batches(spine, out / "model") < loss_on_fixed_batches(spine, spine.model)
+    moments = checkpoint(out)["optimizer_states"][0]["state"].values()
+    quantized = [m.get("__bnb_optimizer_quant_state__", m) for m in moments]
+    kinds = {m["state1"].dtype for m in quantized}
+    assert torch.uint8 in kinds  # of matrices that are large enough
+
+
+@pytest.mark.parametrize("frozen_dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "method",
+    [("method=lora",), ("method=full",), ("method=full", "train_text_encoder=true"),
+     ("method=textual_inversion",)],
+)  # fmt: skip
+def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, frozen_dtype, method):
+    out = spine.run(tmp_path, *method, f"frozen_dtype={frozen_dtype}", "samples.every_n_steps=1")
+    assert {v.dtype for v in checkpoint(out)["state_dict"].values()} == {torch.float32}
+
+
+def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
+    plain, frugal = (
+        spine.run(tmp_path / on, "train_text_encoder=true", f"gradient_checkpointing={on}")
+        for on in ("false", "true")
+    )
+    a, b = checkpoint(plain)["state_dict"], checkpoint(frugal)["state_dict"]
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-7)
+    assert not same(a, LatentDiffusion.from_pretrained(str(spine.model)).state_dict())
+
+
+def test_a_compiled_unet_trains_to_the_same_weights(spine, tmp_path, monkeypatch):
+    # without the code generator, which takes minutes: what is held is the graph
+    compile = torch.nn.Module.compile
+    seen = []
+
+    def eager(self):
+        seen.append(type(self).__name__)
+        compile(self, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    plain, compiled = (spine.run(tmp_path / on, f"compile={on}") for on in ("false", "true"))
+    assert seen == ["UNet2DConditionModel"]
+    a, b = checkpoint(plain)["state_dict"], checkpoint(compiled)["state_dict"]
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6)
