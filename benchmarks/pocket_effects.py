@@ -89,13 +89,22 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
     folder = args.runs / f"{subject.name}-{'ppl' if ppl else 'plain'}-{key}"
     if not (folder / "run.json").exists():
         command = [
-            sys.executable, str(ROOT / "train.py"), "subject=world",
-            f"subject.name={subject.name}", f"subject.class_noun='{subject.noun}'",
-            f"subject.live={str(subject.noun in world.LIVE).lower()}", f"ppl={str(ppl).lower()}",
-            "logger=csv", "evaluation=none", "photos.root=null", "samples.every_n_steps=0",
-            "samples.seeds=[0]", f"model.path='{args.model}'", f"hydra.run.dir='{folder}'",
+            sys.executable,
+            str(ROOT / "train.py"),
+            "subject=world",
+            f"subject.name={subject.name}",
+            f"subject.class_noun='{subject.noun}'",
+            f"subject.live={str(subject.noun in world.LIVE).lower()}",
+            f"ppl={str(ppl).lower()}",
+            "logger=csv",
+            "evaluation=none",
+            "photos.root=null",
+            "samples.every_n_steps=0",
+            "samples.seeds=[0]",
+            f"model.path='{args.model}'",
+            f"hydra.run.dir='{folder}'",
             *args.options,
-        ]  # fmt: skip
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
@@ -176,8 +185,11 @@ def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
 
 def sheet(rows: list[list[list[Image.Image]]], subjects: list[Subject], path: Path) -> None:
     images = [image for row in rows for pair in row for image in pair]
-    labels = [f"{s.name}: photos | a {s.noun} before | without PPL | with PPL | a sks {s.noun} in "
-              "the jungle, without | with" for s in subjects]  # fmt: skip
+    labels = [
+        f"{s.name}: photos | a {s.noun} before | without PPL | with PPL | a sks {s.noun} in "
+        "the jungle, without | with"
+        for s in subjects
+    ]
     grid(images, len(images) // len(rows), labels, cell=128).save(path)
 
 

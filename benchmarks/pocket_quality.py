@@ -54,7 +54,7 @@ from pocket_truth import (
     preferred,
     rendered,
     shown,
-)  # fmt: skip
+)
 
 from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError

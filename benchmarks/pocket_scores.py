@@ -42,9 +42,12 @@ from dreambooth.sampling.draw import grid
 from dreambooth.study.runs import Run, load_run
 
 TRUTH = {
-    "dino": "subject", "clip_i": "subject", "clip_t": "prompt", "pres": "drift",
+    "dino": "subject",
+    "clip_i": "subject",
+    "clip_t": "prompt",
+    "pres": "drift",
     "div_class": "variety",
-}  # fmt: skip
+}
 KNOBS = ("ppl", "lr", "max_steps")
 
 
@@ -137,8 +140,9 @@ def sheet(runs: list[Run], target: Path) -> None:
 def correlations(rows: list[dict[str, float]]) -> dict[str, float]:
     """Spearman's rho over the runs of each score with its truth."""
     column = lambda name: torch.tensor([float(row[name]) for row in rows])  # noqa: E731
-    return {name: spearman_corrcoef(column(name), column(truth)).item()
-            for name, truth in TRUTH.items()}  # fmt: skip
+    return {
+        name: spearman_corrcoef(column(name), column(truth)).item() for name, truth in TRUTH.items()
+    }
 
 
 def main() -> None:

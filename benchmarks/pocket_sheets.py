@@ -1,10 +1,10 @@
 """Sheets of pictures of the embedded model, to look at.
 
-    python benchmarks/pocket_sheets.py docs/images [--run RUN_FOLDER]
+  python benchmarks/pocket_sheets.py docs/images [--run RUN_FOLDER]
 
-  pocket_world.png     every class as the world renders it, in six contexts
-  pocket_drawn.png     the same captions drawn by the model, none of them chosen
-  pocket_training.png  with --run: its samples of the first seed at every step that it kept
+pocket_world.png     every class as the world renders it, in six contexts
+pocket_drawn.png     the same captions drawn by the model, none of them chosen
+pocket_training.png  with --run: its samples of the first seed at every step that it kept
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def said(scene: world.Scene) -> str:
 def labels(scenes: list[world.Scene]) -> list[str]:
     """One a row of `COLUMNS` scenes of one class: their colours and contexts."""
     parts = [f"{scene.seen.main_color} {scene.view.context}" for scene in scenes]
-    return [f"{scenes[i].identity.class_noun}: {', '.join(parts[i : i + COLUMNS])}"
-            for i in range(0, len(scenes), COLUMNS)]  # fmt: skip
+    return [
+        f"{scenes[i].identity.class_noun}: {', '.join(parts[i : i + COLUMNS])}"
+        for i in range(0, len(scenes), COLUMNS)
+    ]
 
 
 def training(run: Path) -> Image.Image:
@@ -56,8 +58,11 @@ def training(run: Path) -> Image.Image:
     folders = [*sorted((run / "samples").glob("step-*/")), run / "samples" / "final"]
     items = {folder: [i for i in read_manifest(folder) if i.seed == 0] for folder in folders}
     prompts = [item.prompt for item in items[folders[-1]]]
-    images = [Image.open(folder / items[folder][row].file)
-              for row in range(len(prompts)) for folder in folders]  # fmt: skip
+    images = [
+        Image.open(folder / items[folder][row].file)
+        for row in range(len(prompts))
+        for folder in folders
+    ]
     steps = [folder.name.removeprefix("step-").lstrip("0") or "0" for folder in folders]
     return grid(images, len(folders), [f"{p}: steps {', '.join(steps)}" for p in prompts], 128)
 

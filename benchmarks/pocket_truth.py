@@ -52,7 +52,7 @@ def asked(caption: str, scene: world.Scene) -> dict[str, str]:
 
 
 def articles(text: str) -> str:
-    """"a" or "an" by the letter that follows."""
+    """ "a" or "an" by the letter that follows."""
     vowel = lambda match: f"a{'n' * (match[1] in 'aeiou')} {match[1]}"  # noqa: E731
     return re.sub(r"\ban? (\w)", vowel, text)
 
@@ -76,8 +76,12 @@ def identity_triples(count: int, seed: int, tints: bool = False) -> list[world.S
             other = world.sample_identity(noun, rng, "held_out")
         for each, views in ((who, 2), (other, 1)):
             seeds = rng.integers(2**31, size=views).tolist()
-            scenes += [world.sample_scene(s, "any", identity=each) if tints
-                       else world.identity_scene(each, s) for s in seeds]  # fmt: skip
+            scenes += [
+                world.sample_scene(s, "any", identity=each)
+                if tints
+                else world.identity_scene(each, s)
+                for s in seeds
+            ]
     return scenes
 
 
@@ -109,10 +113,13 @@ def preferred(clip, count: int, seed: int) -> dict[str, Share]:
     """Share of scenes nearer to their caption than to another, and than to a changed one."""
     rows = caption_pairs(count, seed)
     images = clip.images([Image.fromarray(image) for image in rendered([row[0] for row in rows])])
-    right, wrong, changed = ((images * clip.texts([row[k] for row in rows])).sum(1)
-                             for k in (1, 2, 3))  # fmt: skip
-    return {"caption": Share.of((right > wrong).tolist()),
-            "one part": Share.of((right > changed).tolist())}  # fmt: skip
+    right, wrong, changed = (
+        (images * clip.texts([row[k] for row in rows])).sum(1) for k in (1, 2, 3)
+    )
+    return {
+        "caption": Share.of((right > wrong).tolist()),
+        "one part": Share.of((right > changed).tolist()),
+    }
 
 
 def hits(seen: list[dict[str, str]], wanted: list[dict[str, str]]) -> dict[str, Share]:

@@ -1,6 +1,6 @@
 """The README's picture: a run's photos, its samples before training, and its samples after.
 
-    python benchmarks/readme_picture.py RUN_FOLDER docs/images/dog.png
+python benchmarks/readme_picture.py RUN_FOLDER docs/images/dog.png
 """
 
 from __future__ import annotations

@@ -72,13 +72,23 @@ def ours(args, model, batches, folder) -> list[float]:
     module.embed_once(PROMPTS)
     clock = Clock(args.device)
     trainer = pl.Trainer(
-        accelerator="gpu" if args.device == "cuda" else "cpu", devices=1, max_steps=args.steps,
-        max_epochs=-1, precision="bf16-mixed" if args.bf16 else "32-true", log_every_n_steps=10,
-        logger=make_loggers(folder, False, "", "", "", [], {}), enable_checkpointing=False,
-        callbacks=[callbacks.Progress(), callbacks.Cost(2),
-                   callbacks.StopOnNonFinite(1 if args.device == "cpu" else 10), clock],
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+        accelerator="gpu" if args.device == "cuda" else "cpu",
+        devices=1,
+        max_steps=args.steps,
+        max_epochs=-1,
+        precision="bf16-mixed" if args.bf16 else "32-true",
+        log_every_n_steps=10,
+        logger=make_loggers(folder, False, "", "", "", [], {}),
+        enable_checkpointing=False,
+        callbacks=[
+            callbacks.Progress(),
+            callbacks.Cost(2),
+            callbacks.StopOnNonFinite(1 if args.device == "cpu" else 10),
+            clock,
+        ],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
     trainer.fit(module, DreamBoothData(batches))
     model.to(args.device)
     return gaps(clock.times)
@@ -117,12 +127,14 @@ class PhotoDataset(torch.utils.data.Dataset):
 
     def __init__(self, args, model, photos, class_photos) -> None:
         self.photos, self.class_photos, self.tokenizer = photos, class_photos, model.tokenizer
-        self.transform = transforms.Compose([
-            transforms.Resize(args.resolution, transforms.InterpolationMode.BILINEAR),
-            transforms.CenterCrop(args.resolution),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5], [0.5]),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(args.resolution, transforms.InterpolationMode.BILINEAR),
+                transforms.CenterCrop(args.resolution),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5], [0.5]),
+            ]
+        )
 
     def __len__(self) -> int:
         return 1_000_000
@@ -136,9 +148,12 @@ class PhotoDataset(torch.utils.data.Dataset):
             image = exif_transpose(Image.open(files[index % len(files)]))
             pixels.append(self.transform(image if image.mode == "RGB" else image.convert("RGB")))
         ids = self.tokenizer(
-            list(PROMPTS), padding="max_length", truncation=True, return_tensors="pt",
+            list(PROMPTS),
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
             max_length=self.tokenizer.model_max_length,
-        ).input_ids  # fmt: skip
+        ).input_ids
         return {"pixels": torch.stack(pixels), "ids": ids}
 
 
@@ -186,8 +201,9 @@ def main() -> None:
         model = LatentDiffusion.from_pretrained(model_path(args.model))
         model.to(args.device)
         prepare(model, Phase("full", "frozen"), None, None, 0)
-        encode = partial(encode_examples, model, photos, cut=Crops(args.resolution), seed=0,
-                         cache_dir=folder)  # fmt: skip
+        encode = partial(
+            encode_examples, model, photos, cut=Crops(args.resolution), seed=0, cache_dir=folder
+        )
         instance, prior = (encode([prompt] * len(photos)) for prompt in PROMPTS)
         batches = KeyedBatches(instance, prior, 1, 1, 1000, 0)
         ways = {"a": ours, "b": floor}

@@ -107,8 +107,11 @@ def encoders_dir(tmp_path_factory) -> Path:
 def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
     """A run that ended with scores."""
     out = tmp_path_factory.mktemp("scored") / "run"
-    more = ("evaluation=quick", "evaluation.class_images=3",
-            f"evaluation.encoders_dir='{encoders_dir}'")  # fmt: skip
+    more = (
+        "evaluation=quick",
+        "evaluation.class_images=3",
+        f"evaluation.encoders_dir='{encoders_dir}'",
+    )
     return spine.run(out, *more)
 
 

@@ -12,14 +12,33 @@ from dreambooth.cli.main import CONF
 from dreambooth.pocket.pretraining import probe, scenes
 
 SMALL = (
-    "save_seconds=60", "bf16=false", "workers=1", "tokens_per_scene=2",
-    "vae.channels=[8,8,8,8]", "vae.latent_channels=4", "vae.scenes=16", "vae.samples=8",
-    "vae.batch_size=4", "denoiser.channels=[16,16]", "denoiser.text_width=64",
-    "denoiser.text_layers=1", "denoiser.norm_num_groups=4", "denoiser.scenes=16",
-    "denoiser.samples=8", "denoiser.batch_size=4", "probe.scenes_count=16", "probe.samples=8",
-    "probe.batch_size=4", "encoders.width=32", "encoders.layers=1", "encoders.text_layers=1",
-    "encoders.identities=30", "encoders.scenes=16", "encoders.samples=8", "encoders.batch_size=8",
-)  # fmt: skip
+    "save_seconds=60",
+    "bf16=false",
+    "workers=1",
+    "tokens_per_scene=2",
+    "vae.channels=[8,8,8,8]",
+    "vae.latent_channels=4",
+    "vae.scenes=16",
+    "vae.samples=8",
+    "vae.batch_size=4",
+    "denoiser.channels=[16,16]",
+    "denoiser.text_width=64",
+    "denoiser.text_layers=1",
+    "denoiser.norm_num_groups=4",
+    "denoiser.scenes=16",
+    "denoiser.samples=8",
+    "denoiser.batch_size=4",
+    "probe.scenes_count=16",
+    "probe.samples=8",
+    "probe.batch_size=4",
+    "encoders.width=32",
+    "encoders.layers=1",
+    "encoders.text_layers=1",
+    "encoders.identities=30",
+    "encoders.scenes=16",
+    "encoders.samples=8",
+    "encoders.batch_size=8",
+)
 
 
 def make(folder: Path, *more: str) -> DictConfig:

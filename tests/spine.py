@@ -18,11 +18,22 @@ from dreambooth.cli.main import CONF
 
 ROOT = CONF.parent
 SMALL = (
-    "subject=folder", "subject.class_noun=dog", "resolution=16", "batch_size=1",
-    "max_steps=2", "lr=1e-3", "prior.num_class_images=2", "prior.num_inference_steps=2",
-    "sampling.num_inference_steps=2", "samples.every_n_steps=0", "samples.seeds=[0]",
-    "samples.prompts=['a {subject}']", "trainer=cpu", "logger=csv", "evaluation=none",
-)  # fmt: skip
+    "subject=folder",
+    "subject.class_noun=dog",
+    "resolution=16",
+    "batch_size=1",
+    "max_steps=2",
+    "lr=1e-3",
+    "prior.num_class_images=2",
+    "prior.num_inference_steps=2",
+    "sampling.num_inference_steps=2",
+    "samples.every_n_steps=0",
+    "samples.seeds=[0]",
+    "samples.prompts=['a {subject}']",
+    "trainer=cpu",
+    "logger=csv",
+    "evaluation=none",
+)
 
 
 class Spine:

@@ -18,9 +18,17 @@ from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
-    ".": 5, "evaluation": 4, "experiment": 1, "logger": 2, "method": 4, "model": 4,
-    "optimizer": 2, "scheduler": 8, "subject": 33, "trainer": 5,
-}  # fmt: skip
+    ".": 5,
+    "evaluation": 4,
+    "experiment": 1,
+    "logger": 2,
+    "method": 4,
+    "model": 4,
+    "optimizer": 2,
+    "scheduler": 8,
+    "subject": 33,
+    "trainer": 5,
+}
 CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if "/" in file]
 GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
@@ -124,9 +132,16 @@ def test_trainers_are_real_trainers(group, name, tmp_path):
 def test_the_checks_name_keys_that_exist(tmp_path):
     cfg = composed("train", f"output_dir='{tmp_path}'")
     tables = (
-        checks.POSITIVE, checks.NOT_NEGATIVE, checks.WHOLE, checks.SWITCHES, checks.CHOICES,
-        checks.OPTIONAL, checks.LISTS, checks.TEXTS, config.DIFFUSERS.values(),
-    )  # fmt: skip
+        checks.POSITIVE,
+        checks.NOT_NEGATIVE,
+        checks.WHOLE,
+        checks.SWITCHES,
+        checks.CHOICES,
+        checks.OPTIONAL,
+        checks.LISTS,
+        checks.TEXTS,
+        config.DIFFUSERS.values(),
+    )
     keys = {key for table in tables for key in table}
     assert len(keys) > 30
     for key in keys:

@@ -21,10 +21,15 @@ def sweep(spine: Spine, tmp_path_factory) -> Path:
     """A sweep of two runs, each on two CPU processes, as a user would start it."""
     out = tmp_path_factory.mktemp("ddp") / "sweep"
     done = spine.shell(
-        out.parent, *STEPS, "trainer=ddp", "trainer.accelerator=cpu", "hydra.mode=MULTIRUN",
-        f"method={','.join(METHODS)}", f"hydra.sweep.dir='{out}'",
+        out.parent,
+        *STEPS,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "hydra.mode=MULTIRUN",
+        f"method={','.join(METHODS)}",
+        f"hydra.sweep.dir='{out}'",
         "hydra.sweep.subdir=${method.name}",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "said").write_text(done.stdout)
     return out

@@ -18,11 +18,26 @@ MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-PURE = ("errors", "diffusion", "data.prompts", "metrics.aggregate", "metrics.fidelity",
-        "metrics.preservation", "metrics.texts", "metrics.variants")  # fmt: skip
+PURE = (
+    "errors",
+    "diffusion",
+    "data.prompts",
+    "metrics.aggregate",
+    "metrics.fidelity",
+    "metrics.preservation",
+    "metrics.texts",
+    "metrics.variants",
+)
 PARTS = ("model", "metrics", "pocket", "data.photos", "data.subjects", "cache")
-STEPS = ("data.class_images", "data.datamodule", "module", "callbacks", "checkpoints", "generate",
-         "loggers")  # fmt: skip
+STEPS = (
+    "data.class_images",
+    "data.datamodule",
+    "module",
+    "callbacks",
+    "checkpoints",
+    "generate",
+    "loggers",
+)
 LAYERS = (PURE, PARTS, STEPS)  # from below; every other module is a stage, above them
 ENTRIES = ("pocket.pretrain",)  # run by `python -m`, so that it may compose as train.py does
 

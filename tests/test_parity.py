@@ -48,9 +48,14 @@ def examples(count: int, prompt: str, seed: int) -> Examples:
 def batches_of(batch_size: int, ppl: bool) -> KeyedBatches:
     prior = examples(7, "a dog", 1) if ppl else None
     return KeyedBatches(
-        examples(3, "a sks dog", 0), prior, batch_size, batch_size, 1000, 0,
+        examples(3, "a sks dog", 0),
+        prior,
+        batch_size,
+        batch_size,
+        1000,
+        0,
         pairing=experiment().pairing,
-    )  # fmt: skip
+    )
 
 
 class Recorder(pl.Callback):
@@ -75,10 +80,16 @@ def train_ours(folder, batches, text_encoder, *overrides):
     cfg = experiment(*own, *overrides)
     module, recorder = make_module(folder, text_encoder, cfg), Recorder()
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=STEPS, max_epochs=-1, callbacks=[recorder], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+        max_steps=STEPS,
+        max_epochs=-1,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         precision=cfg.trainer.precision,
-    )  # fmt: skip
+    )
     trainer.fit(module, DreamBoothData(batches))
     model = module.model
     return recorder.losses, {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
@@ -102,9 +113,12 @@ def train_plainly(folder, batches, train_text_encoder, half=False):
             forward = torch.autocast("cpu", torch.bfloat16)
         noisy = scheduler.add_noise(latents, noise, batch["timesteps"])
         ids = tokenizer(
-            batch["prompts"], padding="max_length", max_length=tokenizer.model_max_length,
-            truncation=True, return_tensors="pt",
-        ).input_ids  # fmt: skip
+            batch["prompts"],
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
         with forward:
             pred = unet(noisy, batch["timesteps"], text(ids)[0]).sample.float()
         target = noise.float()
@@ -196,15 +210,21 @@ def test_the_experiment_says_what_the_script_does():
     cfg = experiment("model=sd15")
     assert (cfg.lr, cfg.batch_size, cfg.max_grad_norm, cfg.lr_schedule) == (5e-6, 4, 1, "constant")
     assert (cfg.optimizer.eps, cfg.optimizer.weight_decay, *cfg.optimizer.betas) == (
-        1e-8, 1e-2, 0.9, 0.999,
-    )  # fmt: skip
+        1e-8,
+        1e-2,
+        0.9,
+        0.999,
+    )
     assert cfg.optimizer["_target_"] == "torch.optim.AdamW" and cfg.loss.noise_offset == 0
     assert (cfg.prior.num_class_images, cfg.prior.num_inference_steps) == (100, 50)
     assert (cfg.prior.guidance_scale, cfg.prior.sampler.name) == (7.5, "PNDMScheduler")
     assert (cfg.augment.random_crop, cfg.augment.interpolation) == (True, "bilinear")
     assert (cfg.ppl, cfg.method.name, cfg.ema_decay, cfg.augment.flip) == (
-        True, "full", None, False,
-    )  # fmt: skip
+        True,
+        "full",
+        None,
+        False,
+    )
 
 
 def test_the_comparison_can_fail(tiny_model_dir):

@@ -105,9 +105,7 @@ def test_sampling_changes_no_weight(spine, four_steps, tmp_path):
 
 
 def test_seed_zero_is_a_seed(spine, four_steps, tmp_path):
-    again, other = (
-        spine.run(tmp_path / str(seed), *CONSTANT, f"seed={seed}") for seed in (0, 1)
-    )
+    again, other = (spine.run(tmp_path / str(seed), *CONSTANT, f"seed={seed}") for seed in (0, 1))
     before = checkpoint(four_steps)["state_dict"]
     assert same(checkpoint(again)["state_dict"], before)
     assert not same(checkpoint(other)["state_dict"], before)
@@ -115,8 +113,13 @@ def test_seed_zero_is_a_seed(spine, four_steps, tmp_path):
 
 def test_what_a_run_leaves(spine, four_steps):
     assert {p.name for p in four_steps.iterdir()} >= {
-        "model", "samples", "checkpoints", "run.json", "metrics.csv", "logs",
-    }  # fmt: skip
+        "model",
+        "samples",
+        "checkpoints",
+        "run.json",
+        "metrics.csv",
+        "logs",
+    }
     pipeline = StableDiffusionPipeline.from_pretrained(four_steps / "model")
     saved = {k.removeprefix("unet."): v for k, v in checkpoint(four_steps)["state_dict"].items()}
     assert same(dict(sorted(pipeline.unet.state_dict().items())), saved)
@@ -237,8 +240,9 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     trained = checkpoint(out)
     assert trained["global_step"] == 2 == run.config["max_steps"]
     assert run.sampler.name == "PNDMScheduler"
-    assert all(torch.equal(exported[k.removeprefix("unet.")], v)
-               for k, v in trained["state_dict"].items())  # fmt: skip
+    assert all(
+        torch.equal(exported[k.removeprefix("unet.")], v) for k, v in trained["state_dict"].items()
+    )
 
 
 def test_a_finished_run_with_ema_exports_the_average(spine, tmp_path, monkeypatch):

@@ -56,9 +56,11 @@ def trained(monkeypatch):
 def test_a_finished_run_is_used_again_for_what_it_is(trained, tmp_path, monkeypatch):
     first = effects.train(DOG, True, settings(tmp_path))
     assert effects.train(DOG, True, settings(tmp_path)) == first and len(trained) == 1
-    others = [effects.train(DOG, False, settings(tmp_path)),
-              effects.train(DOG, True, settings(tmp_path, model_hash="bb")),
-              effects.train(DOG, True, settings(tmp_path, options=["lr=1e-4"]))]  # fmt: skip
+    others = [
+        effects.train(DOG, False, settings(tmp_path)),
+        effects.train(DOG, True, settings(tmp_path, model_hash="bb")),
+        effects.train(DOG, True, settings(tmp_path, options=["lr=1e-4"])),
+    ]
     monkeypatch.setattr(effects, "configuration", lambda: {"train.yaml": "another"})
     others.append(effects.train(DOG, True, settings(tmp_path)))
     assert len({first, *others}) == 5 == len(trained)
@@ -91,9 +93,13 @@ def test_summary_by_hand():
     table = effects.summary({"b": of(0, 1, 1), "a": of(0.5, 1, 0.5)})
     means = {model: value["mean"] for model, value in table["binding"].items()}
     assert means == {
-        "base": 0.25, "plain": 1.0, "ppl": 0.75,
-        "ppl - plain": -0.25, "ppl - base": 0.5, "plain - base": 0.75,
-    }  # fmt: skip
+        "base": 0.25,
+        "plain": 1.0,
+        "ppl": 0.75,
+        "ppl - plain": -0.25,
+        "ppl - base": 0.5,
+        "plain - base": 0.75,
+    }
     assert table["binding"]["plain"]["interval"] == (1.0, 1.0)
     assert table["binding"]["base"]["interval"] == (0.0, 0.5)  # of two subjects, each end is one
     assert set(table) == {"binding", "context", "drift", "diversity"}
@@ -127,9 +133,12 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
 
     def load_run(folder):
         return SimpleNamespace(
-            record={"subject_phrase": "sks dog"}, config={"class_prompt": "a dog"},
-            sampler="ddim", sampling="20 steps", folder=folder,
-        )  # fmt: skip
+            record={"subject_phrase": "sks dog"},
+            config={"class_prompt": "a dog"},
+            sampler="ddim",
+            sampling="20 steps",
+            folder=folder,
+        )
 
     monkeypatch.setattr(effects, "draw", draw)
     monkeypatch.setattr(effects, "load_run", load_run)
@@ -148,8 +157,10 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
     assert {"a sks dog", "a dog", "a sks dog in the jungle"} <= prompts
     names = {"binding", "context", "drift", "diversity"}
     assert {model: set(values) for model, values in figures.items()} == {
-        "base": names, "plain": names, "ppl": names
-    }  # fmt: skip
+        "base": names,
+        "plain": names,
+        "ppl": names,
+    }
     assert figures["base"]["context"] == 0.25 and [len(pair) for pair in row] == [2] * 6
 
 

@@ -83,8 +83,10 @@ def test_held_out_prompts_are_combinations_that_training_never_showed(drawn, wei
     table, _ = measured(weights, images=500)
     count = sum(
         world.held_out_combination(noun, color, context)
-        for noun in world.CLASSES for color in world.COLORS for context in world.CONTEXTS
-    )  # fmt: skip
+        for noun in world.CLASSES
+        for color in world.COLORS
+        for context in world.CONTEXTS
+    )
     held = drawn.prompts[1]
     assert len(set(held)) == len(held) == count == table["held-out"]["all"].n < 500
     assert table["asked"]["all"].n == table["probe"]["class"].n == 500
@@ -101,8 +103,10 @@ def test_rows_whose_part_is_missing_are_left_out_and_named(drawn, tmp_path):
     table, absent = measured(tmp_path)
     assert list(table) == ["vae", "diversity", "seconds"] and table["diversity"] == {"latents": 1.0}
     assert [[part in sentence for sentence in absent] for part in ("probe", "dino", "clip")] == [
-        [True, False, False], [False, True, False], [False, False, True]
-    ]  # fmt: skip
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
+    ]
 
 
 def test_both_identity_rows_stand_beside_each_other(drawn, weights, encoders_dir, monkeypatch):

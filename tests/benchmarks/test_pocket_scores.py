@@ -45,8 +45,16 @@ def test_truths_by_hand():
     prompts = [prompt for prompt, count in asked.items() for _ in range(count)]
     items = [Item("subject", "", prompt, "", i) for i, prompt in enumerate(prompts)]
     items += [Item("class", "", "a dog", "a dog", i) for i in range(4)]
-    seen = ["dog red snow", "cat red snow", "dog blue city", "dog red city",
-            "dog red snow", "dog blue snow", "cat red snow", "dog red city"]  # fmt: skip
+    seen = [
+        "dog red snow",
+        "cat red snow",
+        "dog blue city",
+        "dog red city",
+        "dog red snow",
+        "dog blue snow",
+        "cat red snow",
+        "dog red city",
+    ]
     seen = [dict(zip(("class", "color", "context"), words.split(), strict=True)) for words in seen]
     assert scores.truths(items, seen, who) == {
         "subject": pytest.approx(2 / 3),  # snow, snow and wet: the cat is none; blue left out
@@ -57,8 +65,13 @@ def test_truths_by_hand():
 
 
 def test_scores_are_named_by_their_metric_and_clip_t_is_of_the_class(tmp_path):
-    values = {"dino.pocket": 0.1, "clip_t.pocket.with_id.x": 0.2, "clip_t.pocket.class_only.x": 0.3,
-              "clip_i.pocket": 0.4, "lpips.pocket": 0.5}  # fmt: skip
+    values = {
+        "dino.pocket": 0.1,
+        "clip_t.pocket.with_id.x": 0.2,
+        "clip_t.pocket.class_only.x": 0.3,
+        "clip_i.pocket": 0.4,
+        "lpips.pocket": 0.5,
+    }
     entries = {"scores": {variant: {"mean": value} for variant, value in values.items()}}
     (tmp_path / "metrics.json").write_text(json.dumps(entries))
     assert scores.scores(tmp_path) == {"dino": 0.1, "clip_t": 0.3, "clip_i": 0.4}

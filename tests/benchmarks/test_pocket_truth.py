@@ -36,10 +36,13 @@ def scene(noun: str, color: str, context: str, **view) -> world.Scene:
         ("an image of a green dog", scene("dog", "red", "snow", tint="green"), "dog green -"),
         ("an orange candle", scene("candle", "orange", "plain"), "candle orange -"),
         ("a toy on top of pink fabric", scene("toy", "pink", "pink fabric"), "toy - pink fabric"),
-        ("a can with the eiffel tower in the background", scene("can", "blue", "eiffel"),
-         "can - eiffel"),
+        (
+            "a can with the eiffel tower in the background",
+            scene("can", "blue", "eiffel"),
+            "can - eiffel",
+        ),
     ],
-)  # fmt: skip
+)
 def test_asked_is_what_the_caption_says(caption, shown, said):
     noun, color, context = said.split(" ", 2)
     facts = {"class": noun, "color": color, "context": context}
@@ -101,14 +104,18 @@ def test_tints_too_change_nothing_but_the_tint():
 
 
 def test_hits_by_hand():
-    seen = [{"class": "dog", "color": "red", "context": "snow"},
-            {"class": "cat", "color": "red", "context": "city"},
-            {"class": "dog", "color": "blue", "context": "city"}]  # fmt: skip
+    seen = [
+        {"class": "dog", "color": "red", "context": "snow"},
+        {"class": "cat", "color": "red", "context": "city"},
+        {"class": "dog", "color": "blue", "context": "city"},
+    ]
     wanted = [{"class": "dog", "color": "red"}, {"class": "dog", "color": "red"}, {"class": "dog"}]
     found = truth.hits(seen, wanted)
     assert found == {
-        "class": truth.Share(2 / 3, 3), "color": truth.Share(1.0, 2), "all": truth.Share(2 / 3, 3)
-    }  # fmt: skip
+        "class": truth.Share(2 / 3, 3),
+        "color": truth.Share(1.0, 2),
+        "all": truth.Share(2 / 3, 3),
+    }
 
 
 class Known:

@@ -102,8 +102,11 @@ def test_scores_and_a_curve_of_an_earlier_model_do_not_stay(run, spine):
 def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
     made = record(scored)
     assert made["protocol"] | {"templates": ""} == {
-        "prompts": "quick", "images_per_prompt": 2, "class_images": 3, "class_seed": 1000000,
+        "prompts": "quick",
+        "images_per_prompt": 2,
+        "class_images": 3,
+        "class_seed": 1000000,
         "templates": "",
-    }  # fmt: skip
+    }
     assert len(made["protocol"]["templates"]) == 16
     assert len(made["encoders"]["lpips"]["weights"]) == 16

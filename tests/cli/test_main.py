@@ -131,11 +131,14 @@ def bad_photos(kind: str, folder: Path, spine: Spine) -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("missing", "photo folder .*photos does not exist"), ("empty", "photos holds no photos"),
-        ("text", r"b\.jpg is not an image"), ("truncated", r"b\.jpg cannot be read .*truncated"),
-        ("tiny", r"b\.jpg is 1x1 pixels"), ("huge", r"b\.png is larger than 64 megapixels"),
+        ("missing", "photo folder .*photos does not exist"),
+        ("empty", "photos holds no photos"),
+        ("text", r"b\.jpg is not an image"),
+        ("truncated", r"b\.jpg cannot be read .*truncated"),
+        ("tiny", r"b\.jpg is 1x1 pixels"),
+        ("huge", r"b\.png is larger than 64 megapixels"),
     ],
-)  # fmt: skip
+)
 def test_bad_photos_are_one_sentence(command_line, spine, tmp_path, kind, expected):
     bad_photos(kind, tmp_path / "photos", spine)
     code, said = command_line(f"subject.photos='{tmp_path / 'photos'}'")
@@ -143,9 +146,15 @@ def test_bad_photos_are_one_sentence(command_line, spine, tmp_path, kind, expect
 
 
 @pytest.mark.parametrize(
-    "part", ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "model_index.json",
-             "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"],
-)  # fmt: skip
+    "part",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "model_index.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
 def test_a_model_that_lacks_a_part_is_one_sentence(command_line, spine, tmp_path, part):
     shutil.copytree(spine.model, tmp_path / "model")
     (tmp_path / "model" / part).unlink()
@@ -176,9 +185,12 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
     before, config = tree(out), load_run(out).config
     bad_photos("text", tmp_path / "photos", spine)
     for arguments in (
-        ("lr=-1",), ("lr=2e-3",), ("lerning_rate=1",), ("model.path=/absent/model",),
+        ("lr=-1",),
+        ("lr=2e-3",),
+        ("lerning_rate=1",),
+        ("model.path=/absent/model",),
         (f"subject.photos='{tmp_path / 'photos'}'",),
-    ):  # fmt: skip
+    ):
         code, said = command_line("max_steps=1", *arguments, folder=out)
         assert code == 2 and sentence(said)
         after = tree(out)
@@ -212,13 +224,19 @@ def test_help_is_quick_and_a_typo_is_refused_before_torch_is_loaded(tmp_path):
 
 def test_ctrl_c_ends_at_a_step_and_the_same_command_goes_on(spine, tmp_path):
     command = spine.command(
-        f"hydra.run.dir='{tmp_path / 'run'}'", "max_steps=500", "accumulate=2",
+        f"hydra.run.dir='{tmp_path / 'run'}'",
+        "max_steps=500",
+        "accumulate=2",
         "checkpoint.every_n_steps=1000",
-    )  # fmt: skip
+    )
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     logged = tmp_path / "run/logs/version_0"
     deadline = time.monotonic() + 120
     while not logged.exists() and process.poll() is None and time.monotonic() < deadline:

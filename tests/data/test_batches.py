@@ -117,9 +117,7 @@ def test_noise_offset_adds_one_constant_a_channel():
 def test_two_ranks_draw_together_the_joint_batch(pairing):
     for step in range(5):
         joint = batches(size=4, pairing=pairing).batch(step)
-        ranks = [
-            batches(size=2, pairing=pairing, rank=r, world_size=2).batch(step) for r in (0, 1)
-        ]
+        ranks = [batches(size=2, pairing=pairing, rank=r, world_size=2).batch(step) for r in (0, 1)]
         assert ranks[0]["key"] != ranks[1]["key"]
         for key in joint.keys() - {"key"}:
             parts = [r[key][:2] for r in ranks] + [r[key][2:] for r in ranks]
@@ -170,9 +168,12 @@ def test_encoding_happens_once(spine, model, tmp_path, monkeypatch):
     calls, encode_pixels = [], model.encode
     monkeypatch.setattr(model, "encode", lambda x: calls.append(len(x)) or encode_pixels(x))
     for paths_, cut_, seed in (
-        (paths[:2], cut, 0), (paths, replace(cut, flip=False), 0), (paths, cut, 1),
-        (paths, replace(cut, resolution=24), 0), (paths, replace(cut, interpolation="lanczos"), 0),
-    ):  # fmt: skip
+        (paths[:2], cut, 0),
+        (paths, replace(cut, flip=False), 0),
+        (paths, cut, 1),
+        (paths, replace(cut, resolution=24), 0),
+        (paths, replace(cut, interpolation="lanczos"), 0),
+    ):
         before = len(calls)
         encode(model, paths_, prompts, cut_, seed, tmp_path)
         assert len(calls) > before, "another fact must be encoded again"

@@ -157,10 +157,16 @@ def test_the_key_holds_everything_the_images_depend_on(model, tiny_v_model_dir, 
 
     other = LatentDiffusion.from_pretrained(str(tiny_v_model_dir))
     folders = [
-        folder(), folder(other), folder(prompt="a cat"), folder(sampler="PNDMScheduler"),
-        folder(num_inference_steps=3), folder(guidance_scale=5.0), folder(seed=7),
-        folder(resolution=24), folder(negative_prompt="red"),
-    ]  # fmt: skip
+        folder(),
+        folder(other),
+        folder(prompt="a cat"),
+        folder(sampler="PNDMScheduler"),
+        folder(num_inference_steps=3),
+        folder(guidance_scale=5.0),
+        folder(seed=7),
+        folder(resolution=24),
+        folder(negative_prompt="red"),
+    ]
     assert len(set(folders)) == 9
     assert folder(batch_size=1) == folders[0]  # but not the batch
 

@@ -51,13 +51,16 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 # -- what is converted ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("orientation", "turned"), [
-    (1, [[1, 2, 3], [4, 5, 6]]),
-    (2, [[3, 2, 1], [6, 5, 4]]),
-    (3, [[6, 5, 4], [3, 2, 1]]),
-    (6, [[4, 1], [5, 2], [6, 3]]),
-    (8, [[3, 6], [2, 5], [1, 4]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, [[1, 2, 3], [4, 5, 6]]),
+        (2, [[3, 2, 1], [6, 5, 4]]),
+        (3, [[6, 5, 4], [3, 2, 1]]),
+        (6, [[4, 1], [5, 2], [6, 3]]),
+        (8, [[3, 6], [2, 5], [1, 4]]),
+    ],
+)
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turned: list) -> None:
     stored = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8).repeat(16, 0).repeat(16, 1) * 40
     exif = Image.Exif()
@@ -99,9 +102,18 @@ def test_greyscale_and_palette_and_bilevel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize(("value", "scaled"), [
-    (0, 0), (128, 0), (129, 1), (257, 1), (300, 1), (32896, 128), (65535, 255),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "scaled"),
+    [
+        (0, 0),
+        (128, 0),
+        (129, 1),
+        (257, 1),
+        (300, 1),
+        (32896, 128),
+        (65535, 255),
+    ],
+)
 def test_16_bits_are_scaled_not_clipped(
     tmp_path: Path, suffix: str, value: int, scaled: int
 ) -> None:

@@ -21,12 +21,14 @@ def noise_image(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_pixels_equal_torchvision(size: tuple[int, int], interpolation: str) -> None:
     image = noise_image(*size)
-    theirs = transforms.Compose([
-        transforms.Resize(64, getattr(transforms.InterpolationMode, interpolation.upper())),
-        transforms.CenterCrop(64),
-        transforms.ToTensor(),
-        transforms.Normalize([0.5], [0.5]),
-    ])(image)  # fmt: skip
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(64, getattr(transforms.InterpolationMode, interpolation.upper())),
+            transforms.CenterCrop(64),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5], [0.5]),
+        ]
+    )(image)
     ours = to_pixels(image, 64, interpolation=interpolation)
     assert ours.shape == (3, 64, 64) and ours.dtype == torch.float32
     assert torch.equal(ours, theirs)

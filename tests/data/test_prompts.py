@@ -75,10 +75,13 @@ def test_paper_prompts_are_the_datasets_file(live: bool) -> None:
     assert filled("paper", live) == theirs
 
 
-@pytest.mark.parametrize(("live", "places"), [
-    (False, [0, 2, 8, 9, 12, 14, 21, 24]),
-    (True, [0, 1, 2, 8, 9, 11, 15, 24]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("live", "places"),
+    [
+        (False, [0, 2, 8, 9, 12, 14, 21, 24]),
+        (True, [0, 1, 2, 8, 9, 11, 15, 24]),
+    ],
+)
 def test_cornell_prompts_are_these_of_the_papers(live: bool, places: list[int]) -> None:
     assert filled("cornell", live) == [PAPER[live][place] for place in places]
 

@@ -24,20 +24,44 @@ from dreambooth.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "subject"
 CLASS_NOUNS = {
-    "backpack": "backpack", "backpack_dog": "backpack", "bear_plushie": "stuffed animal",
-    "berry_bowl": "bowl", "can": "can", "candle": "candle", "cat": "cat", "cat2": "cat",
-    "clock": "clock", "colorful_sneaker": "sneaker", "dog": "dog", "dog2": "dog", "dog3": "dog",
-    "dog5": "dog", "dog6": "dog", "dog7": "dog", "dog8": "dog", "duck_toy": "toy",
-    "fancy_boot": "boot", "grey_sloth_plushie": "stuffed animal", "monster_toy": "toy",
-    "pink_sunglasses": "glasses", "poop_emoji": "toy", "rc_car": "toy", "red_cartoon": "cartoon",
-    "robot_toy": "toy", "shiny_sneaker": "sneaker", "teapot": "teapot", "vase": "vase",
+    "backpack": "backpack",
+    "backpack_dog": "backpack",
+    "bear_plushie": "stuffed animal",
+    "berry_bowl": "bowl",
+    "can": "can",
+    "candle": "candle",
+    "cat": "cat",
+    "cat2": "cat",
+    "clock": "clock",
+    "colorful_sneaker": "sneaker",
+    "dog": "dog",
+    "dog2": "dog",
+    "dog3": "dog",
+    "dog5": "dog",
+    "dog6": "dog",
+    "dog7": "dog",
+    "dog8": "dog",
+    "duck_toy": "toy",
+    "fancy_boot": "boot",
+    "grey_sloth_plushie": "stuffed animal",
+    "monster_toy": "toy",
+    "pink_sunglasses": "glasses",
+    "poop_emoji": "toy",
+    "rc_car": "toy",
+    "red_cartoon": "cartoon",
+    "robot_toy": "toy",
+    "shiny_sneaker": "sneaker",
+    "teapot": "teapot",
+    "vase": "vase",
     "wolf_plushie": "stuffed animal",
-}  # fmt: skip
+}
 LIVE = {"cat", "cat2", "dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8"}
 PHOTOS = {
-    "dog/00.jpg": b"one photo", "dog/01.jpg": b"another", "cat/00.jpg": b"a cat's",
+    "dog/00.jpg": b"one photo",
+    "dog/01.jpg": b"another",
+    "cat/00.jpg": b"a cat's",
     "references_and_licenses.txt": b"who made them",
-}  # fmt: skip
+}
 
 
 def test_subject_configs_agree_with_the_table() -> None:

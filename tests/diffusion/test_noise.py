@@ -50,8 +50,14 @@ def test_half_precision_latents_keep_their_noise(scheduler):
     latents, noise = torch.zeros(1, 1, 2, 2).bfloat16(), torch.ones(1, 1, 2, 2).bfloat16()
     first = torch.tensor([0])
     assert scheduler.add_noise(latents, noise, first).abs().max() == 0
-    ours = N.add_noise(latents, noise, first, DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)
+    ours = N.add_noise(
+        latents,
+        noise,
+        first,
+        DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ).alphas_cumprod,
+    )
     assert ours.mean().item() == pytest.approx(math.sqrt(0.00085), rel=1e-3)
 
 

@@ -15,10 +15,17 @@ from dreambooth.model.loading import load_schedulers
 
 # what Stable Diffusion 1.5's own file says; every other setting is a default of its reader
 SD15 = {
-    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "set_alpha_to_one": False,
-    "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None, "clip_sample": False,
-}  # fmt: skip
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
 # Stable Diffusion 2.1's settings, of which one says more than a default
 SD21 = {**SD15, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 SD21 |= {"timestep_spacing": "trailing"}

@@ -35,8 +35,9 @@ def sitting(tmp_path, monkeypatch):
 
     def make(scores: dict[int, float], prompt: str = "a sks dog", **settings) -> Curve:
         items = [Item("subject", "0.png", prompt, "a dog", 0)]
-        made = Curve(model, lambda *_: [], items, [], networks, tmp_path, 0,
-                     {"steps": 2, **settings})  # fmt: skip
+        made = Curve(
+            model, lambda *_: [], items, [], networks, tmp_path, 0, {"steps": 2, **settings}
+        )
         for step, dino in scores.items():
             summary = {dino_id(DINO): dino, clip_t_id(CLIP, "class_only"): 0.3}
             summary = {key: {"mean": value} for key, value in summary.items()}

@@ -121,9 +121,7 @@ def test_the_files_say_how_the_numbers_came_to_be(scored, spine):
     assert len({row["provenance"] for row in rows}) == 1
 
 
-def test_a_finished_run_is_scored_again_without_making_its_images_again(
-    scored, evaluate, tmp_path
-):
+def test_a_finished_run_is_scored_again_without_making_its_images_again(scored, evaluate, tmp_path):
     run = shutil.copytree(scored, tmp_path / "run")
     before = json.loads((run / "metrics.json").read_text())
     folder = run / "evaluation" / "quick"
@@ -149,9 +147,12 @@ def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
     method = ("method=lora", "method.lora.dropout=0.2", "max_steps=3")
     plain = spine.run(tmp_path / "plain", *method)
     curved = spine.run(
-        tmp_path / "curved", *method, "evaluation.every_n_steps=2",
-        f"evaluation.encoders_dir='{encoders_dir}'", "evaluation.curve.class_images=1",
-    )  # fmt: skip
+        tmp_path / "curved",
+        *method,
+        "evaluation.every_n_steps=2",
+        f"evaluation.encoders_dir='{encoders_dir}'",
+        "evaluation.curve.class_images=1",
+    )
     for key in ("state_dict", "optimizer_states"):
         assert same(checkpoint(plain)[key], checkpoint(curved)[key])
     rows = table(curved / "curve.csv")
@@ -159,8 +160,9 @@ def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
     first, last = rows[0], rows[-1]
     metrics = {key.split(".")[0] for key in first}
     assert metrics == {"step", "dino", "clip_i", "clip_t", "pres", "harmonic_mean", "measured"}
-    assert first["dino.pocket.sq32_bicubic.allpairs.macro"] != (
-        last["dino.pocket.sq32_bicubic.allpairs.macro"]
+    assert (
+        first["dino.pocket.sq32_bicubic.allpairs.macro"]
+        != (last["dino.pocket.sq32_bicubic.allpairs.macro"])
     )
     assert Image.open(curved / "curve.png").width > 300
     logged = [row for row in table(curved / "metrics.csv") if row["curve/harmonic_mean"]]
@@ -176,10 +178,13 @@ def test_the_best_step_is_what_is_exported(spine, encoders_dir, tmp_path, monkey
     # the rule has its own tests; here the first trained step is to win
     monkeypatch.setattr(curve, "best_step", lambda points: min(points)[0])
     best = spine.run(
-        tmp_path / "best", "max_steps=3", "evaluation.every_n_steps=1",
-        "checkpoint.best=harmonic", "evaluation.curve.class_images=1",
+        tmp_path / "best",
+        "max_steps=3",
+        "evaluation.every_n_steps=1",
+        "checkpoint.best=harmonic",
+        "evaluation.curve.class_images=1",
         f"evaluation.encoders_dir='{encoders_dir}'",
-    )  # fmt: skip
+    )
     assert json.loads((best / "run.json").read_text())["best_step"] == 1
     exported, expected = load_file(best / weights), load_file(short / weights)
     assert same(exported, expected) and not same(exported, load_file(whole / weights))
@@ -222,8 +227,15 @@ def test_a_folder_without_prompts_has_dino_and_clip_i(scored, spine, evaluate, t
     images.mkdir()
     for path in (scored / "evaluation" / "quick").glob("00_*.png"):
         shutil.copy(path, images)
-    assert evaluate(f"images='{images}'", f"photos='{spine.photos}'", "evaluation.encoders=pocket",
-                    f"output_dir='{tmp_path / 'out'}'") == 0  # fmt: skip
+    assert (
+        evaluate(
+            f"images='{images}'",
+            f"photos='{spine.photos}'",
+            "evaluation.encoders=pocket",
+            f"output_dir='{tmp_path / 'out'}'",
+        )
+        == 0
+    )
     scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]
     plain = {entry["metric"] for entry in scores.values()}
     assert plain == {"DINO", "CLIP-I", "DINO, real images", "CLIP-I, real images"}
@@ -235,8 +247,12 @@ def test_a_folder_without_prompts_has_dino_and_clip_i(scored, spine, evaluate, t
 
 def test_a_folder_with_a_manifest_has_every_metric(scored, spine, evaluate, tmp_path):
     images = scored / "evaluation" / "quick"
-    evaluate(f"images='{images}'", f"photos='{spine.photos}'", "evaluation.encoders=pocket",
-             f"output_dir='{tmp_path}'")  # fmt: skip
+    evaluate(
+        f"images='{images}'",
+        f"photos='{spine.photos}'",
+        "evaluation.encoders=pocket",
+        f"output_dir='{tmp_path}'",
+    )
     a, b = (json.loads((f / "metrics.json").read_text())["scores"] for f in (scored, tmp_path))
     assert a == b
 
@@ -306,12 +322,18 @@ def test_calibration_is_real_against_real_under_every_variant_to_be_had(
         (root / name).mkdir(parents=True)
         for path in some:
             shutil.copy(path, root / name)
-    evaluate("calibrate=true", f"photos.root='{root}'", f"output_dir='{tmp_path}'",
-             f"evaluation.encoders_dir='{weights}'")  # fmt: skip
+    evaluate(
+        "calibrate=true",
+        f"photos.root='{root}'",
+        f"output_dir='{tmp_path}'",
+        f"evaluation.encoders_dir='{weights}'",
+    )
     rows = {row["variant"]: row for row in table(tmp_path / "calibration.csv")}
     assert {row["encoder"] for row in rows.values()} == {
-        "dino_vits16", "dino_vits16_hf", "clip_b32"
-    }  # fmt: skip
+        "dino_vits16",
+        "dino_vits16_hf",
+        "clip_b32",
+    }
     assert len(rows) == 6
     encoder = encoders_module.load_encoder("clip_b32", encoders_dir=weights)
     per_subject = []

@@ -95,8 +95,10 @@ def test_missing_and_broken_files_are_named(tmp_path):
     broken.write_bytes(broken.read_bytes()[:60] + b"no picture")
     Image.new("L", (20_000, 10_000)).save(large)  # Pillow refuses it with an error of its own
     for path, words in (
-        (tmp_path / "gone.png", "cannot be read"), (broken, "cannot be read"), (large, "larger"),
-    ):  # fmt: skip
+        (tmp_path / "gone.png", "cannot be read"),
+        (broken, "cannot be read"),
+        (large, "larger"),
+    ):
         with pytest.raises(UserError, match=f"{path.name} .*{words}"):
             open_image(path)
     with pytest.raises(UserError, match="gone.png"):

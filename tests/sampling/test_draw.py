@@ -119,11 +119,12 @@ def test_a_grid_places_images_row_by_row(labels):
         (("scheduler=ddim", "scheduler.name=DDIMSchedular"), "did you mean DDIMScheduler"),
         (("num_inference_steps=1001",), "num_inference_steps=1001 .* cannot work"),
         pytest.param(
-            ("device=cuda",), "device=cuda needs a GPU",
+            ("device=cuda",),
+            "device=cuda needs a GPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_drawn_is_refused_before_the_model_loads(
     scored, tmp_path, monkeypatch, more, expected
 ):

@@ -26,9 +26,16 @@ DINO = "dino.vits16.hub.r256c224_bicubic.allpairs.macro"
 
 
 def write_run(
-    root: Path, name: str, score: float, subject: str = "dog", variant: str = DINO,
-    evaluation: str = "quick", weights: str = "abc", record: dict | None = None, **config,
-) -> Path:  # fmt: skip
+    root: Path,
+    name: str,
+    score: float,
+    subject: str = "dog",
+    variant: str = DINO,
+    evaluation: str = "quick",
+    weights: str = "abc",
+    record: dict | None = None,
+    **config,
+) -> Path:
     """A finished run's records, with one score; `record` replaces parts of metrics.json."""
     run = root / name
     run.mkdir(parents=True)
@@ -41,12 +48,14 @@ def write_run(
     (run / "run.json").write_text(json.dumps(said))
     networks = {"dino": {"weights": weights}, "lpips": {"weights": "123"}}
     metrics = {
-        "evaluation": evaluation, "protocol": {"prompts": "quick", "templates": "t"},
+        "evaluation": evaluation,
+        "protocol": {"prompts": "quick", "templates": "t"},
         "provenance": {"export": name, "sampler": "DDIMScheduler", "options": {}},
         "encoders": {"family": "pocket", **networks},
         "references": {"what": "training photos", "files": []},
-        "scores": {variant: {"metric": "DINO", "mean": score}}, **(record or {}),
-    }  # fmt: skip
+        "scores": {variant: {"metric": "DINO", "mean": score}},
+        **(record or {}),
+    }
     (run / "metrics.json").write_text(json.dumps(metrics))
     return run
 
@@ -113,8 +122,9 @@ def test_columns_are_what_differs_and_says_something_new(tmp_path):
         write_run(tmp_path, name, 0.2, ppl=ppl, batch_size=4, prior=prior)
     for name, size in (("full", 4), ("lora", 8)):  # the prior's size follows; the name tells rank
         prior = {"weight": 1.0, "seed": 0, "batch_size": "${batch_size}"}
-        write_run(tmp_path, name, 0.5, batch_size=size, method={"name": name, "rank": size},
-                  prior=prior)  # fmt: skip
+        write_run(
+            tmp_path, name, 0.5, batch_size=size, method={"name": name, "rank": size}, prior=prior
+        )
     (tmp_path / "full" / "metrics.json").unlink()  # not scored, which is no setting
     keys = varying(read_runs(tmp_path))
     assert keys == ["method.name", "ppl", "batch_size", "prior.weight"]
@@ -140,18 +150,28 @@ def composed(root: Path, name: str, *overrides: str) -> None:
         (("identifier=xyz", ""), ["identifier"]),
         (("class_prompt=pet", ""), ["class_prompt"]),
         (("model.recommended.batch_size=2", ""), ["model.recommended.batch_size"]),
-        (("checkpoint.best=harmonic evaluation.every_n_steps=5", ""),
-         ["checkpoint.best", "evaluation.every_n_steps"]),
+        (
+            ("checkpoint.best=harmonic evaluation.every_n_steps=5", ""),
+            ["checkpoint.best", "evaluation.every_n_steps"],
+        ),
         (("+scheduler.options.eta=1.0", ""), ["scheduler.options.eta"]),
         (("subject=dog", "subject=vase"), ["subject.name"]),  # its noun goes with it
-        (("subject=dog", "subject=dog subject.class_noun=pet", "subject=cat"),
-         ["subject.name", "subject.class_noun"]),
+        (
+            ("subject=dog", "subject=dog subject.class_noun=pet", "subject=cat"),
+            ["subject.name", "subject.class_noun"],
+        ),
         (("method=full max_steps=9", "method=lora max_steps=9"), ["method.name", "lr"]),
         (("model=pocket", "model=sd15"), ["model.name", "lr", "max_steps"]),
-        (("method=lora max_steps=9", "method=lora method.lora.rank=8 max_steps=9", "max_steps=9"),
-         ["method.name", "lr", "method.lora.rank"]),
+        (
+            (
+                "method=lora max_steps=9",
+                "method=lora method.lora.rank=8 max_steps=9",
+                "max_steps=9",
+            ),
+            ["method.name", "lr", "method.lora.rank"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_user_sets_is_a_column_and_what_follows_is_none(tmp_path, choices, keys):
     for number, choice in enumerate(choices):
         composed(tmp_path, str(number), *choice.split())
@@ -182,8 +202,13 @@ def three_dogs(tmp_path) -> tuple[Path, Path]:
         run = write_run(root, name, 0.5, name, weights=dino.weights_hash)
         items = [Item("subject", f"{i}.png", f"a sks {noun}", f"a {noun}", i) for i in range(2)]
         items.append(Item("class", "class.png", f"a {noun}", f"a {noun}", 9))
-        make_images(lambda prompts, seeds, n=number: [picture(10 * n + s) for s in seeds],
-                    items, run / "evaluation" / "quick", facts_of(run), 2)  # fmt: skip
+        make_images(
+            lambda prompts, seeds, n=number: [picture(10 * n + s) for s in seeds],
+            items,
+            run / "evaluation" / "quick",
+            facts_of(run),
+            2,
+        )
         photos = [run / f"photo{i}.png" for i in range(2)]
         for i, path in enumerate(photos):
             picture(100 + 10 * number + i).save(path)
@@ -229,8 +254,13 @@ def test_other_weights_than_the_runs_were_scored_with_are_refused(three_dogs, tm
 def test_images_that_a_runs_scores_are_not_of_are_refused(three_dogs, tmp_path, capsys):
     root, encoders_dir = three_dogs
     items = [Item("subject", "0.png", "a sks dog", "a dog", 0)]
-    make_images(lambda *_: [picture(0)], items, root / "dog2" / "evaluation" / "quick",
-                {**facts_of(root / "dog2"), "steps": 3}, 1)  # fmt: skip
+    make_images(
+        lambda *_: [picture(0)],
+        items,
+        root / "dog2" / "evaluation" / "quick",
+        {**facts_of(root / "dog2"), "steps": 3},
+        1,
+    )
     assert report(str(root), True, "cpu", str(encoders_dir), str(tmp_path / "cache")) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "does not hold the images that the run's scores are of" in printed

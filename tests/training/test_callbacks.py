@@ -38,16 +38,18 @@ def micro_steps(trainer: FakeTrainer, callback, steps: int, accumulate: int) -> 
 def test_the_average_is_the_one_computed_by_hand(spine: Spine, tmp_path):
     decay = 0.75
     out = spine.run(
-        tmp_path, "max_steps=3", "accumulate=2", f"ema_decay={decay}",
-        "checkpoint.every_n_steps=1", "checkpoint.keep=10",
-    )  # fmt: skip
+        tmp_path,
+        "max_steps=3",
+        "accumulate=2",
+        f"ema_decay={decay}",
+        "checkpoint.every_n_steps=1",
+        "checkpoint.keep=10",
+    )
     average = UNet2DConditionModel.from_pretrained(spine.model / "unet").state_dict()
     for step in (1, 2, 3):
         path = out / f"checkpoints/phase-0/step-{step:06d}.ckpt"
         weights = torch.load(path, weights_only=True)["state_dict"]
-        average = {
-            k: decay * v + (1 - decay) * weights[f"unet.{k}"] for k, v in average.items()
-        }
+        average = {k: decay * v + (1 - decay) * weights[f"unet.{k}"] for k, v in average.items()}
     saved = checkpoint(out)["callbacks"]["ExponentialAverage"]["average"]
     exported = UNet2DConditionModel.from_pretrained(out / "model/unet").state_dict()
     moved = 0.0

@@ -98,8 +98,10 @@ def test_other_facts_are_named_with_both_values(tmp_path):
     with pytest.raises(UserError) as caught:
         refuse_other_facts(path, changed)
     for part in (
-        "lr (was 0.001, is 0.002)", "ppl (was None, is True)", "prior.seed (was 0, is None)",
-    ):  # fmt: skip
+        "lr (was 0.001, is 0.002)",
+        "ppl (was None, is True)",
+        "prior.seed (was 0, is None)",
+    ):
         assert part in str(caught.value)
     assert "weight" not in str(caught.value) and "phase" not in str(caught.value)
 

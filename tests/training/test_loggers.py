@@ -134,8 +134,9 @@ def test_a_resumed_sitting_replaces_the_rows_from_its_start(tmp_path):
             file.write("epoch,loss,step\n" + "".join(f"0,{v},{s}\n" for s, v in rows))
     merge_csv(tmp_path)
     assert columns(tmp_path) == {
-        "step": ["0", "1", "2", "3"], "loss": ["1.0", "20.0", "300.0", "4.0"],
-    }  # fmt: skip
+        "step": ["0", "1", "2", "3"],
+        "loss": ["1.0", "20.0", "300.0", "4.0"],
+    }
 
 
 def test_csv_alone_needs_no_wandb(tmp_path, monkeypatch):

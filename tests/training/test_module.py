@@ -39,9 +39,13 @@ def make_module(folder, phase=FULL, loss=None, **changed) -> DreamBooth:
 def make_batches(spine: Spine, model: LatentDiffusion, size: int = 2) -> KeyedBatches:
     """The three photos as instance and as class examples."""
     encode = partial(
-        encode_examples, model, list_photos(spine.photos), cut=Crops(16), seed=0,
+        encode_examples,
+        model,
+        list_photos(spine.photos),
+        cut=Crops(16),
+        seed=0,
         cache_dir=spine.cache,
-    )  # fmt: skip
+    )
     return KeyedBatches(encode(["a sks dog"] * 3), encode(["a dog"] * 3), size, size, 1000, seed=0)
 
 
@@ -83,8 +87,10 @@ def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkey
 
     monkeypatch.setattr(DreamBooth, "training_step", watched)
     for owner, name in (
-        (AutoencoderKL, "encode"), (AutoencoderKL, "decode"), (CLIPTextModel, "forward"),
-    ):  # fmt: skip
+        (AutoencoderKL, "encode"),
+        (AutoencoderKL, "decode"),
+        (CLIPTextModel, "forward"),
+    ):
         spy(owner, name)
     spine.run(tmp_path, f"ppl={ppl}", "accumulate=2")
     assert ran.count("step") == 4 and ran.count("forward") >= 1  # before training
@@ -234,9 +240,13 @@ def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
 @pytest.mark.parametrize("frozen_dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "method",
-    [("method=lora",), ("method=full",), ("method=full", "train_text_encoder=true"),
-     ("method=textual_inversion",)],
-)  # fmt: skip
+    [
+        ("method=lora",),
+        ("method=full",),
+        ("method=full", "train_text_encoder=true"),
+        ("method=textual_inversion",),
+    ],
+)
 def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, frozen_dtype, method):
     out = spine.run(tmp_path, *method, f"frozen_dtype={frozen_dtype}", "samples.every_n_steps=1")
     assert {v.dtype for v in checkpoint(out)["state_dict"].values()} == {torch.float32}

@@ -10,21 +10,50 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from dreambooth.errors import UserError
 
 POSITIVE = (
-    "lr", "max_steps", "resolution", "batch_size", "accumulate", "max_grad_norm",
-    "augment.num_crops", "prior.num_class_images", "prior.batch_size",
-    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
-    "sampling.num_inference_steps", "sampling.batch_size", "photos.rendered",
-)  # fmt: skip
+    "lr",
+    "max_steps",
+    "resolution",
+    "batch_size",
+    "accumulate",
+    "max_grad_norm",
+    "augment.num_crops",
+    "prior.num_class_images",
+    "prior.batch_size",
+    "prior.num_inference_steps",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "sampling.num_inference_steps",
+    "sampling.batch_size",
+    "photos.rendered",
+)
 NOT_NEGATIVE = (
-    "seed", "prior.seed", "prior.weight", "prior.guidance_scale", "sampling.guidance_scale",
-    "lr_warmup_steps", "loss.noise_offset", "samples.every_n_steps",
-)  # fmt: skip
+    "seed",
+    "prior.seed",
+    "prior.weight",
+    "prior.guidance_scale",
+    "sampling.guidance_scale",
+    "lr_warmup_steps",
+    "loss.noise_offset",
+    "samples.every_n_steps",
+)
 WHOLE = (
-    "seed", "prior.seed", "max_steps", "resolution", "batch_size", "accumulate",
-    "augment.num_crops", "prior.num_class_images", "prior.batch_size", "lr_warmup_steps",
-    "prior.num_inference_steps", "checkpoint.every_n_steps", "checkpoint.keep",
-    "sampling.num_inference_steps", "sampling.batch_size", "samples.every_n_steps",
-)  # fmt: skip
+    "seed",
+    "prior.seed",
+    "max_steps",
+    "resolution",
+    "batch_size",
+    "accumulate",
+    "augment.num_crops",
+    "prior.num_class_images",
+    "prior.batch_size",
+    "lr_warmup_steps",
+    "prior.num_inference_steps",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "sampling.num_inference_steps",
+    "sampling.batch_size",
+    "samples.every_n_steps",
+)
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
@@ -35,11 +64,15 @@ LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
     "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
-}  # fmt: skip
+}
 SWITCHES = (
-    "ppl", "train_text_encoder", "gradient_checkpointing", "compile",
-    "augment.random_crop", "augment.flip",
-)  # fmt: skip
+    "ppl",
+    "train_text_encoder",
+    "gradient_checkpointing",
+    "compile",
+    "augment.random_crop",
+    "augment.flip",
+)
 CHOICES = {
     "pairing": ("independent", "diffusers"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
@@ -47,10 +80,14 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
     "lr_schedule": (
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
         "polynomial",
     ),
-}  # fmt: skip
+}
 
 
 def check(cfg: DictConfig) -> None:
@@ -132,6 +169,8 @@ def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[object], bool])
 
 def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[object], bool]) -> None:
     _hold(
-        cfg, key, f"a list that is not empty, such as '{key}={example}'",
+        cfg,
+        key,
+        f"a list that is not empty, such as '{key}={example}'",
         lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
-    )  # fmt: skip
+    )

@@ -57,9 +57,11 @@ def _run(cfg: DictConfig) -> int:
     encoders = _encoders(cfg, settings.metrics)
     how, sampling = drawing_of(cfg, run)
     subject = Subject(
-        run.record["subject_phrase"], run.record["subject"]["class_noun"],
-        run.config["class_prompt"], run.record["subject"]["live"],
-    )  # fmt: skip
+        run.record["subject_phrase"],
+        run.record["subject"]["class_noun"],
+        run.config["class_prompt"],
+        run.record["subject"]["live"],
+    )
     output, costs = Path(cfg.output_dir or run.folder), Costs(run.record["costs"])
     images = output / "evaluation" / settings.name  # beside the scores that describe them
     with costs.stage("evaluation") as places:

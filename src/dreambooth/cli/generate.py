@@ -28,11 +28,14 @@ def draw(cfg: DictConfig) -> int:
     model.to(device)
     phrase, noun = run.record["subject_phrase"], run.record["subject"]["class_noun"]
     samples = Samples(
-        model, sampler, sampling,
+        model,
+        sampler,
+        sampling,
         [fill(prompt, None, phrase) for prompt in cfg.prompts],
         [fill(prompt, None, noun) for prompt in cfg.prompts],
-        list(cfg.seeds), Path(cfg.output_dir),
-    )  # fmt: skip
+        list(cfg.seeds),
+        Path(cfg.output_dir),
+    )
     path = run.record["model"]["path"]
     warn_of_unseen_words(path, samples.prompts, phrase.removesuffix(noun))
     samples.draw("images")

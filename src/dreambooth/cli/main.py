@@ -28,12 +28,18 @@ OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
 OmegaConf.register_new_resolver("finished", lambda run: _finished(run), replace=True)
 
 DIFFUSERS = {
-    "learning_rate": "lr", "max_train_steps": "max_steps", "with_prior_preservation": "ppl",
-    "train_batch_size": "batch_size", "gradient_accumulation_steps": "accumulate",
-    "prior_loss_weight": "prior.weight", "mixed_precision": "trainer.precision",
-    "pretrained_model_name_or_path": "model.path", "instance_data_dir": "subject.photos",
-    "class_data_dir": "prior.images_dir", "snr_gamma": "loss.min_snr_gamma",
-}  # fmt: skip
+    "learning_rate": "lr",
+    "max_train_steps": "max_steps",
+    "with_prior_preservation": "ppl",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "prior_loss_weight": "prior.weight",
+    "mixed_precision": "trainer.precision",
+    "pretrained_model_name_or_path": "model.path",
+    "instance_data_dir": "subject.photos",
+    "class_data_dir": "prior.images_dir",
+    "snr_gamma": "loss.min_snr_gamma",
+}
 
 
 def _slug(text: str) -> str:

@@ -27,11 +27,27 @@ from dreambooth.training.module import Optimization
 
 # what a training result depends on; the rest may change when a run is resumed
 TRAINING_KEYS = (
-    "seed", "ppl", "lr", "train_text_encoder", "text_encoder_lr", "instance_prompt",
-    "class_prompt", "resolution", "augment", "batch_size", "accumulate", "pairing", "prior",
-    "loss", "lr_schedule", "lr_warmup_steps", "max_grad_norm", "ema_decay", "optimizer",
+    "seed",
+    "ppl",
+    "lr",
+    "train_text_encoder",
+    "text_encoder_lr",
+    "instance_prompt",
+    "class_prompt",
+    "resolution",
+    "augment",
+    "batch_size",
+    "accumulate",
+    "pairing",
+    "prior",
+    "loss",
+    "lr_schedule",
+    "lr_warmup_steps",
+    "max_grad_norm",
+    "ema_decay",
+    "optimizer",
     "frozen_dtype",
-)  # fmt: skip
+)
 
 
 def check_here(cfg: DictConfig) -> None:
@@ -84,9 +100,11 @@ def drawing_of(cfg: DictConfig, run: Run) -> tuple[stages.Sampler, Sampling]:
 def sampling(cfg: DictConfig, block: str) -> Sampling:
     """`prior` and `sampling` share resolution and batch size."""
     return Sampling(
-        cfg[block].num_inference_steps, cfg[block].guidance_scale, cfg.resolution,
+        cfg[block].num_inference_steps,
+        cfg[block].guidance_scale,
+        cfg.resolution,
         cfg.sampling.batch_size,
-    )  # fmt: skip
+    )
 
 
 def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
@@ -126,9 +144,14 @@ def optimization(cfg: DictConfig, phase: DictConfig) -> Optimization:
         optimizer = OmegaConf.merge(optimizer, {"fused": False})
     text_lr = None if phase.text_encoder == "token" else cfg.text_encoder_lr  # a token's is `lr`
     return Optimization(
-        instantiate(optimizer, _convert_="all"), phase.lr, text_lr, cfg.lr_schedule,
-        cfg.lr_warmup_steps, phase.max_steps, cfg.max_grad_norm,
-    )  # fmt: skip
+        instantiate(optimizer, _convert_="all"),
+        phase.lr,
+        text_lr,
+        cfg.lr_schedule,
+        cfg.lr_warmup_steps,
+        phase.max_steps,
+        cfg.max_grad_norm,
+    )
 
 
 def training_facts(
@@ -187,6 +210,10 @@ def curve_evaluation(cfg: DictConfig) -> Settings | None:
         return None
     block = OmegaConf.to_container(cfg.evaluation, resolve=True)
     return Settings(
-        "curve", **block["curve"], class_seed=block["class_seed"], metrics=curve.METRICS,
-        encoders=block["encoders"], encoders_dir=block["encoders_dir"],
-    )  # fmt: skip
+        "curve",
+        **block["curve"],
+        class_seed=block["class_seed"],
+        metrics=curve.METRICS,
+        encoders=block["encoders"],
+        encoders_dir=block["encoders_dir"],
+    )

@@ -74,9 +74,12 @@ def encode_examples(
     hashes = [image_hash(path) for path in paths]
     drawn = cut.num_crops > 1 or cut.random_crop or cut.flip  # else the seed changes nothing
     key = cache_key(
-        model=model.weights_hash(), photos=hashes, names=[p.name for p in paths],
-        seed=seed if drawn else None, **vars(cut),
-    )  # fmt: skip
+        model=model.weights_hash(),
+        photos=hashes,
+        names=[p.name for p in paths],
+        seed=seed if drawn else None,
+        **vars(cut),
+    )
     file = Path(cache_dir) / "latents" / f"{key}.safetensors"
     with locked(file):
         stored = _read(file)

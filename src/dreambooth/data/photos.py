@@ -108,7 +108,9 @@ def _loads(path: Path) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit sRGB, alpha over white, 16 bits scaled to 8; ValueError for samples of no known range.
+    """Convert to 8-bit sRGB: alpha over white, 16 bits scaled to 8.
+
+    Raises ValueError for samples of no known range.
     """
     if image.mode == "F":
         raise ValueError("floating-point samples have no fixed range")
@@ -202,8 +204,11 @@ def _resize(image: Image.Image, resolution: int, interpolation: str, name: str) 
 def _warn_small(name: str, width: int, height: int, resolution: int) -> None:
     log.warning(
         "%s is %dx%d pixels, smaller than resolution=%d: it is enlarged and will look soft.",
-        name, width, height, resolution,
-    )  # fmt: skip
+        name,
+        width,
+        height,
+        resolution,
+    )
 
 
 def _cut(

@@ -105,8 +105,11 @@ def fetch_dataset(
             missing = _missing(root, entries)
             log.info(
                 "fetching %d files (%.1f MB) of the DreamBooth dataset from %s into %s",
-                len(missing), sum(entry["bytes"] for entry in missing) / 1e6, source, root,
-            )  # fmt: skip
+                len(missing),
+                sum(entry["bytes"] for entry in missing) / 1e6,
+                source,
+                root,
+            )
             for entry in missing:
                 data = _download(f"{source}/{quote(entry['path'])}", entry)
                 with atomic(_local(root, entry)) as file:

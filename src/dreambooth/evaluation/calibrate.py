@@ -46,9 +46,12 @@ def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Pa
 
 
 def calibrate(
-    photos: dict[str, list[Path]], device: str, encoders_dir: str | None, cache_dir: str | Path,
+    photos: dict[str, list[Path]],
+    device: str,
+    encoders_dir: str | None,
+    cache_dir: str | Path,
     output: Path,
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """Score every variant whose weights can be had, print them beside the paper's numbers and
     write `calibration.csv`; the others are named with the reason.
 
@@ -59,9 +62,11 @@ def calibrate(
     for name in ENCODER_NAMES:
         try:
             encoder = load_encoder(
-                name, device=device, encoders_dir=encoders_dir,
+                name,
+                device=device,
+                encoders_dir=encoders_dir,
                 cache_dir=Path(cache_dir) / "features",
-            )  # fmt: skip
+            )
         except UserError as error:
             missing[name] = str(error)
             continue
@@ -90,11 +95,16 @@ def real_row(
     interval = bootstrap_interval(list(means.values()), list(means), seed=0) or (None, None)
     value = macro(means)
     return {
-        "encoder": name, "variant": real_ref_id(score_id, include_self=include_self),
-        "mean": value, "low_95": interval[0], "high_95": interval[1], "paper": PAPER[kind],
-        "difference": value - PAPER[kind], "subjects": len(photos),
+        "encoder": name,
+        "variant": real_ref_id(score_id, include_self=include_self),
+        "mean": value,
+        "low_95": interval[0],
+        "high_95": interval[1],
+        "paper": PAPER[kind],
+        "difference": value - PAPER[kind],
+        "subjects": len(photos),
         "photos": sum(map(len, photos.values())),
-    }  # fmt: skip
+    }
 
 
 def _print(rows: list[dict], missing: dict[str, str], photos: dict[str, list[Path]]) -> None:

@@ -58,9 +58,11 @@ class Curve:
 
     def __post_init__(self) -> None:
         self._measured = cache_key(
-            items=[asdict(item) for item in self.items], drawn_with=self.drawn_with,
-            photos=[file_hash(photo) for photo in self.photos], encoders=self.encoders.ids,
-        )  # fmt: skip
+            items=[asdict(item) for item in self.items],
+            drawn_with=self.drawn_with,
+            photos=[file_hash(photo) for photo in self.photos],
+            encoders=self.encoders.ids,
+        )
         path = self.folder / "curve.csv"
         if not path.exists():
             return

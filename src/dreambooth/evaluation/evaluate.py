@@ -60,10 +60,14 @@ class Subject:
 def items_of(settings: Settings, subject: Subject) -> list[Item]:
     """Every image that the evaluation scores."""
     return plan(
-        prompt_set(settings.prompts, subject.live), subject.phrase, subject.class_noun,
-        subject.class_prompt, settings.images_per_prompt, settings.class_images,
+        prompt_set(settings.prompts, subject.live),
+        subject.phrase,
+        subject.class_noun,
+        subject.class_prompt,
+        settings.images_per_prompt,
+        settings.class_images,
         settings.class_seed,
-    )  # fmt: skip
+    )
 
 
 def drawing(model: LatentDiffusion, sampler: Sampler, sampling: Sampling) -> Draw:
@@ -76,9 +80,16 @@ def drawing(model: LatentDiffusion, sampler: Sampler, sampling: Sampling) -> Dra
 
 
 def score_model(
-    model: LatentDiffusion, export: Path, sampler: Sampler, sampling: Sampling, subject: Subject,
-    settings: Settings, photos: Sequence[Path], encoders: Encoders, folder: Path,
-) -> tuple[Scores, dict]:  # fmt: skip
+    model: LatentDiffusion,
+    export: Path,
+    sampler: Sampler,
+    sampling: Sampling,
+    subject: Subject,
+    settings: Settings,
+    photos: Sequence[Path],
+    encoders: Encoders,
+    folder: Path,
+) -> tuple[Scores, dict]:
     """Images in `folder`, made where they are missing, and their scores.
 
     Args:
@@ -88,17 +99,19 @@ def score_model(
         the scores, and the record that explains them in metrics.json.
     """
     facts = {
-        "export": folder_hash(export), "sampler": sampler.name, "options": sampler.options,
-        "steps": sampling.num_inference_steps, "guidance_scale": sampling.guidance_scale,
-        "resolution": sampling.resolution, "negative_prompt": sampling.negative_prompt,
+        "export": folder_hash(export),
+        "sampler": sampler.name,
+        "options": sampler.options,
+        "steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "resolution": sampling.resolution,
+        "negative_prompt": sampling.negative_prompt,
         "dtypes": [str(part.dtype) for part in (model.unet, model.text_encoder, model.vae)],
-    }  # fmt: skip
+    }
     if not (export / "model_index.json").exists():
         facts["base"] = model.weights_hash()  # adapters and tokens lie on it
     items = items_of(settings, subject)
-    made = make_images(
-        drawing(model, sampler, sampling), items, folder, facts, sampling.batch_size
-    )
+    made = make_images(drawing(model, sampler, sampling), items, folder, facts, sampling.batch_size)
     scores = score(items, [folder / i.file for i in items], photos, encoders, settings.metrics)
     record = {"evaluation": settings.name, "images_made": made, "images": len(items)}
     return scores, record | {

@@ -119,11 +119,14 @@ def read_manifest(folder: Path) -> list[Item]:
             )
     items = [
         Item(
-            row.get("set") or SETS[row["prompt"] == row["class_only"]], row["file"], row["prompt"],
-            row["class_only"], int(row["seed"]) if str(row.get("seed", "")).isdigit() else -1,
+            row.get("set") or SETS[row["prompt"] == row["class_only"]],
+            row["file"],
+            row["prompt"],
+            row["class_only"],
+            int(row["seed"]) if str(row.get("seed", "")).isdigit() else -1,
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     for item in items:
         if item.set not in SETS:
             raise UserError(f"{path}: set={item.set} is not one of {', '.join(SETS)}.")

@@ -93,9 +93,12 @@ def check_networks(encoders: str | Sequence[str], metrics: Sequence[str]) -> dic
 
 
 def load_encoders(
-    encoders: str | Sequence[str], metrics: Sequence[str], device: str,
-    encoders_dir: str | None, cache_dir: str,
-) -> Encoders:  # fmt: skip
+    encoders: str | Sequence[str],
+    metrics: Sequence[str],
+    device: str,
+    encoders_dir: str | None,
+    cache_dir: str,
+) -> Encoders:
     """The networks that `metrics` need; features are kept in `cache_dir`/features.
 
     Raises:
@@ -125,36 +128,60 @@ class Scores:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, variant: str, metric: str, rows: list[dict], scores: Tensor | Sequence[float],
-        over: str | None, **counts: int,
-    ) -> None:  # fmt: skip
+        self,
+        variant: str,
+        metric: str,
+        rows: list[dict],
+        scores: Tensor | Sequence[float],
+        over: str | None,
+        **counts: int,
+    ) -> None:
         """Record a variant's scores, one a row; `over` is the column that the interval draws."""
         values = [float(score) for score in scores]
         for row, value in zip(rows, values, strict=True):
             row[variant] = value
-        self.summarise(variant, metric, values, [r[over] for r in rows] if over else None,
-                       {"prompt": "prompts", "file": "images", None: None}[over],
-                       images=len(rows), **counts)  # fmt: skip
+        self.summarise(
+            variant,
+            metric,
+            values,
+            [r[over] for r in rows] if over else None,
+            {"prompt": "prompts", "file": "images", None: None}[over],
+            images=len(rows),
+            **counts,
+        )
 
     def summarise(
-        self, variant: str, metric: str, values: list[float], groups: list[str] | None,
-        over: str | None, mean_over: str = "images", **counts: int,
-    ) -> None:  # fmt: skip
+        self,
+        variant: str,
+        metric: str,
+        values: list[float],
+        groups: list[str] | None,
+        over: str | None,
+        mean_over: str = "images",
+        **counts: int,
+    ) -> None:
         """The mean of `values` and its 95 % bootstrap interval over whole `groups`."""
         interval = None
         if groups is not None:
             interval = bootstrap_interval(values, groups, seed=BOOTSTRAP_SEED)
         average = mean(torch.tensor(values, dtype=torch.float64))
         self.summary[variant] = {
-            "metric": metric, "mean": average, "mean_over": mean_over,
-            "interval_95": interval, "interval_over": over if interval else None, **counts,
-        }  # fmt: skip
+            "metric": metric,
+            "mean": average,
+            "mean_over": mean_over,
+            "interval_95": interval,
+            "interval_over": over if interval else None,
+            **counts,
+        }
 
 
 def score(
-    items: Sequence[Item], images: Sequence[ImageLike], photos: Sequence[Path],
-    encoders: Encoders, metrics: Sequence[str],
-) -> Scores:  # fmt: skip
+    items: Sequence[Item],
+    images: Sequence[ImageLike],
+    photos: Sequence[Path],
+    encoders: Encoders,
+    metrics: Sequence[str],
+) -> Scores:
     """Score one subject's images, of which `items` says what they are, against its photos.
 
     The means are those of `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES
@@ -205,15 +232,16 @@ def score(
     return result
 
 
-def _real_rows(
-    result: Scores, rows: list[dict], real: Tensor, metric: str, variant: str
-) -> None:
+def _real_rows(result: Scores, rows: list[dict], real: Tensor, metric: str, variant: str) -> None:
     """The photos among themselves, without and with self-pairs; one photo has no such row."""
     for include_self in (False, True) if len(real) > 1 else ():
         result.add(
-            variants.real_ref_id(variant, include_self=include_self), f"{metric}, real images",
-            rows, fidelity.real_scores(real, include_self=include_self), None,
-        )  # fmt: skip
+            variants.real_ref_id(variant, include_self=include_self),
+            f"{metric}, real images",
+            rows,
+            fidelity.real_scores(real, include_self=include_self),
+            None,
+        )
 
 
 def _clip_t(result: Scores, rows: list[dict], clip: Encoder, images: Tensor, prompts: int) -> None:
@@ -247,6 +275,12 @@ def _div(
     for index, row in enumerate(rows):
         row[variant] = own[index]
     result.summarise(
-        variant, metric, list(means.values()), list(means), "prompts", "prompts",
-        images=len(rows), prompts=len(means),
-    )  # fmt: skip
+        variant,
+        metric,
+        list(means.values()),
+        list(means),
+        "prompts",
+        "prompts",
+        images=len(rows),
+        prompts=len(means),
+    )

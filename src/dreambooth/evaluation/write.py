@@ -78,10 +78,13 @@ def log_image_table(loggers: list[Logger], scores: Scores, folder: Path) -> None
                 import wandb
 
                 data = [
-                    [_picture(wandb, folder / row["file"]), *(row[c] for c in COLUMNS),
-                     *(row.get(name) for name in names)]
+                    [
+                        _picture(wandb, folder / row["file"]),
+                        *(row[c] for c in COLUMNS),
+                        *(row.get(name) for name in names),
+                    ]
                     for row in rows
-                ]  # fmt: skip
+                ]
                 logger.log_table("scores", ["image", *COLUMNS, *names], data)
             except Exception as error:  # whatever W&B raises, the files have it all
                 log.warning("Weights & Biases did not take the scores' images (%s).", error)

@@ -167,9 +167,7 @@ def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | No
             model, info, tokenizer = _from_pretrained(source, where, local_files_only=True)
         else:
             model, info, tokenizer = _from_hub(source)
-    except (
-        OSError, ValueError, RuntimeError, KeyError, UnpicklingError, SafetensorError
-    ) as error:  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
         parts = "config.json and model.safetensors"
         if source.kind == "clip":
             parts = "config.json, model.safetensors and tokenizer files"

@@ -125,9 +125,10 @@ def grid(
     rows = -(-len(images) // columns)
     margin, header = 4, 20 if labels else 0
     sheet = Image.new(
-        "RGB", (columns * (cell + margin) + margin, rows * (cell + margin + header) + margin),
+        "RGB",
+        (columns * (cell + margin) + margin, rows * (cell + margin + header) + margin),
         "white",
-    )  # fmt: skip
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)

@@ -21,9 +21,12 @@ from dreambooth.metrics.variants import dino_id, pres_id
 
 
 def add_other_subjects(
-    rows: Sequence[dict], keys: Iterable[str], device: str, encoders_dir: str | None,
+    rows: Sequence[dict],
+    keys: Iterable[str],
+    device: str,
+    encoders_dir: str | None,
     cache_dir: str,
-) -> None:  # fmt: skip
+) -> None:
     """Add the score to every row of `read_runs` whose setting and seed have another such subject.
 
     Raises:
@@ -47,9 +50,11 @@ def add_other_subjects(
         if name not in encoders:
             own = members[0]["settings"].get("evaluation.encoders_dir")
             encoders[name] = load_encoder(
-                name, device=device, encoders_dir=encoders_dir or own,
+                name,
+                device=device,
+                encoders_dir=encoders_dir or own,
                 cache_dir=Path(cache_dir) / "features",
-            )  # fmt: skip
+            )
         _add(chosen, classes, encoders[name])
 
 

@@ -16,20 +16,40 @@ from dreambooth.metrics.aggregate import bootstrap_interval, macro
 
 # shown first, and always kept apart
 WORDS = (
-    "subject.name", "model.name", "method.name", "ppl", "lr", "max_steps", "train_text_encoder",
-    "scheduler.name", "seed",
-)  # fmt: skip
+    "subject.name",
+    "model.name",
+    "method.name",
+    "ppl",
+    "lr",
+    "max_steps",
+    "train_text_encoder",
+    "scheduler.name",
+    "seed",
+)
 OVER = ("subject.name", "seed")  # what a setting's mean runs over
 # of metrics.json
 PROTOCOL = ("prompts", "templates", "images_per_prompt", "class_images", "class_seed")
 DRAWN = (
-    "sampler", "options", "steps", "guidance_scale", "resolution", "negative_prompt", "dtypes",
-)  # fmt: skip
+    "sampler",
+    "options",
+    "steps",
+    "guidance_scale",
+    "resolution",
+    "negative_prompt",
+    "dtypes",
+)
 # do not change a result; what an evaluation was is compared as `scored.*`
 NOT_SETTINGS = (
-    "output_dir", "cache_dir", "logger", "resume", "evaluation", "samples",
-    "checkpoint.every_n_steps", "checkpoint.keep", "experiment",
-)  # fmt: skip
+    "output_dir",
+    "cache_dir",
+    "logger",
+    "resume",
+    "evaluation",
+    "samples",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "experiment",
+)
 CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
 
 
@@ -49,17 +69,19 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
         record = json.loads((run / "run.json").read_text())
         metrics = _json(run / "metrics.json")
         scored = scored_with(metrics)
-        rows.append({
-            "run": str(run.relative_to(folder)),
-            "folder": run,
-            "record": record,
-            "metrics": metrics,
-            "settings": flat(config_of(run, record)) | scored,
-            "written": flat(config_of(run, record, resolve=False)) | scored,
-            "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
-            "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
-            "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": str(run.relative_to(folder)),
+                "folder": run,
+                "record": record,
+                "metrics": metrics,
+                "settings": flat(config_of(run, record)) | scored,
+                "written": flat(config_of(run, record, resolve=False)) | scored,
+                "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
+                "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
+                "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
+            }
+        )
     return rows
 
 
@@ -92,10 +114,12 @@ def scored_with(metrics: dict) -> dict[str, Any]:
     drawn = {k: metrics.get("protocol", {}).get(k) for k in PROTOCOL}
     networks = {k: v for k, v in metrics["encoders"].items() if isinstance(v, dict)}
     scored = {
-        "name": metrics["evaluation"], **drawn, **made,
+        "name": metrics["evaluation"],
+        **drawn,
+        **made,
         "references": metrics["references"]["what"],
         **{f"{name}.weights": network.get("weights") for name, network in networks.items()},
-    }  # fmt: skip
+    }
     return {f"scored.{key}": value for key, value in scored.items()}
 
 

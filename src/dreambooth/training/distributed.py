@@ -34,10 +34,14 @@ def same_job(output_dir: str) -> Iterator[None]:
     if ours:
         folder = quoted(output_dir)
         sys.argv = [
-            argv[0], *composed.hydra.overrides.task, f"output_dir={folder}",
-            f"hydra.run.dir={folder}", "hydra.output_subdir=null",
-            "hydra/job_logging=none", "hydra/hydra_logging=none",
-        ]  # fmt: skip
+            argv[0],
+            *composed.hydra.overrides.task,
+            f"output_dir={folder}",
+            f"hydra.run.dir={folder}",
+            "hydra.output_subdir=null",
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+        ]
         hydra.cfg = None  # Lightning then repeats sys.argv as it is
     try:
         yield

@@ -29,10 +29,17 @@ STOPPED = "costs.json"  # what a run had cost when it was stopped
 
 
 def close(
-    cfg: DictConfig, model: LatentDiffusion, folder: Path, loggers: list[Logger],
-    samples: stages.Samples, costs: Costs, phases: dict, paths: list[Path],
-    evaluation: Settings | None, curve: Curve | None,
-) -> int:  # fmt: skip
+    cfg: DictConfig,
+    model: LatentDiffusion,
+    folder: Path,
+    loggers: list[Logger],
+    samples: stages.Samples,
+    costs: Costs,
+    phases: dict,
+    paths: list[Path],
+    evaluation: Settings | None,
+    curve: Curve | None,
+) -> int:
     """Export, final samples, scores, costs and the closing words; 0.
 
     The run is recorded as soon as its model is there, so that both are of one configuration and
@@ -89,31 +96,47 @@ def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
 
 
 def _scores(
-    cfg: DictConfig, settings: Settings | None, model: LatentDiffusion, folder: Path,
-    paths: list[Path], costs: Costs, loggers: list[Logger],
-) -> Scores | None:  # fmt: skip
+    cfg: DictConfig,
+    settings: Settings | None,
+    model: LatentDiffusion,
+    folder: Path,
+    paths: list[Path],
+    costs: Costs,
+    loggers: list[Logger],
+) -> Scores | None:
     """Score the run; what keeps it from that is one warning, for the training is done."""
     if settings is None:
         return None
     try:
         with costs.stage("evaluation") as places:
             encoders = load_encoders(
-                settings.encoders, settings.metrics, specs.device(cfg), settings.encoders_dir,
+                settings.encoders,
+                settings.metrics,
+                specs.device(cfg),
+                settings.encoders_dir,
                 cfg.cache_dir,
-            )  # fmt: skip
+            )
             images = folder / "evaluation" / settings.name
             scores, record = score_model(
-                model, folder / "model", specs.sampler(cfg.scheduler),
-                specs.sampling(cfg, "sampling"), specs.subject(cfg), settings, paths,
-                encoders, images,
-            )  # fmt: skip
+                model,
+                folder / "model",
+                specs.sampler(cfg.scheduler),
+                specs.sampling(cfg, "sampling"),
+                specs.subject(cfg),
+                settings,
+                paths,
+                encoders,
+                images,
+            )
             places.append(images)
     except (UserError, torch.OutOfMemoryError) as error:
         log.warning(
             "%s; the run is whole, score it later with `python evaluate.py %s "
             "evaluation=%s evaluation.encoders_dir=DIR`.",
-            str(error).rstrip("."), typed(f"run={quoted(folder)}"), settings.name,
-        )  # fmt: skip
+            str(error).rstrip("."),
+            typed(f"run={quoted(folder)}"),
+            settings.name,
+        )
         return None
     write_scores(folder, scores, {**record, "cost": costs.record})
     log_image_table(loggers, scores, images)

@@ -50,9 +50,13 @@ def run(cfg: DictConfig) -> int:
     )
     root = None if "identity" in cfg.subject else cfg.photos.root  # no dataset holds subject=world
     paths = stages.find_photos(
-        cfg.subject.name, cfg.subject.class_noun, cfg.subject.photos, root,
-        cfg.photos.rendered if cfg.model.rendered_subjects else None, cfg.cache_dir,
-    )  # fmt: skip
+        cfg.subject.name,
+        cfg.subject.class_noun,
+        cfg.subject.photos,
+        root,
+        cfg.photos.rendered if cfg.model.rendered_subjects else None,
+        cfg.cache_dir,
+    )
     model.to(specs.device(cfg)).requires_grad_(False).eval()
     batches = _batches(cfg, model, paths, costs)
     samples = specs.samples(cfg, model, folder)
@@ -95,9 +99,11 @@ def _earlier(folder: Path) -> dict | None:
 def _quiet() -> None:
     """Silence what a user cannot act on."""
     for message in (
-        ".*does not have many workers.*", ".*LeafSpec.*", ".*lr_scheduler.step.*",
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*lr_scheduler.step.*",
         ".*in eval mode at the start of training.*",
-    ):  # fmt: skip
+    ):
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -115,10 +121,15 @@ def _batches(
     if cfg.ppl and cfg.method.uses_prior:
         with costs.stage("class_images") as places:
             class_paths = stages.prepare_class_images(
-                model, cfg.class_prompt, cfg.prior.num_class_images,
-                specs.sampler(cfg.prior.sampler), specs.sampling(cfg, "prior"),
-                cfg.prior.seed, cfg.prior.images_dir, cfg.cache_dir,
-            )  # fmt: skip
+                model,
+                cfg.class_prompt,
+                cfg.prior.num_class_images,
+                specs.sampler(cfg.prior.sampler),
+                specs.sampling(cfg, "prior"),
+                cfg.prior.seed,
+                cfg.prior.images_dir,
+                cfg.cache_dir,
+            )
             places += class_paths
         with costs.stage("class_latents"):
             texts = stages.captions(class_paths, cfg.class_prompt)
@@ -127,24 +138,35 @@ def _batches(
         if examples is not None:
             costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
     return KeyedBatches(
-        instance, prior, cfg.batch_size, cfg.prior.batch_size,
-        model.noise_scheduler.config.num_train_timesteps, cfg.seed,
-        cfg.loss.noise_offset, cfg.pairing,
-    )  # fmt: skip
+        instance,
+        prior,
+        cfg.batch_size,
+        cfg.prior.batch_size,
+        model.noise_scheduler.config.num_train_timesteps,
+        cfg.seed,
+        cfg.loss.noise_offset,
+        cfg.pairing,
+    )
 
 
 def _curve(
-    cfg: DictConfig, settings: Settings | None, model: LatentDiffusion, paths: list[Path],
+    cfg: DictConfig,
+    settings: Settings | None,
+    model: LatentDiffusion,
+    paths: list[Path],
     folder: Path,
-) -> Curve | None:  # fmt: skip
+) -> Curve | None:
     """The curve that was asked for; a run goes on without it, unless it chooses the export."""
     if settings is None:
         return None
     try:
         encoders = load_encoders(
-            settings.encoders, settings.metrics, specs.device(cfg), settings.encoders_dir,
+            settings.encoders,
+            settings.metrics,
+            specs.device(cfg),
+            settings.encoders_dir,
             cfg.cache_dir,
-        )  # fmt: skip
+        )
     except UserError as error:
         if cfg.checkpoint.best is not None:
             raise
@@ -209,8 +231,15 @@ def _fit(cfg, number, start, model, batches, loggers, samples, curve: Curve | No
         extra.append(callbacks.EveryNSteps(cfg.evaluation.every_n_steps, curve.during))
     result = stages.fit(
         partial(instantiate, cfg.trainer, logger=loggers, enable_progress_bar=True),
-        module, batches, *start, phase.max_steps, cfg.accumulate, cfg.checkpoint.every_n_steps,
-        cfg.checkpoint.keep, extra, cfg.ema_decay,
-    )  # fmt: skip
+        module,
+        batches,
+        *start,
+        phase.max_steps,
+        cfg.accumulate,
+        cfg.checkpoint.every_n_steps,
+        cfg.checkpoint.keep,
+        extra,
+        cfg.ema_decay,
+    )
     trained = trainable_parameters(model).values()
     return result | {"trained_parameters": sum(p.numel() for p in trained)}

@@ -86,9 +86,14 @@ def _wandb(folder: Path, project: str, name: str, group: str, tags: list[str]) -
     )
     os.environ.setdefault("WANDB_SILENT", "true")  # it warns of its own settings before a run
     return TolerantWandbLogger(
-        project=project, name=name, group=group, tags=tags, save_dir=folder, settings=settings,
+        project=project,
+        name=name,
+        group=group,
+        tags=tags,
+        save_dir=folder,
+        settings=settings,
         offline=mode == "offline",
-    )  # fmt: skip
+    )
 
 
 def _has_key() -> bool:

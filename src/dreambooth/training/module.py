@@ -110,9 +110,7 @@ class DreamBooth(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """The two-term loss; all three terms are logged."""
-        terms = two_term_loss(
-            self.errors(batch), batch["is_prior"], self.loss.prior_loss_weight
-        )
+        terms = two_term_loss(self.errors(batch), batch["is_prior"], self.loss.prior_loss_weight)
         for name, value in terms._asdict().items():
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
         if self.steps_before:
@@ -132,9 +130,11 @@ class DreamBooth(pl.LightningModule):
         ]
         optimizer = o.optimizer([g for g in groups if g["params"]], lr=o.lr)
         schedule = get_scheduler(
-            o.lr_schedule, optimizer, num_warmup_steps=o.lr_warmup_steps,
+            o.lr_schedule,
+            optimizer,
+            num_warmup_steps=o.lr_warmup_steps,
             num_training_steps=o.max_steps,
-        )  # fmt: skip
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -66,7 +66,11 @@ def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | No
 
 
 def find_photos(
-    name: str, class_noun: str, photos: str | None, root: str | None, rendered: int | None,
+    name: str,
+    class_noun: str,
+    photos: str | None,
+    root: str | None,
+    rendered: int | None,
     cache_dir: str,
 ) -> list[Path]:
     """The subject's photos: a given folder, the dataset's copy, rendered ones, or the download.
@@ -74,7 +78,7 @@ def find_photos(
     Args:
         rendered: how many pictures to render where no folder and no root is given; None fetches
             the dataset instead.
-    """  # fmt: skip
+    """
     if photos is None and root is None and rendered is not None:
         from dreambooth.pocket.embedded import rendered_photos
 
@@ -102,11 +106,16 @@ def prepare_class_images(
         return own_class_images(images_dir, count)
     pipeline = model.pipeline(sampler.build(model))
     facts = {
-        "model": model.weights_hash(), "prompt": prompt, "sampler": sampler.name,
-        "options": sampler.options, "steps": sampling.num_inference_steps,
-        "guidance_scale": sampling.guidance_scale, "resolution": sampling.resolution,
-        "dtype": str(model.unet.dtype), "negative_prompt": sampling.negative_prompt,
-    }  # fmt: skip
+        "model": model.weights_hash(),
+        "prompt": prompt,
+        "sampler": sampler.name,
+        "options": sampler.options,
+        "steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "resolution": sampling.resolution,
+        "dtype": str(model.unet.dtype),
+        "negative_prompt": sampling.negative_prompt,
+    }
 
     def draw(seeds: Sequence[int]) -> list[Image.Image]:
         return generate.generate(pipeline, [prompt] * len(seeds), seeds, sampling)
@@ -128,8 +137,11 @@ class Samples:
 
     def draw(self, name: str) -> list[Image.Image]:
         """Write `<folder>/<name>/*.png` with a manifest, and `<folder>/<name>.png`, a grid."""
-        pairs = [(p, c, s) for p, c in zip(self.prompts, self.class_only, strict=True)
-                 for s in self.seeds]  # fmt: skip
+        pairs = [
+            (p, c, s)
+            for p, c in zip(self.prompts, self.class_only, strict=True)
+            for s in self.seeds
+        ]
         prompts, plain, seeds = (list(column) for column in zip(*pairs, strict=True))
         pipeline = self.model.pipeline(self.sampler.build(self.model))
         images = generate.generate(pipeline, prompts, seeds, self.sampling)
@@ -199,14 +211,19 @@ def fit(
         accumulate_grad_batches=accumulate,
         plugins=[checkpoints.VerifiedCheckpointIO(facts)],
         callbacks=[
-            stop, callbacks.Progress(), cost, *extra, *average, callbacks.StopOnNonFinite(10),
+            stop,
+            callbacks.Progress(),
+            cost,
+            *extra,
+            *average,
+            callbacks.StopOnNonFinite(10),
             saving,
         ],
         enable_model_summary=False,
         enable_checkpointing=False,  # Lightning's own; ours is a callback
         use_distributed_sampler=False,
         default_root_dir=folder,
-    )  # fmt: skip
+    )
     # a run shorter than the interval still logs
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, max_steps)
     if start is None or checkpoints.read_record(start)["step"] < max_steps:
@@ -249,4 +266,3 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     save_token(model, token, path)
     return start + base + f'pipe.load_textual_inversion("{path}")\n'
-

@@ -15,9 +15,13 @@ from dreambooth.quoting import quoted, typed
 
 
 def closing_summary(
-    folder: Path, snippet: str, subject_phrase: str, class_prompt: str, costs: dict,
+    folder: Path,
+    snippet: str,
+    subject_phrase: str,
+    class_prompt: str,
+    costs: dict,
     scores: Scores | None,
-) -> None:  # fmt: skip
+) -> None:
     """Print the run's files, scores, costs, the `generate.py` command and diffusers' snippet."""
     table = Table.grid(padding=(0, 2))
     for name, what in (

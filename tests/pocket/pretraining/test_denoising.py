@@ -122,8 +122,11 @@ def test_a_rare_word_stands_right_before_the_noun():
         scene, rng = world.sample_scene(seed), np.random.default_rng(seed)
         text, noun = world.caption(scene, rng), scene.identity.class_noun
         words = denoising.with_identifier(text, scene.seen, rng).split()
-        place = [i for i, w in enumerate(words) if [w, *words[i + 1 :]][: len(noun.split())]
-                 == noun.split()][0]  # fmt: skip
+        place = [
+            i
+            for i, w in enumerate(words)
+            if [w, *words[i + 1 :]][: len(noun.split())] == noun.split()
+        ][0]
         word = words.pop(place - 1)
         assert " ".join(words) == text
         rare += word in RARE_IDENTIFIERS
@@ -137,9 +140,7 @@ def test_a_rare_word_before_a_noun_of_two_words():
     text = denoising.with_identifier("a photo of a red stuffed animal", bear, rng)
     first, word, last = text.split("red ")[0], *text.split("red ")[1].split(" ", 1)
     assert first == "a photo of a " and last == "stuffed animal" and word != "stuffed"
-    assert denoising.with_identifier("a can in the jungle", can, rng).endswith(
-        " can in the jungle"
-    )
+    assert denoising.with_identifier("a can in the jungle", can, rng).endswith(" can in the jungle")
 
 
 def test_an_identifier_leans_to_one_colour_but_is_not_its_name():
@@ -178,9 +179,7 @@ def test_the_loss_against_diffusers(cached, monkeypatch):
     noise = torch.randn(6, 4, 8, 8, generator=g)
     timesteps = torch.randint(1000, (6,), generator=g)
     assert 0 < dropped.sum() < 6
-    latents, captions = (
-        np.concatenate([np.load(path) for path in paths]) for paths in cached[3:]
-    )
+    latents, captions = (np.concatenate([np.load(path) for path in paths]) for paths in cached[3:])
     scheduler = build.build_scheduler()
     errors, weighted = [], []
     for n in range(6):

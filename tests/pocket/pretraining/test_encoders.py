@@ -130,12 +130,30 @@ def test_the_identity_loss_by_hand(views):
 
 def settings(*which: str) -> DictConfig:
     own = {
-        "which": list(which), "width": 32, "layers": 1, "text_layers": 1, "identities": 30,
-        "identity_scale": 15.0, "scenes": SHARD, "samples": 16, "batch_size": 8, "lr": 1e-3,
-        "ema_decay": 0.9, "weight_decay": 0.0,
-    }  # fmt: skip
-    cfg = {"encoders": own, "save_seconds": 60, "seed": 0, "device": "cpu", "bf16": False,
-           "decay": 0.25, "workers": 1, "tokens_per_scene": 2, "init": None}  # fmt: skip
+        "which": list(which),
+        "width": 32,
+        "layers": 1,
+        "text_layers": 1,
+        "identities": 30,
+        "identity_scale": 15.0,
+        "scenes": SHARD,
+        "samples": 16,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "ema_decay": 0.9,
+        "weight_decay": 0.0,
+    }
+    cfg = {
+        "encoders": own,
+        "save_seconds": 60,
+        "seed": 0,
+        "device": "cpu",
+        "bf16": False,
+        "decay": 0.25,
+        "workers": 1,
+        "tokens_per_scene": 2,
+        "init": None,
+    }
     return OmegaConf.create(cfg)
 
 

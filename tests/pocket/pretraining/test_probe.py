@@ -14,9 +14,17 @@ from dreambooth.pocket import world
 from dreambooth.pocket.pretraining import probe, scenes
 
 SETTINGS = {
-    "batch_size": 8, "lr": 2e-3, "decay": 0.25, "ema_decay": 0.9, "weight_decay": 0.0, "workers": 1,
-    "bf16": False, "save_seconds": 60, "seed": 0, "device": "cpu",
-}  # fmt: skip
+    "batch_size": 8,
+    "lr": 2e-3,
+    "decay": 0.25,
+    "ema_decay": 0.9,
+    "weight_decay": 0.0,
+    "workers": 1,
+    "bf16": False,
+    "save_seconds": 60,
+    "seed": 0,
+    "device": "cpu",
+}
 
 
 def test_facts_are_what_is_painted():
@@ -37,8 +45,10 @@ def test_it_sees_seeds_of_its_own():
 def test_logits_have_a_place_for_every_word():
     logits = probe.Probe().eval()(torch.zeros(2, 3, 64, 64))
     assert {k: v.shape for k, v in logits.items()} == {
-        "class": (2, 15), "color": (2, 11), "context": (2, 17)
-    }  # fmt: skip
+        "class": (2, 15),
+        "color": (2, 11),
+        "context": (2, 17),
+    }
 
 
 def test_training_saves_what_loading_gives(tmp_path, monkeypatch):
@@ -54,8 +64,10 @@ def test_training_saves_what_loading_gives(tmp_path, monkeypatch):
     for name, value in trained.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float())
     again = probe.train_probe(tmp_path, 48, scenes_count=32, **SETTINGS)  # finished: no step more
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(),
-                                                 again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_labels_belong_to_their_scenes():
@@ -81,11 +93,16 @@ class Fixed(nn.Module):
 
 def test_accuracy_by_hand():
     def scene(noun: str, color: str, context: str) -> world.Scene:
-        return world.Scene(world.Identity(noun, color, "white", "plain", 0),
-                           world.View(context=context))  # fmt: skip
+        return world.Scene(
+            world.Identity(noun, color, "white", "plain", 0), world.View(context=context)
+        )
 
-    shown = [scene("dog", "red", "snow"), scene("dog", "blue", "city"), scene("cat", "red", "city"),
-             scene("cat", "red", "beach")]  # fmt: skip
+    shown = [
+        scene("dog", "red", "snow"),
+        scene("dog", "blue", "city"),
+        scene("cat", "red", "city"),
+        scene("cat", "red", "beach"),
+    ]
     assert probe.accuracy(Fixed(), shown) == {"class": 0.5, "color": 0.75, "context": 0.25}
     found = probe.judge(Fixed(), np.zeros((70, 64, 64, 3), np.uint8))
     assert len(found) == 70 and found[-1] == {"class": "dog", "color": "red", "context": "snow"}
@@ -100,8 +117,9 @@ def test_a_small_probe_learns():
     losses = []
     for _ in range(25):
         logits = network(probe.to_pixels(images, "cpu"))
-        loss = sum(nn.functional.cross_entropy(logits[k], target[:, i])
-                   for i, k in enumerate(probe.HEADS))  # fmt: skip
+        loss = sum(
+            nn.functional.cross_entropy(logits[k], target[:, i]) for i, k in enumerate(probe.HEADS)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -25,29 +25,32 @@ def nothing_runs(monkeypatch):
     return ran
 
 
-@pytest.mark.parametrize(("override", "said"), (
-    ("stages=[exprt]", "did you mean .?export"),
-    ("stages=vae", "must be a list"),
-    ("encoders.which=[dinno]", "did you mean .?dino"),
-    ("encoders.which=clip", "must be a list"),
-    ("device=tpu", "device=tpu is not usable"),
-    ("decay=0", "decay=0 is not usable"),
-    ("decay=1.5", "over 0 and at most 1"),
-    ("decay=null", "over 0 and at most 1"),
-    ("vae.scenes=8", "vae.scenes=8 is not usable: vae.scenes must be a multiple of 16"),
-    ("denoiser.scenes=24", "a multiple of 16"),
-    ("encoders.scenes=0", "a multiple of 16"),
-    ("probe.scenes_count=17", "a multiple of 16"),
-    ("denoiser.scenes=39088", "where the probe's own scenes begin"),
-    ("denoiser.samples=0", "a whole number over 0"),
-    ("threads=0", "null or over 0"),
-    ("init=nowhere/at-all", "init=nowhere/at-all is not a pipeline folder .*lacks model_index"),
-    ("photos=nowhere", "photos=nowhere is no folder with pictures"),
-    ("stages=[latents]", "holds no VAE: run stage vae before it, stages=.vae,latents."),
-    ("stages=[vae,denoiser]", "holds no latents .*: run stage latents before it"),
-    ("stages=[vae,export]", "holds no state of the denoiser: run stage denoiser before it"),
-    ("stages=[denoiser,latents,vae]", "run stage latents before it"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "said"),
+    (
+        ("stages=[exprt]", "did you mean .?export"),
+        ("stages=vae", "must be a list"),
+        ("encoders.which=[dinno]", "did you mean .?dino"),
+        ("encoders.which=clip", "must be a list"),
+        ("device=tpu", "device=tpu is not usable"),
+        ("decay=0", "decay=0 is not usable"),
+        ("decay=1.5", "over 0 and at most 1"),
+        ("decay=null", "over 0 and at most 1"),
+        ("vae.scenes=8", "vae.scenes=8 is not usable: vae.scenes must be a multiple of 16"),
+        ("denoiser.scenes=24", "a multiple of 16"),
+        ("encoders.scenes=0", "a multiple of 16"),
+        ("probe.scenes_count=17", "a multiple of 16"),
+        ("denoiser.scenes=39088", "where the probe's own scenes begin"),
+        ("denoiser.samples=0", "a whole number over 0"),
+        ("threads=0", "null or over 0"),
+        ("init=nowhere/at-all", "init=nowhere/at-all is not a pipeline folder .*lacks model_index"),
+        ("photos=nowhere", "photos=nowhere is no folder with pictures"),
+        ("stages=[latents]", "holds no VAE: run stage vae before it, stages=.vae,latents."),
+        ("stages=[vae,denoiser]", "holds no latents .*: run stage latents before it"),
+        ("stages=[vae,export]", "holds no state of the denoiser: run stage denoiser before it"),
+        ("stages=[denoiser,latents,vae]", "run stage latents before it"),
+    ),
+)
 def test_bad_input_is_one_sentence(tmp_path, nothing_runs, override, said):
     with pytest.raises(UserError, match=said) as caught:
         pretrain.pretrain(make(tmp_path, override))
@@ -57,8 +60,15 @@ def test_bad_input_is_one_sentence(tmp_path, nothing_runs, override, said):
 def test_what_can_be_run_is_run_in_order(tmp_path, nothing_runs):
     pretrain.pretrain(make(tmp_path))
     assert nothing_runs == list(SHIPPED.stages) == list(pretrain.STAGES)
-    pretrain.pretrain(make(tmp_path, "stages=[encoders,probe]", "denoiser.scenes=16",
-                           "encoders.scenes=64", "decay=1"))  # fmt: skip
+    pretrain.pretrain(
+        make(
+            tmp_path,
+            "stages=[encoders,probe]",
+            "denoiser.scenes=16",
+            "encoders.scenes=64",
+            "decay=1",
+        )
+    )
     assert nothing_runs[-2:] == ["encoders", "probe"]
 
 
@@ -81,9 +91,13 @@ def test_a_vae_of_other_channels_is_one_sentence(tmp_path):
         pretrain.pretrain(make(tmp_path, "stages=[latents]"))
 
 
-@pytest.mark.parametrize(("state", "said"), (
-    ({"seed": 1}, "seed=1, not 0"), ({}, "older form"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "said"),
+    (
+        ({"seed": 1}, "seed=1, not 0"),
+        ({}, "older form"),
+    ),
+)
 def test_a_later_stages_state_is_read_first(tmp_path, nothing_runs, state, said):
     whole = dict.fromkeys(("module", "optimizer", "ema", "step", "samples", "seconds", "sittings"))
     torch.save(whole | state if state else {"step": 3}, tmp_path / "clip.pt")

@@ -95,16 +95,19 @@ def test_every_stage_begins_from_init(made, fresh, caplog):
     stages = "stages=[vae,latents,denoiser,encoders,probe]"
     with caplog.at_level(logging.INFO):
         pretrain(make(fresh, stages, f"init='{target}'", "encoders.which=[clip,dino]", *still))
-    states = {name: torch.load(fresh / f"{name}.pt", weights_only=True)
-              for name in ("vae", "denoiser", "clip", "dino", "probe")}  # fmt: skip
+    states = {
+        name: torch.load(fresh / f"{name}.pt", weights_only=True)
+        for name in ("vae", "denoiser", "clip", "dino", "probe")
+    }
     begun = {name: state["module"] for name, state in states.items()}
     pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.float32)
     same(begun["vae"], pipeline.vae)
     same(begun["denoiser"], pipeline.unet, "unet.")
     same(begun["denoiser"], pipeline.text_encoder, "text_encoder.")
     same(begun["clip"], CLIPModel.from_pretrained(target / "encoders/clip", dtype=torch.float32))
-    dino = ViTModel.from_pretrained(target / "encoders/dino", dtype=torch.float32,
-                                    add_pooling_layer=False)  # fmt: skip
+    dino = ViTModel.from_pretrained(
+        target / "encoders/dino", dtype=torch.float32, add_pooling_layer=False
+    )
     same(begun["dino"], dino)
     same(begun["probe"], probe.load_probe(target))
     assert all(state["sittings"][0]["init"] for state in states.values())
@@ -203,10 +206,15 @@ def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
     assert not warned(caplog)
 
 
-@pytest.mark.parametrize(("stage", "sizes"), (
-    ("vae", "vae.channels=[8,8,8,16]"), ("denoiser", "denoiser.channels=[16,32]"),
-    ("export", "denoiser.channels=[16,32]"), ("encoders", "encoders.width=64"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "sizes"),
+    (
+        ("vae", "vae.channels=[8,8,8,16]"),
+        ("denoiser", "denoiser.channels=[16,32]"),
+        ("export", "denoiser.channels=[16,32]"),
+        ("encoders", "encoders.width=64"),
+    ),
+)
 def test_a_state_of_other_sizes_is_one_sentence(copied, stage, sizes):
     cache, target = copied
     with pytest.raises(UserError, match="of the configured sizes"):

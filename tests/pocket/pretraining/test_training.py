@@ -30,14 +30,25 @@ def regression(module: nn.Module, stop_at: int | None = None, number: int = sign
     return loss
 
 
-def fit(folder: Path, samples: int = 40, stop_at: int | None = None, number: int = signal.SIGTERM,
-        **changes):  # fmt: skip
+def fit(
+    folder: Path,
+    samples: int = 40,
+    stop_at: int | None = None,
+    number: int = signal.SIGTERM,
+    **changes,
+):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     settings = {
-        "batch_size": 2, "lr": 0.5, "decay": 0.25, "ema_decay": 0.9, "weight_decay": 0.1,
-        "save_seconds": 1e9, "seed": 0, "device": "cpu",
-    } | changes  # fmt: skip
+        "batch_size": 2,
+        "lr": 0.5,
+        "decay": 0.25,
+        "ema_decay": 0.9,
+        "weight_decay": 0.1,
+        "save_seconds": 1e9,
+        "seed": 0,
+        "device": "cpu",
+    } | changes
     return train("toy", module, regression(module, stop_at, number), folder, samples, **settings)
 
 
@@ -106,8 +117,21 @@ def test_a_state_is_saved_while_training(tmp_path):
             steps.append(saved(tmp_path)["step"])
         return inner(generator, step)
 
-    train("toy", module, loss, tmp_path, 8, 2, 1e-2, 0.25, 0.9, 0.0, save_seconds=0.0, seed=0,
-          device="cpu")  # fmt: skip
+    train(
+        "toy",
+        module,
+        loss,
+        tmp_path,
+        8,
+        2,
+        1e-2,
+        0.25,
+        0.9,
+        0.0,
+        save_seconds=0.0,
+        seed=0,
+        device="cpu",
+    )
     assert steps == [1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.json", "toy.pt"]
 
@@ -179,8 +203,9 @@ def test_another_batch_size_goes_on_by_samples(tmp_path):
     assert (state["step"], state["samples"], state["seed"]) == (10, 8000, 0)
     own = {"device": "cpu"}
     assert state["sittings"] == [
-        {"batch_size": 1000, **own}, {"batch_size": 500, **own, "vae": "abc"}
-    ]  # fmt: skip
+        {"batch_size": 1000, **own},
+        {"batch_size": 500, **own, "vae": "abc"},
+    ]
     fit(tmp_path, samples=8000, vae="def")  # no step more: nothing was trained on it
     assert saved(tmp_path)["sittings"] == state["sittings"]
 
@@ -196,10 +221,14 @@ def test_what_made_it_is_written_when_it_ends(tmp_path):
     assert made["sittings"] == [{"batch_size": 2, "device": "cpu"}] and made["seconds"] > 0
 
 
-@pytest.mark.parametrize(("spoilt", "said"), (
-    ({"seed": 1}, "begun with seed=1, not 0"), ({"samples": None}, "older form .it lacks samples"),
-    ({"module": {}}, "not of the configured sizes"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    (
+        ({"seed": 1}, "begun with seed=1, not 0"),
+        ({"samples": None}, "older form .it lacks samples"),
+        ({"module": {}}, "not of the configured sizes"),
+    ),
+)
 def test_a_state_that_does_not_fit_is_one_sentence(tmp_path, spoilt, said):
     fit(tmp_path)
     state = {k: v for k, v in (saved(tmp_path) | spoilt).items() if v is not None}

@@ -46,9 +46,7 @@ def silhouette(scene: world.Scene) -> np.ndarray:
 
 def shape_distance(a: np.ndarray, b: np.ndarray) -> float:
     """1 - intersection over union, of the better of both mirrorings."""
-    return min(
-        1 - float(np.minimum(a, x).sum() / np.maximum(a, x).sum()) for x in (b, b[:, ::-1])
-    )
+    return min(1 - float(np.minimum(a, x).sum() / np.maximum(a, x).sum()) for x in (b, b[:, ::-1]))
 
 
 @pytest.mark.parametrize("seed", (0, 1, 2**31))

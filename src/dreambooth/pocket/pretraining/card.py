@@ -35,12 +35,15 @@ def card(denoiser: dict, folder: Path, found: dict[str, Path | None], quality: s
         "foreign": f"\nOf an earlier package or run: {', '.join(foreign)}." if foreign else "",
     }
     return CARD.format(
-        **said, quality=quality, curves="\n".join(_row(name, records[name]) for name in records),
-        seed=denoiser["seed"], batch=denoiser["sittings"][-1]["batch_size"],
+        **said,
+        quality=quality,
+        curves="\n".join(_row(name, records[name]) for name in records),
+        seed=denoiser["seed"],
+        batch=denoiser["sittings"][-1]["batch_size"],
         scenes=f"{denoiser['sittings'][-1]['scenes']:,}",
         hours=round(denoiser["seconds"] / 3600, 2),
         devices=" and ".join(DEVICES.get(device, device) for device in devices),
-    )  # fmt: skip
+    )
 
 
 def _any(records: dict[str, dict], name: str, fact: str) -> bool:
@@ -58,8 +61,10 @@ def measured(path: Path, weights: str) -> str:
     if figures.get("weights") != weights:
         return ""
     table = {key: value for key, value in figures.items() if isinstance(value, dict)}
-    rows = [f"| {row} | " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + " |"
-            for row, values in table.items()]  # fmt: skip
+    rows = [
+        f"| {row} | " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + " |"
+        for row, values in table.items()
+    ]
     return "\n".join([MEASURED, "| part | measured |", "|---|---|", *rows, ""])
 
 

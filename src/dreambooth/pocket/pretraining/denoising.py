@@ -133,9 +133,17 @@ class DenoisingLoss:
     """
 
     def __init__(
-        self, network: Denoiser, latents: list[Path], captions: list[Path], batch_size: int,
-        caption_dropout: float, min_snr_gamma: float, bf16: bool, device: str, empty: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        network: Denoiser,
+        latents: list[Path],
+        captions: list[Path],
+        batch_size: int,
+        caption_dropout: float,
+        min_snr_gamma: float,
+        bf16: bool,
+        device: str,
+        empty: Tensor,
+    ) -> None:
         self.network, self.batch_size, self.device, self.bf16 = network, batch_size, device, bf16
         self.caption_dropout, self.min_snr_gamma, self.empty = caption_dropout, min_snr_gamma, empty
         self.latents, self.captions = (

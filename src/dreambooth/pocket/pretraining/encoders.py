@@ -22,26 +22,37 @@ from dreambooth.pocket.pretraining import build, denoising, scenes, states, trai
 
 VIEWS = 4  # rendered views of an identity
 PREPROCESSOR = {
-    "size": {"height": 64, "width": 64}, "resample": 3,
-    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-}  # fmt: skip
+    "size": {"height": 64, "width": 64},
+    "resample": 3,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
 
 
 def _vision(width: int, layers: int) -> dict:
     return {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 32,
-        "intermediate_size": 4 * width, "image_size": 64, "patch_size": 8,
-    }  # fmt: skip
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "image_size": 64,
+        "patch_size": 8,
+    }
 
 
 def build_clip(tokenizer, width: int, layers: int, text_layers: int) -> CLIPModel:
     """CLIPModel: 64 px in patches of 8, captions of up to 32 tokens."""
     text = {
-        "vocab_size": len(tokenizer), "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": text_layers, "num_attention_heads": width // 32,
-        "max_position_embeddings": build.CONTEXT_LENGTH, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": width // 32,
+        "max_position_embeddings": build.CONTEXT_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     return CLIPModel(
         CLIPConfig(text_config=text, vision_config=_vision(width, layers), projection_dim=width)
     )
@@ -68,8 +79,15 @@ def to_pixels(images: np.ndarray, device: str) -> Tensor:
 class ClipLoss:
     """Scenes against their captions, one caption of several drawn for each."""
 
-    def __init__(self, model: CLIPModel, images: list[Path], captions: list[Path],
-                 batch_size: int, device: str, bf16: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: CLIPModel,
+        images: list[Path],
+        captions: list[Path],
+        batch_size: int,
+        device: str,
+        bf16: bool,
+    ) -> None:
         self.model, self.batch_size, self.device, self.bf16 = model, batch_size, device, bf16
         self.images, self.captions = (
             [np.load(path, mmap_mode="r") for path in paths] for paths in (images, captions)
@@ -109,8 +127,16 @@ def identity_views(folder: Path, identities: int) -> tuple[np.ndarray, np.ndarra
 class IdentityLoss:
     """Two views of each identity, in batches that hold many identities of the same class."""
 
-    def __init__(self, model: nn.Module, views: np.ndarray, classes: np.ndarray, batch_size: int,
-                 scale: float, device: str, bf16: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        views: np.ndarray,
+        classes: np.ndarray,
+        batch_size: int,
+        scale: float,
+        device: str,
+        bf16: bool,
+    ) -> None:
         self.model, self.views, self.batch_size, self.scale = model, views, batch_size, scale
         self.device, self.bf16 = device, bf16
         self.of_class = [np.flatnonzero(classes == c) for c in range(len(world.CLASSES))]
@@ -129,8 +155,9 @@ class IdentityLoss:
     def __call__(self, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """One batch's loss."""
         who, which = self.pick(generator)
-        images = np.concatenate([np.stack([self.views[i][k] for i, k in zip(who, w, strict=True)])
-                                 for w in which.T])  # fmt: skip
+        images = np.concatenate(
+            [np.stack([self.views[i][k] for i, k in zip(who, w, strict=True)]) for w in which.T]
+        )
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
             tokens = self.model(pixel_values=to_pixels(images, self.device)).last_hidden_state
         first, second = tokens[:, 0].float().chunk(2)

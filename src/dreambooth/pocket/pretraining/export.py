@@ -54,10 +54,15 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
     state = states.average(network, folder / "denoiser.pt")
     check_vae(state, folder)
     pipeline = StableDiffusionPipeline(
-        vae=_trained_vae(folder / "vae"), text_encoder=network.text_encoder,
-        tokenizer=tokenizer, unet=network.unet, scheduler=build.build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).to(dtype=torch.float16)  # fmt: skip
+        vae=_trained_vae(folder / "vae"),
+        text_encoder=network.text_encoder,
+        tokenizer=tokenizer,
+        unet=network.unet,
+        scheduler=build.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16)
     sources = [folder, *([] if cfg.init is None else [Path(cfg.init)]), target]
     found = {part: _found(part, sources) for part in EXTRAS}
     absent = [part for part in EXTRAS if found[part] is None]

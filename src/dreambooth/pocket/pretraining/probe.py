@@ -45,9 +45,18 @@ class Probe(nn.Module):
         layers: list[nn.Module] = []
         for before, after in zip((3, *channels), channels, strict=False):
             for inputs, stride in ((before, 2), (after, 1))[: 1 if before == 3 else 2]:
-                layers += [nn.Conv2d(inputs, after, 5 if inputs == 3 else 3, stride,
-                                     padding=2 if inputs == 3 else 1, bias=False),
-                           nn.GroupNorm(after // 8, after), nn.SiLU()]  # fmt: skip
+                layers += [
+                    nn.Conv2d(
+                        inputs,
+                        after,
+                        5 if inputs == 3 else 3,
+                        stride,
+                        padding=2 if inputs == 3 else 1,
+                        bias=False,
+                    ),
+                    nn.GroupNorm(after // 8, after),
+                    nn.SiLU(),
+                ]
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(2 * channels[-1], len(words)) for name, words in HEADS.items()}
@@ -76,14 +85,24 @@ def _soften(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_probe(
-    folder: Path, samples: int, *, scenes_count: int, batch_size: int, lr: float,
-    decay: float, ema_decay: float, weight_decay: float, workers: int, bf16: bool,
-    save_seconds: float, seed: int, device: str, init: str | None = None,
-) -> Probe:  # fmt: skip
+    folder: Path,
+    samples: int,
+    *,
+    scenes_count: int,
+    batch_size: int,
+    lr: float,
+    decay: float,
+    ema_decay: float,
+    weight_decay: float,
+    workers: int,
+    bf16: bool,
+    save_seconds: float,
+    seed: int,
+    device: str,
+    init: str | None = None,
+) -> Probe:
     """Train on `scenes_count` rendered scenes (resumed where it stopped) => `probe.safetensors`."""
-    paths = scenes.scene_shards(
-        folder / "scenes", scenes_count, "any", workers, first=FIRST_SHARD
-    )
+    paths = scenes.scene_shards(folder / "scenes", scenes_count, "any", workers, first=FIRST_SHARD)
     shards = [np.load(path, mmap_mode="r") for path in paths]
     first = FIRST_SHARD * scenes.SHARD
     labels = _labels(range(first, first + len(shards) * scenes.SHARD))
@@ -97,12 +116,28 @@ def train_probe(
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             logits = probe(_soften(pixels, generator))
         target = labels[picked].to(device)
-        terms = {name: F.cross_entropy(logits[name].float(), target[:, i])
-                 for i, name in enumerate(HEADS)}  # fmt: skip
+        terms = {
+            name: F.cross_entropy(logits[name].float(), target[:, i])
+            for i, name in enumerate(HEADS)
+        }
         return {"total": sum(terms.values()), **{k: v.detach() for k, v in terms.items()}}
 
-    training.train("probe", probe, loss, folder, samples, batch_size, lr, decay,
-                   ema_decay, weight_decay, save_seconds, seed, device, init=begun)  # fmt: skip
+    training.train(
+        "probe",
+        probe,
+        loss,
+        folder,
+        samples,
+        batch_size,
+        lr,
+        decay,
+        ema_decay,
+        weight_decay,
+        save_seconds,
+        seed,
+        device,
+        init=begun,
+    )
     save_probe(probe, folder)
     return probe
 
@@ -148,6 +183,8 @@ def judge(probe: Probe, images: np.ndarray, batch_size: int = 64) -> list[dict[s
 def accuracy(probe: Probe, rendered: Sequence[world.Scene]) -> dict[str, float]:
     """Share of scenes that each head names rightly, in [0,1]."""
     found = judge(probe, np.stack([world.render(scene) for scene in rendered]))
-    right = [{name: each[name] == facts(scene)[name] for name in HEADS}
-             for each, scene in zip(found, rendered, strict=True)]  # fmt: skip
+    right = [
+        {name: each[name] == facts(scene)[name] for name in HEADS}
+        for each, scene in zip(found, rendered, strict=True)
+    ]
     return {name: float(np.mean([each[name] for each in right])) for name in HEADS}

@@ -13,23 +13,38 @@ from dreambooth.pocket.pretraining import denoising, encoders, probe, scenes, st
 from dreambooth.pocket.pretraining.export import check_vae
 
 NEEDS = {
-    "vae": (), "latents": ("vae",), "denoiser": ("latents",), "encoders": (), "probe": (),
+    "vae": (),
+    "latents": ("vae",),
+    "denoiser": ("latents",),
+    "encoders": (),
+    "probe": (),
     "export": ("vae", "denoiser"),
-}  # fmt: skip
+}
 RESULTS = {
-    "vae": "VAE", "latents": "latents of its present VAE for all denoiser.scenes",
+    "vae": "VAE",
+    "latents": "latents of its present VAE for all denoiser.scenes",
     "denoiser": "state of the denoiser",
-}  # fmt: skip
+}
 WHOLE = (
-    "workers", "tokens_per_scene", "vae.samples", "vae.batch_size", "denoiser.samples",
-    "denoiser.batch_size", "encoders.samples", "encoders.batch_size", "probe.samples",
+    "workers",
+    "tokens_per_scene",
+    "vae.samples",
+    "vae.batch_size",
+    "denoiser.samples",
+    "denoiser.batch_size",
+    "encoders.samples",
+    "encoders.batch_size",
+    "probe.samples",
     "probe.batch_size",
-)  # fmt: skip
+)
 SCENES = ("vae.scenes", "denoiser.scenes", "encoders.scenes", "probe.scenes_count")
 INIT = (
-    "model_index.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
-    "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors",
-)  # fmt: skip
+    "model_index.json",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
 
 
 def check(cfg: DictConfig, folder: Path) -> None:
@@ -77,10 +92,13 @@ def _check_values(cfg: DictConfig) -> None:
         (("decay",), "over 0 and at most 1", lambda v: type(v) in (int, float) and 0 < v <= 1),
         (WHOLE, "a whole number over 0", lambda v: type(v) is int and v > 0),
         (("threads",), "null or over 0", lambda v: v is None or type(v) is int and v > 0),
-        (SCENES, f"a multiple of {seeds:,} (a file's scenes)",
-         lambda v: type(v) is int and v > 0 and v % seeds == 0),
+        (
+            SCENES,
+            f"a multiple of {seeds:,} (a file's scenes)",
+            lambda v: type(v) is int and v > 0 and v % seeds == 0,
+        ),
         (SCENES[:3], f"at most {last:,}, where the probe's own scenes begin", lambda v: v <= last),
-    ):  # fmt: skip
+    ):
         for key in keys:
             value = OmegaConf.select(cfg, key)
             if not holds(value):
@@ -91,12 +109,15 @@ def _check_order(cfg: DictConfig, folder: Path) -> None:
     """Every stage's need lies in the cache or is made by a stage before it."""
     there = {
         "vae": cfg.init is not None or (folder / "vae").is_dir(),
-        "latents": (folder / "vae").is_dir() and all(
-            path.exists() for path in denoising.latent_shards(
-                folder, cfg.seed, cfg.denoiser.scenes // scenes.SHARD)
+        "latents": (folder / "vae").is_dir()
+        and all(
+            path.exists()
+            for path in denoising.latent_shards(
+                folder, cfg.seed, cfg.denoiser.scenes // scenes.SHARD
+            )
         ),
         "denoiser": (folder / "denoiser.pt").exists(),
-    }  # fmt: skip
+    }
     for stage in cfg.stages:
         for need in NEEDS[stage]:
             if not there[need]:

@@ -40,9 +40,7 @@ def render_shard(index: int, folder: Path, split: str) -> Path:
     return path
 
 
-def scene_shards(
-    folder: Path, count: int, split: str, workers: int, first: int = 0
-) -> list[Path]:
+def scene_shards(folder: Path, count: int, split: str, workers: int, first: int = 0) -> list[Path]:
     """`count` scenes, a multiple of SHARD, from shard `first` on, rendered if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = range(first, first + count // SHARD)

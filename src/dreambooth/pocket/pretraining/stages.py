@@ -36,8 +36,14 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def vae_loss(
-    vae, shards: list[np.ndarray], crops: np.ndarray | None, cfg: DictConfig, bf16: bool,
-    device: str, generator: torch.Generator, step: int,
+    vae,
+    shards: list[np.ndarray],
+    crops: np.ndarray | None,
+    cfg: DictConfig,
+    bf16: bool,
+    device: str,
+    generator: torch.Generator,
+    step: int,
 ) -> dict[str, Tensor]:
     """L1 + 8 MSE of the reconstruction, and the KL divergence per latent element."""
     photos = 0 if crops is None else round(cfg.photo_share * cfg.batch_size)
@@ -117,9 +123,16 @@ def pretrain_denoiser(cfg: DictConfig, folder: Path) -> None:
         folder, tokenizer, len(latents), cfg.tokens_per_scene, c.identifier_share
     )
     loss = denoising.DenoisingLoss(
-        network, latents, captions, c.batch_size, c.caption_dropout, c.min_snr_gamma, cfg.bf16,
-        cfg.device, torch.tensor(denoising.token_ids(tokenizer, [""])),
-    )  # fmt: skip
+        network,
+        latents,
+        captions,
+        c.batch_size,
+        c.caption_dropout,
+        c.min_snr_gamma,
+        cfg.bf16,
+        cfg.device,
+        torch.tensor(denoising.token_ids(tokenizer, [""])),
+    )
     own = training.settings(cfg, "denoiser")
     training.train("denoiser", network, loss, folder, **own, **facts)
 

@@ -32,8 +32,27 @@ from dreambooth.pocket.world.scene import (
 )
 
 __all__ = [
-    "ACCESSORIES", "CLASSES", "COLORS", "CONTEXTS", "LIVE", "PATTERNS", "PATTERN_WORDS",
-    "TEMPLATES", "WEARERS", "Identity", "Scene", "View", "caption", "held_out_combination",
-    "held_out_identity", "held_out_scene", "identity_scene", "render", "sample_identity",
-    "sample_scene", "subject_identity", "subject_scenes", "vocabulary",
-]  # fmt: skip
+    "ACCESSORIES",
+    "CLASSES",
+    "COLORS",
+    "CONTEXTS",
+    "LIVE",
+    "PATTERNS",
+    "PATTERN_WORDS",
+    "TEMPLATES",
+    "WEARERS",
+    "Identity",
+    "Scene",
+    "View",
+    "caption",
+    "held_out_combination",
+    "held_out_identity",
+    "held_out_scene",
+    "identity_scene",
+    "render",
+    "sample_identity",
+    "sample_scene",
+    "subject_identity",
+    "subject_scenes",
+    "vocabulary",
+]

@@ -9,8 +9,14 @@ from dreambooth.pocket.world.pen import Pen
 
 _RED, _DEEP, _WHITE = (214, 40, 44), (150, 24, 34), (250, 250, 250)
 _BLACK, _GOLD, _PINK, _YELLOW = (34, 34, 40), (244, 200, 74), (250, 96, 170), (252, 214, 50)
-_RAINBOW = ((226, 54, 54), (246, 150, 44), (250, 216, 70), (80, 176, 90), (60, 110, 214),
-            (146, 84, 190))  # fmt: skip
+_RAINBOW = (
+    (226, 54, 54),
+    (246, 150, 44),
+    (250, 216, 70),
+    (80, 176, 90),
+    (60, 110, 214),
+    (146, 84, 190),
+)
 
 
 def wear(pen: Pen, accessory: str, at: Anchors) -> None:
@@ -20,17 +26,34 @@ def wear(pen: Pen, accessory: str, at: Anchors) -> None:
 
 def _red_hat(pen: Pen, at: Anchors) -> None:
     u, v, w = at.top
-    pen.blob([(u - 0.72 * w, v), (u - 0.62 * w, v - 0.36), (u, v - 0.5), (u + 0.62 * w, v - 0.36),
-              (u + 0.72 * w, v)], pen.color(_RED))  # fmt: skip
+    pen.blob(
+        [
+            (u - 0.72 * w, v),
+            (u - 0.62 * w, v - 0.36),
+            (u, v - 0.5),
+            (u + 0.62 * w, v - 0.36),
+            (u + 0.72 * w, v),
+        ],
+        pen.color(_RED),
+    )
     pen.bar([(u - 0.68 * w, v - 0.09), (u + 0.68 * w, v - 0.09)], 0.12, pen.color(_DEEP))
     pen.oval(u, v + 0.02, 1.35 * w, 0.11, pen.color(_RED))
 
 
 def _santa_hat(pen: Pen, at: Anchors) -> None:
     u, v, w = at.top
-    pen.blob([(u - 0.9 * w, v), (u - 0.5 * w, v - 0.42), (u + 0.2 * w, v - 0.66),
-              (u + 1.0 * w, v - 0.5), (u + 1.3 * w, v - 0.2), (u + 0.8 * w, v - 0.28),
-              (u + 0.9 * w, v)], pen.color(_RED))  # fmt: skip
+    pen.blob(
+        [
+            (u - 0.9 * w, v),
+            (u - 0.5 * w, v - 0.42),
+            (u + 0.2 * w, v - 0.66),
+            (u + 1.0 * w, v - 0.5),
+            (u + 1.3 * w, v - 0.2),
+            (u + 0.8 * w, v - 0.28),
+            (u + 0.9 * w, v),
+        ],
+        pen.color(_RED),
+    )
     white = pen.color(_WHITE)
     pen.bar([(u - 0.9 * w, v + 0.02), (u + 0.9 * w, v + 0.02)], 0.22, white)
     pen.oval(u + 1.3 * w, v - 0.14, 0.16, 0.16, white)
@@ -39,8 +62,10 @@ def _santa_hat(pen: Pen, at: Anchors) -> None:
 def _top_hat(pen: Pen, at: Anchors) -> None:
     u, v, w = at.top
     black = pen.color(_BLACK)
-    pen.poly([(u - 0.66 * w, v), (u - 0.74 * w, v - 0.62), (u + 0.74 * w, v - 0.62),
-              (u + 0.66 * w, v)], black)  # fmt: skip
+    pen.poly(
+        [(u - 0.66 * w, v), (u - 0.74 * w, v - 0.62), (u + 0.74 * w, v - 0.62), (u + 0.66 * w, v)],
+        black,
+    )
     pen.oval(u, v - 0.62, 0.74 * w, 0.07, pen.color((70, 70, 80)))
     pen.bar([(u - 0.64 * w, v - 0.14), (u + 0.64 * w, v - 0.14)], 0.11, pen.color((176, 40, 48)))
     pen.oval(u, v + 0.02, 1.25 * w, 0.1, black)
@@ -56,13 +81,28 @@ def _scarf(pen: Pen, at: Anchors) -> None:
     edges = np.linspace(-0.15, 0.15, 7)
     for color, low, high in zip(colors, edges[:-1], edges[1:], strict=True):
         tail = u + 0.5 * w
-        pen.poly([(tail + low, v), (tail + high, v), (tail + high + 0.06, v + 0.56),
-                  (tail + low + 0.06, v + 0.56)], color)  # fmt: skip
+        pen.poly(
+            [
+                (tail + low, v),
+                (tail + high, v),
+                (tail + high + 0.06, v + 0.56),
+                (tail + low + 0.06, v + 0.56),
+            ],
+            color,
+        )
     edges = np.linspace(-0.17, 0.17, 7)
     for color, low, high in zip(colors, edges[:-1], edges[1:], strict=True):
-        pen.poly([(u - w, v + low - 0.03), (u, v + low + 0.04), (u + w, v + low - 0.03),
-                  (u + w, v + high - 0.03), (u, v + high + 0.04), (u - w, v + high - 0.03)],
-                 color)  # fmt: skip
+        pen.poly(
+            [
+                (u - w, v + low - 0.03),
+                (u, v + low + 0.04),
+                (u + w, v + low - 0.03),
+                (u + w, v + high - 0.03),
+                (u, v + high + 0.04),
+                (u - w, v + high - 0.03),
+            ],
+            color,
+        )
 
 
 def _glasses(pen: Pen, at: Anchors) -> None:

@@ -36,9 +36,19 @@ def dog(pen: Pen, who: Identity) -> Anchors:
     for u in (-0.42 * w, 0.56 * w):
         pen.bar([(u, 0.4), (u, 0.9)], 0.24, SHADE)
     pen.blob(
-        [(-0.85 * w, -0.15), (-0.5, -0.28), (0.2, -0.12), (0.7 * w, -0.14), (0.92 * w, 0.15),
-         (0.84 * w, 0.5), (0.3, 0.48), (-0.4, 0.6), (-0.82 * w, 0.35)], COAT,
-    )  # fmt: skip
+        [
+            (-0.85 * w, -0.15),
+            (-0.5, -0.28),
+            (0.2, -0.12),
+            (0.7 * w, -0.14),
+            (0.92 * w, 0.15),
+            (0.84 * w, 0.5),
+            (0.3, 0.48),
+            (-0.4, 0.6),
+            (-0.82 * w, 0.35),
+        ],
+        COAT,
+    )
     for u in (-0.66 * w, 0.76 * w):
         pen.bar([(u, 0.3), (u, 0.88)], 0.27, COAT)
         pen.bar([(u - 0.12, 0.9), (u, 0.9)], 0.2, COAT)
@@ -46,27 +56,56 @@ def dog(pen: Pen, who: Identity) -> Anchors:
     pen.blob([(hu - 0.2, hv), (hu + 0.3, hv), (-0.2, 0.1), (-0.8 * w, 0.15)], COAT)
     pen.oval(hu, hv, 0.42 * h, 0.4 * h, COAT)
     pen.blob(
-        [(hu - 0.15, hv - 0.16), (hu - 0.55 * h, hv - 0.04), (hu - 0.8 * h, hv + 0.08),
-         (hu - 0.74 * h, hv + 0.28), (hu - 0.3, hv + 0.36)], COAT,
-    )  # fmt: skip
+        [
+            (hu - 0.15, hv - 0.16),
+            (hu - 0.55 * h, hv - 0.04),
+            (hu - 0.8 * h, hv + 0.08),
+            (hu - 0.74 * h, hv + 0.28),
+            (hu - 0.3, hv + 0.36),
+        ],
+        COAT,
+    )
     pen.decorate(who)
-    pen.blob([(hu - 0.42 * h, hv + 0.12), (hu - 0.78 * h, hv + 0.1), (hu - 0.74 * h, hv + 0.28),
-              (hu - 0.3, hv + 0.36)], LIGHT)  # fmt: skip
+    pen.blob(
+        [
+            (hu - 0.42 * h, hv + 0.12),
+            (hu - 0.78 * h, hv + 0.1),
+            (hu - 0.74 * h, hv + 0.28),
+            (hu - 0.3, hv + 0.36),
+        ],
+        LIGHT,
+    )
     pen.oval(hu - 0.8 * h, hv + 0.04, 0.13, 0.11, pen.color(INK))
     neck = (-0.52 * w, -0.08, 0.42)
     ear = SECOND if who.detail == 1 else SHADE
     drop = 0.5 if who.detail == 2 else 0.32
     pen.blob(
-        [(hu + 0.02, hv - 0.3 * h), (hu + 0.3, hv - 0.34 * h), (hu + 0.46, hv + 0.1),
-         (hu + 0.36, hv + drop), (hu + 0.14, hv + drop - 0.08), (hu + 0.08, hv)], ear,
-    )  # fmt: skip
+        [
+            (hu + 0.02, hv - 0.3 * h),
+            (hu + 0.3, hv - 0.34 * h),
+            (hu + 0.46, hv + 0.1),
+            (hu + 0.36, hv + drop),
+            (hu + 0.14, hv + drop - 0.08),
+            (hu + 0.08, hv),
+        ],
+        ear,
+    )
     if who.detail == 0:
         pen.bar([(neck[0] - 0.38, neck[1]), (neck[0] + 0.36, neck[1] - 0.1)], 0.13, SECOND)
         pen.oval(neck[0] - 0.26, neck[1] + 0.13, 0.1, 0.1, pen.color((246, 206, 70)))
     eye = (hu - 0.17, hv - 0.1, 0.12)
     _eye(pen, *eye)
-    torso = [(-0.84 * w, 0.0), (-0.4, -0.24), (0.2, -0.16), (0.56 * w, -0.16), (0.62 * w, 0.2),
-             (0.5 * w, 0.56), (0.0, 0.6), (-0.5, 0.66), (-0.84 * w, 0.5)]  # fmt: skip
+    torso = [
+        (-0.84 * w, 0.0),
+        (-0.4, -0.24),
+        (0.2, -0.16),
+        (0.56 * w, -0.16),
+        (0.62 * w, 0.2),
+        (0.5 * w, 0.56),
+        (0.0, 0.6),
+        (-0.5, 0.66),
+        (-0.84 * w, 0.5),
+    ]
     return Anchors((hu + 0.05, hv - 0.34 * h, 0.4 * h), (eye,), neck, torso, profile=True)
 
 
@@ -75,28 +114,55 @@ def cat(pen: Pen, who: Identity) -> Anchors:
     w, h = 0.9 + 0.25 * who.width, 0.92 + 0.2 * who.head
     pen.bar(
         [(0.3, 0.86), (0.75 * w, 0.86), (0.98 * w, 0.66), (0.96 * w, 0.36), (0.76 * w, 0.22)],
-        0.2, COAT,
-    )  # fmt: skip
-    pen.blob([(-0.3, -0.25), (0.3, -0.25), (0.5 * w, 0.3), (0.62 * w, 0.8), (0.4, 0.98),
-              (-0.4, 0.98), (-0.62 * w, 0.8), (-0.5 * w, 0.3)], COAT)  # fmt: skip
+        0.2,
+        COAT,
+    )
+    pen.blob(
+        [
+            (-0.3, -0.25),
+            (0.3, -0.25),
+            (0.5 * w, 0.3),
+            (0.62 * w, 0.8),
+            (0.4, 0.98),
+            (-0.4, 0.98),
+            (-0.62 * w, 0.8),
+            (-0.5 * w, 0.3),
+        ],
+        COAT,
+    )
     hu, hv, ru, rv = 0.0, -0.42, 0.54 * h, 0.44 * h
     for side in (-1, 1):
-        pen.poly([(side * 0.1, hv - 0.75 * rv), (side * 0.5 * h, hv - 0.62 * h - 0.18),
-                  (side * ru, hv + 0.02)], COAT)  # fmt: skip
+        pen.poly(
+            [
+                (side * 0.1, hv - 0.75 * rv),
+                (side * 0.5 * h, hv - 0.62 * h - 0.18),
+                (side * ru, hv + 0.02),
+            ],
+            COAT,
+        )
     pen.oval(hu, hv, ru, rv, COAT)
     pen.decorate(who)
     pen.oval(0, 0.36, 0.25, 0.36, SECOND if who.detail == 1 else LIGHT)
     for side in (-1, 1):
-        pen.poly([(side * 0.22, hv - 0.78 * rv), (side * 0.46 * h, hv - 0.56 * h - 0.12),
-                  (side * 0.9 * ru, hv - 0.12)], pen.color(ROSE))  # fmt: skip
+        pen.poly(
+            [
+                (side * 0.22, hv - 0.78 * rv),
+                (side * 0.46 * h, hv - 0.56 * h - 0.12),
+                (side * 0.9 * ru, hv - 0.12),
+            ],
+            pen.color(ROSE),
+        )
         pen.bar([(side * 0.17, 0.4), (side * 0.17, 0.84)], 0.03, SHADE)
         pen.oval(side * 0.2, 0.92, 0.2, 0.1, LIGHT)
     pen.oval(0, hv + 0.2, 0.23, 0.15, LIGHT)
     whisker = pen.color(WHITE if who.main_color in ("black", "gray", "brown") else INK)
     for side in (-1, 1):
         for tilt in (-0.05, 0.1):
-            pen.bar([(side * 0.3, hv + 0.17 + tilt / 2), (side * 0.78 * h, hv + 0.12 + tilt * 1.6)],
-                    0.025, whisker)  # fmt: skip
+            pen.bar(
+                [(side * 0.3, hv + 0.17 + tilt / 2), (side * 0.78 * h, hv + 0.12 + tilt * 1.6)],
+                0.025,
+                whisker,
+            )
     pen.poly([(-0.08, hv + 0.1), (0.08, hv + 0.1), (0, hv + 0.2)], pen.color((216, 96, 110)))
     neck = (0.0, -0.02, 0.34)
     if who.detail == 0:
@@ -105,8 +171,16 @@ def cat(pen: Pen, who: Identity) -> Anchors:
     eyes = tuple((side * 0.23, hv - 0.04, 0.135) for side in (-1, 1))
     for eye in eyes:
         _eye(pen, *eye, iris=((246, 222, 90), (150, 214, 110), (130, 200, 236))[who.detail])
-    torso = [(-0.32, -0.08), (0.32, -0.08), (0.52 * w, 0.3), (0.56 * w, 0.66), (0.3, 0.74),
-             (-0.3, 0.74), (-0.56 * w, 0.66), (-0.52 * w, 0.3)]  # fmt: skip
+    torso = [
+        (-0.32, -0.08),
+        (0.32, -0.08),
+        (0.52 * w, 0.3),
+        (0.56 * w, 0.66),
+        (0.3, 0.74),
+        (-0.3, 0.74),
+        (-0.56 * w, 0.66),
+        (-0.52 * w, 0.3),
+    ]
     return Anchors((0.0, hv - 0.82 * rv, 0.42 * h), eyes, neck, torso)
 
 
@@ -140,8 +214,16 @@ def stuffed_animal(pen: Pen, who: Identity) -> Anchors:
     for u, v, size in eyes:
         pen.oval(u, v, size, size, pen.color(INK))
         pen.oval(u - 0.03, v - 0.03, 0.03, 0.03, pen.color(WHITE))
-    torso = [(-0.3, 0.0), (0.3, 0.0), (0.54 * w, 0.3), (0.5 * w, 0.66), (0.2, 0.76),
-             (-0.2, 0.76), (-0.5 * w, 0.66), (-0.54 * w, 0.3)]  # fmt: skip
+    torso = [
+        (-0.3, 0.0),
+        (0.3, 0.0),
+        (0.54 * w, 0.3),
+        (0.5 * w, 0.66),
+        (0.2, 0.76),
+        (-0.2, 0.76),
+        (-0.5 * w, 0.66),
+        (-0.54 * w, 0.3),
+    ]
     return Anchors((0.0, hv - 0.8 * radius, 0.4 * h), eyes, (0, 0.0, 0.34), torso)
 
 
@@ -177,8 +259,16 @@ def toy(pen: Pen, who: Identity) -> Anchors:
         pen.oval(u, v, size, size, pen.color((250, 246, 200)))
         pen.oval(u, v, 0.06, 0.06, pen.color(INK))
     pen.box(-0.2, bottom - 0.14, 0.2, bottom - 0.07, pen.color(INK))
-    torso = [(-0.56 * w, -0.2), (0, -0.22), (0.56 * w, -0.2), (0.58 * w, 0.2), (0.56 * w, 0.5),
-             (0, 0.52), (-0.56 * w, 0.5), (-0.58 * w, 0.2)]  # fmt: skip
+    torso = [
+        (-0.56 * w, -0.2),
+        (0, -0.22),
+        (0.56 * w, -0.2),
+        (0.58 * w, 0.2),
+        (0.56 * w, 0.5),
+        (0, 0.52),
+        (-0.56 * w, 0.5),
+        (-0.58 * w, 0.2),
+    ]
     return Anchors((0.0, top + 0.04, 0.46 * h), eyes, (0, -0.2, 0.3), torso)
 
 
@@ -193,8 +283,16 @@ def cartoon(pen: Pen, who: Identity) -> Anchors:
         pen.bar([(side * 0.6 * w, 0.1), (side * 0.95 * w, -0.18)], 0.13, SHADE)
         pen.oval(side * 0.98 * w, -0.22, 0.13, 0.13, SECOND)
         if who.detail == 0:
-            pen.blob([(side * 0.24, -0.5), (side * 0.5, -0.38), (side * 0.6, -0.68),
-                      (side * 0.48, -1.0), (side * 0.4, -0.7)], SECOND)  # fmt: skip
+            pen.blob(
+                [
+                    (side * 0.24, -0.5),
+                    (side * 0.5, -0.38),
+                    (side * 0.6, -0.68),
+                    (side * 0.48, -1.0),
+                    (side * 0.4, -0.7),
+                ],
+                SECOND,
+            )
         elif who.detail == 1:
             pen.bar([(side * 0.22, -0.5), (side * 0.34, -0.86)], 0.07, SHADE)
             pen.oval(side * 0.36, -0.9, 0.12, 0.12, SECOND)
@@ -211,6 +309,14 @@ def cartoon(pen: Pen, who: Identity) -> Anchors:
     pen.blob([(-0.38, 0.2), (0, 0.26), (0.38, 0.2), (0.22, 0.44), (-0.22, 0.44)], pen.color(INK))
     for side in (-1, 1):
         pen.poly([(side * 0.26, 0.22), (side * 0.1, 0.23), (side * 0.17, 0.36)], pen.color(WHITE))
-    torso = [(-0.66 * w, 0.24), (-0.3, 0.4), (0.3, 0.4), (0.66 * w, 0.24), (0.5 * w, 0.54),
-             (0.2, 0.7), (-0.2, 0.7), (-0.5 * w, 0.54)]  # fmt: skip
+    torso = [
+        (-0.66 * w, 0.24),
+        (-0.3, 0.4),
+        (0.3, 0.4),
+        (0.66 * w, 0.24),
+        (0.5 * w, 0.54),
+        (0.2, 0.7),
+        (-0.2, 0.7),
+        (-0.5 * w, 0.54),
+    ]
     return Anchors((0.0, -0.5, 0.46 * w), eyes, (0, 0.4, 0.54 * w), torso)

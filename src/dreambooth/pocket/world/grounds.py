@@ -25,8 +25,14 @@ def snow(b: Backdrop) -> None:
         for k, width in ((0.0, 0.13), (0.33, 0.1), (0.62, 0.065)):
             y = horizon + 0.03 - height * k
             b.poly([(x - width, y), (x + width, y), (x, y - 0.5 * height)], (58, 104, 96))
-            b.poly([(x - width * 0.5, y - 0.25 * height), (x + width * 0.5, y - 0.25 * height),
-                    (x, y - 0.5 * height)], (240, 246, 250))  # fmt: skip
+            b.poly(
+                [
+                    (x - width * 0.5, y - 0.25 * height),
+                    (x + width * 0.5, y - 0.25 * height),
+                    (x, y - 0.5 * height),
+                ],
+                (240, 246, 250),
+            )
     b.gradient(horizon, 1, (232, 240, 248), (250, 252, 255))
     b.oval(0.2 + b.vary(0.1), horizon + 0.05, 0.5, 0.08, (240, 246, 251))
     b.oval(0.8 + b.vary(0.1), 0.95, 0.5, 0.12, (222, 232, 244))
@@ -40,15 +46,27 @@ def beach(b: Backdrop) -> None:
     b.oval(0.5 + 0.34 * b.side(), 0.13, 0.075, 0.075, (255, 240, 170))
     b.gradient(horizon, shore, (34, 120, 186), (74, 190, 206))
     b.gradient(shore, 1, b.tone((244, 220, 160)), b.tone((226, 192, 124)))
-    wave = [(0, shore - 0.01), (0.25, shore + 0.02 + b.vary(0.02)), (0.5, shore - 0.005),
-            (0.75, shore + 0.025 + b.vary(0.02)), (1, shore)]  # fmt: skip
+    wave = [
+        (0, shore - 0.01),
+        (0.25, shore + 0.02 + b.vary(0.02)),
+        (0.5, shore - 0.005),
+        (0.75, shore + 0.025 + b.vary(0.02)),
+        (1, shore),
+    ]
     b.bar(wave, 0.03, (246, 252, 252))
     side = b.side()
     x = 0.5 + 0.38 * side
     b.bar([(x, 0.66), (x - 0.03 * side, 0.2)], 0.035, (140, 98, 60))
     for du, dv in ((-0.2, 0.02), (0.2, 0.04), (-0.12, -0.1), (0.13, -0.09)):
-        b.blob([(x, 0.2), (x + du * 0.6, 0.15 + dv * 0.6), (x + du, 0.24 + dv),
-                (x + du * 0.5, 0.22 + dv * 0.4)], (58, 150, 84))  # fmt: skip
+        b.blob(
+            [
+                (x, 0.2),
+                (x + du * 0.6, 0.15 + dv * 0.6),
+                (x + du, 0.24 + dv),
+                (x + du * 0.5, 0.22 + dv * 0.4),
+            ],
+            (58, 150, 84),
+        )
 
 
 def cobblestone(b: Backdrop) -> None:
@@ -78,9 +96,19 @@ def pink_fabric(b: Backdrop) -> None:
         light, dark = mix(base, (255, 226, 236), 0.7), mix(base, (206, 92, 140), 0.55)
         for shift, rgb in ((0.0, light), (0.085, dark)):
             left = x + shift
-            b.blob([(left + lean, -0.15), (left + bend, 0.3), (left - bend, 0.7),
-                    (left - lean, 1.15), (left - lean + 0.09, 1.15), (left - bend + 0.07, 0.7),
-                    (left + bend + 0.07, 0.3), (left + lean + 0.09, -0.15)], rgb)  # fmt: skip
+            b.blob(
+                [
+                    (left + lean, -0.15),
+                    (left + bend, 0.3),
+                    (left - bend, 0.7),
+                    (left - lean, 1.15),
+                    (left - lean + 0.09, 1.15),
+                    (left - bend + 0.07, 0.7),
+                    (left + bend + 0.07, 0.3),
+                    (left + lean + 0.09, -0.15),
+                ],
+                rgb,
+            )
 
 
 def wooden_floor(b: Backdrop) -> None:
@@ -92,8 +120,10 @@ def wooden_floor(b: Backdrop) -> None:
         low, high = (vanish + k * 0.3, vanish + (k + 1) * 0.3)
         near, far = (vanish + (low - vanish), 1.0), (vanish + (low - vanish) * 0.35, horizon)
         if k % 2:
-            b.poly([near, far, (vanish + (high - vanish) * 0.35, horizon), (high, 1.0)],
-                   b.tone((188, 122, 68), 8))  # fmt: skip
+            b.poly(
+                [near, far, (vanish + (high - vanish) * 0.35, horizon), (high, 1.0)],
+                b.tone((188, 122, 68), 8),
+            )
         b.bar([near, far], 0.012, (124, 74, 40))
     b.box(0, horizon - 0.045, 1, horizon, (250, 246, 238))
 
@@ -141,8 +171,14 @@ def sunflowers(b: Backdrop) -> None:
         b.bar([(x, y), (x, y + 0.2)], 0.022, (54, 116, 46))
         for k in range(8):
             turn = k * np.pi / 4
-            b.oval(x + size * 0.68 * np.cos(turn), y + size * 0.68 * np.sin(turn), size * 0.42,
-                   size * 0.3, (254, 202, 34), k * 45)  # fmt: skip
+            b.oval(
+                x + size * 0.68 * np.cos(turn),
+                y + size * 0.68 * np.sin(turn),
+                size * 0.42,
+                size * 0.3,
+                (254, 202, 34),
+                k * 45,
+            )
         b.oval(x, y, size * 0.55, size * 0.55, (106, 62, 30))
 
 

@@ -9,9 +9,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 CLASSES: tuple[str, ...] = (
-    "backpack", "stuffed animal", "bowl", "can", "candle", "cat", "clock", "sneaker",
-    "toy", "boot", "dog", "glasses", "cartoon", "teapot", "vase",
-)  # fmt: skip
+    "backpack",
+    "stuffed animal",
+    "bowl",
+    "can",
+    "candle",
+    "cat",
+    "clock",
+    "sneaker",
+    "toy",
+    "boot",
+    "dog",
+    "glasses",
+    "cartoon",
+    "teapot",
+    "vase",
+)
 LIVE: frozenset[str] = frozenset({"dog", "cat"})
 WEARERS: frozenset[str] = LIVE | {"stuffed animal", "cartoon", "toy"}
 
@@ -84,9 +97,7 @@ def recolored(identity: Identity, tint: str | None) -> Identity:
 
 def _draw(class_noun: str, rng: np.random.Generator) -> Identity:
     names = list(COLORS)
-    weights = np.array(
-        [3.0 if class_noun in LIVE and name in _NATURAL else 1.0 for name in names]
-    )
+    weights = np.array([3.0 if class_noun in LIVE and name in _NATURAL else 1.0 for name in names])
     main = names[rng.choice(len(names), p=weights / weights.sum())]
     others = [name for name in names if name != main]
     return Identity(

@@ -72,9 +72,7 @@ class Pen:
         """Smooth closed shape through `points`."""
         self.poly(smooth(points), fill)
 
-    def oval(
-        self, u: float, v: float, ru: float, rv: float, fill: int, angle: float = 0.0
-    ) -> None:
+    def oval(self, u: float, v: float, ru: float, rv: float, fill: int, angle: float = 0.0) -> None:
         """Ellipse turned by `angle` degrees."""
         points = _CIRCLE * (ru, rv)
         if angle:
@@ -101,9 +99,16 @@ class Pen:
             self._draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill)
 
     def arc(
-        self, u: float, v: float, ru: float, rv: float, start: float, end: float,
-        width: float, fill: int,
-    ) -> None:  # fmt: skip
+        self,
+        u: float,
+        v: float,
+        ru: float,
+        rv: float,
+        start: float,
+        end: float,
+        width: float,
+        fill: int,
+    ) -> None:
         """Elliptic arc from `start` to `end` degrees, clockwise from the right."""
         turn = np.radians(np.linspace(start, end, 20))
         self.bar(np.stack([u + ru * np.cos(turn), v + rv * np.sin(turn)], 1), width, fill)

@@ -13,20 +13,41 @@ from dreambooth.pocket.world.scene import Scene, View
 
 _FINE = 3  # the subject is drawn this many times larger, then averaged down
 _ART = {
-    "backpack": things.backpack, "stuffed animal": creatures.stuffed_animal, "bowl": things.bowl,
-    "can": things.can, "candle": things.candle, "cat": creatures.cat, "clock": things.clock,
-    "sneaker": things.sneaker, "toy": creatures.toy, "boot": things.boot, "dog": creatures.dog,
-    "glasses": things.glasses, "cartoon": creatures.cartoon, "teapot": vessels.teapot,
+    "backpack": things.backpack,
+    "stuffed animal": creatures.stuffed_animal,
+    "bowl": things.bowl,
+    "can": things.can,
+    "candle": things.candle,
+    "cat": creatures.cat,
+    "clock": things.clock,
+    "sneaker": things.sneaker,
+    "toy": creatures.toy,
+    "boot": things.boot,
+    "dog": creatures.dog,
+    "glasses": things.glasses,
+    "cartoon": creatures.cartoon,
+    "teapot": vessels.teapot,
     "vase": vessels.vase,
-}  # fmt: skip
+}
 _SCENERY = {
-    "plain": grounds.plain, "jungle": vistas.jungle, "snow": grounds.snow, "beach": grounds.beach,
-    "cobblestone": grounds.cobblestone, "pink fabric": grounds.pink_fabric,
-    "wooden floor": grounds.wooden_floor, "city": vistas.city, "mountain": vistas.mountain,
-    "blue house": vistas.blue_house, "purple rug": grounds.purple_rug, "wheat": vistas.wheat,
-    "autumn": vistas.autumn, "eiffel": vistas.eiffel, "water": grounds.water,
-    "sunflowers": grounds.sunflowers, "white rug": grounds.white_rug,
-}  # fmt: skip
+    "plain": grounds.plain,
+    "jungle": vistas.jungle,
+    "snow": grounds.snow,
+    "beach": grounds.beach,
+    "cobblestone": grounds.cobblestone,
+    "pink fabric": grounds.pink_fabric,
+    "wooden floor": grounds.wooden_floor,
+    "city": vistas.city,
+    "mountain": vistas.mountain,
+    "blue house": vistas.blue_house,
+    "purple rug": grounds.purple_rug,
+    "wheat": vistas.wheat,
+    "autumn": vistas.autumn,
+    "eiffel": vistas.eiffel,
+    "water": grounds.water,
+    "sunflowers": grounds.sunflowers,
+    "white rug": grounds.white_rug,
+}
 
 
 def render(scene: Scene, size: int = 64) -> np.ndarray:

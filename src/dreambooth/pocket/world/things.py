@@ -23,8 +23,20 @@ def backpack(pen: Pen, who: Identity) -> None:
         pen.arc(side * 0.6 * w, 0.1, 0.22, 0.62, -90, 90, 0.14, SECOND_SHADE) if side > 0 else (
             pen.arc(-0.6 * w, 0.1, 0.22, 0.62, 90, 270, 0.14, SECOND_SHADE)
         )
-    pen.blob([(-0.4, -0.82), (0.4, -0.82), (0.68 * w, -0.4), (0.74 * w, 0.4), (0.64 * w, 0.94),
-              (0, 1.0), (-0.64 * w, 0.94), (-0.74 * w, 0.4), (-0.68 * w, -0.4)], COAT)  # fmt: skip
+    pen.blob(
+        [
+            (-0.4, -0.82),
+            (0.4, -0.82),
+            (0.68 * w, -0.4),
+            (0.74 * w, 0.4),
+            (0.64 * w, 0.94),
+            (0, 1.0),
+            (-0.64 * w, 0.94),
+            (-0.74 * w, 0.4),
+            (-0.68 * w, -0.4),
+        ],
+        COAT,
+    )
     pen.decorate(who)
     pen.box(-0.5 * w, 0.3 - h / 3, 0.5 * w, 0.86, SECOND, 0.16)
     pen.bar([(-0.42 * w, 0.44 - h / 3), (0.42 * w, 0.44 - h / 3)], 0.06, SECOND_SHADE)
@@ -35,16 +47,29 @@ def backpack(pen: Pen, who: Identity) -> None:
             pen.bar([(side * 0.3 * w, -0.7), (side * 0.3 * w, 0.42)], 0.13, SECOND_SHADE)
             pen.box(side * 0.3 * w - 0.1, 0.3, side * 0.3 * w + 0.1, 0.46, pen.color(GOLD))
     else:
-        pen.blob([(-0.5 * w, -0.72), (0.5 * w, -0.72), (0.66 * w, -0.2), (0, 0.0),
-                  (-0.66 * w, -0.2)], SHADE)  # fmt: skip
+        pen.blob(
+            [(-0.5 * w, -0.72), (0.5 * w, -0.72), (0.66 * w, -0.2), (0, 0.0), (-0.66 * w, -0.2)],
+            SHADE,
+        )
         pen.box(-0.09, -0.14, 0.09, 0.1, pen.color(GOLD))
 
 
 def bowl(pen: Pen, who: Identity) -> None:
     w, top = 1.0 + 0.2 * who.width, -0.3 - 0.15 * who.head
     pen.box(-0.4, 0.78, 0.4, 1.0, SHADE, 0.08)
-    pen.blob([(-w, top), (0, top), (w, top), (0.9 * w, 0.35), (0.5 * w, 0.85), (0, 0.93),
-              (-0.5 * w, 0.85), (-0.9 * w, 0.35)], COAT)  # fmt: skip
+    pen.blob(
+        [
+            (-w, top),
+            (0, top),
+            (w, top),
+            (0.9 * w, 0.35),
+            (0.5 * w, 0.85),
+            (0, 0.93),
+            (-0.5 * w, 0.85),
+            (-0.9 * w, 0.35),
+        ],
+        COAT,
+    )
     pen.decorate(who)
     if who.detail == 1:
         berry = [pen.color((196, 40, 70)), pen.color((70, 70, 160)), pen.color((232, 86, 80))]
@@ -57,7 +82,7 @@ def bowl(pen: Pen, who: Identity) -> None:
                 (-0.36, 0),
                 (0.02, 0),
                 (0.38, 0),
-            )  # fmt: skip
+            )
         ):
             pen.oval(u * w, top - 0.05 - v, 0.26, 0.26, berry[index % 3])
         pen.arc(0, top, w, 0.2, 0, 180, 0.12, LIGHT)
@@ -71,8 +96,10 @@ def bowl(pen: Pen, who: Identity) -> None:
 
 def can(pen: Pen, who: Identity) -> None:
     w, top = 0.54 + 0.12 * who.width, -0.86
-    pen.blob([(-w, top), (0, top - 0.06), (w, top), (w, 0), (w, 0.86), (0, 0.98), (-w, 0.86),
-              (-w, 0)], COAT)  # fmt: skip
+    pen.blob(
+        [(-w, top), (0, top - 0.06), (w, top), (w, 0), (w, 0.86), (0, 0.98), (-w, 0.86), (-w, 0)],
+        COAT,
+    )
     pen.box(-w, top, w, 0.86, COAT)
     pen.oval(0, 0.86, w, 0.14, COAT)
     pen.decorate(who)
@@ -111,9 +138,16 @@ def candle(pen: Pen, who: Identity) -> None:
     pen.bar([(0, top), (0, top - 0.12)], 0.05, pen.color(DARK))
     for size, rgb in ((1.0, (248, 150, 44)), (0.62, (255, 226, 110))):
         base = top - 0.08
-        pen.blob([(0, base - 0.54 * size), (0.17 * size, base - 0.2 * size), (0.1 * size, base),
-                  (-0.1 * size, base), (-0.17 * size, base - 0.2 * size)],
-                  pen.color(rgb))  # fmt: skip
+        pen.blob(
+            [
+                (0, base - 0.54 * size),
+                (0.17 * size, base - 0.2 * size),
+                (0.1 * size, base),
+                (-0.1 * size, base),
+                (-0.17 * size, base - 0.2 * size),
+            ],
+            pen.color(rgb),
+        )
 
 
 def clock(pen: Pen, who: Identity) -> None:
@@ -122,8 +156,15 @@ def clock(pen: Pen, who: Identity) -> None:
         pen.bar([(side * 0.4, 0.6), (side * 0.56, 0.94)], 0.17, SECOND_SHADE)
         if who.detail == 0:
             pen.bar([(side * 0.3, -0.4), (side * 0.42, -0.62)], 0.1, SECOND_SHADE)
-            pen.blob([(side * 0.12, -0.72), (side * 0.36, -0.98), (side * 0.72, -0.82),
-                      (side * 0.78, -0.5)], SECOND)  # fmt: skip
+            pen.blob(
+                [
+                    (side * 0.12, -0.72),
+                    (side * 0.36, -0.98),
+                    (side * 0.72, -0.82),
+                    (side * 0.78, -0.5),
+                ],
+                SECOND,
+            )
     if who.detail == 1:
         pen.ring(0, -0.74, 0.2, 0.2, 0.1, SECOND)
         pen.box(-0.14, -0.68, 0.14, -0.4, SECOND_SHADE)
@@ -143,17 +184,51 @@ def clock(pen: Pen, who: Identity) -> None:
 
 def sneaker(pen: Pen, who: Identity) -> None:
     w, top = 1.05 + 0.15 * who.width, -0.3 - 0.2 * who.head
-    pen.blob([(0.5 * w, top), (0.94 * w, top - 0.08), (w, 0.2), (0.98 * w, 0.76), (0, 0.8),
-              (-0.98 * w, 0.78), (-1.06 * w, 0.5), (-0.8 * w, 0.24), (-0.3 * w, 0.1),
-              (0.05, top - 0.1), (0.22 * w, top - 0.02)], COAT)  # fmt: skip
+    pen.blob(
+        [
+            (0.5 * w, top),
+            (0.94 * w, top - 0.08),
+            (w, 0.2),
+            (0.98 * w, 0.76),
+            (0, 0.8),
+            (-0.98 * w, 0.78),
+            (-1.06 * w, 0.5),
+            (-0.8 * w, 0.24),
+            (-0.3 * w, 0.1),
+            (0.05, top - 0.1),
+            (0.22 * w, top - 0.02),
+        ],
+        COAT,
+    )
     pen.decorate(who)
-    pen.blob([(-1.08 * w, 0.62), (-0.9 * w, 0.3), (-0.62 * w, 0.42), (-0.58 * w, 0.8),
-              (-1.0 * w, 0.8)], LIGHT if who.detail == 0 else SECOND)  # fmt: skip
-    pen.blob([(0.3 * w, top + 0.02), (0.62 * w, top + 0.06), (0.88 * w, top), (0.7 * w, top + 0.16),
-              (0.42 * w, top + 0.16)], pen.color(DARK))  # fmt: skip
+    pen.blob(
+        [(-1.08 * w, 0.62), (-0.9 * w, 0.3), (-0.62 * w, 0.42), (-0.58 * w, 0.8), (-1.0 * w, 0.8)],
+        LIGHT if who.detail == 0 else SECOND,
+    )
+    pen.blob(
+        [
+            (0.3 * w, top + 0.02),
+            (0.62 * w, top + 0.06),
+            (0.88 * w, top),
+            (0.7 * w, top + 0.16),
+            (0.42 * w, top + 0.16),
+        ],
+        pen.color(DARK),
+    )
     sole = pen.color(CREAM if who.main_color != "white" else (206, 208, 214))
-    pen.blob([(-1.1 * w, 0.68), (0, 0.72), (1.02 * w, 0.66), (1.06 * w, 0.9), (0.9 * w, 1.0),
-              (0, 0.97), (-0.95 * w, 1.0), (-1.14 * w, 0.88)], sole)  # fmt: skip
+    pen.blob(
+        [
+            (-1.1 * w, 0.68),
+            (0, 0.72),
+            (1.02 * w, 0.66),
+            (1.06 * w, 0.9),
+            (0.9 * w, 1.0),
+            (0, 0.97),
+            (-0.95 * w, 1.0),
+            (-1.14 * w, 0.88),
+        ],
+        sole,
+    )
     if who.detail == 0:
         pen.bar([(-0.2 * w, 0.56), (0.3 * w, 0.5), (0.84 * w, 0.1)], 0.17, SECOND)
     elif who.detail == 1:
@@ -167,9 +242,24 @@ def sneaker(pen: Pen, who: Identity) -> None:
 
 def boot(pen: Pen, who: Identity) -> None:
     w, top = 0.34 + 0.1 * who.width, -0.82
-    pen.blob([(0.12 - w, top), (0.5, top), (0.5 + 0.1 * who.width, top), (0.56, -0.2),
-              (0.62, 0.4), (0.6, 0.84), (0, 0.84), (-0.9, 0.86), (-1.0, 0.6), (-0.74, 0.36),
-              (-0.3, 0.22), (0.12 - w, -0.1), (0.1 - w, -0.5)], COAT)  # fmt: skip
+    pen.blob(
+        [
+            (0.12 - w, top),
+            (0.5, top),
+            (0.5 + 0.1 * who.width, top),
+            (0.56, -0.2),
+            (0.62, 0.4),
+            (0.6, 0.84),
+            (0, 0.84),
+            (-0.9, 0.86),
+            (-1.0, 0.6),
+            (-0.74, 0.36),
+            (-0.3, 0.22),
+            (0.12 - w, -0.1),
+            (0.1 - w, -0.5),
+        ],
+        COAT,
+    )
     pen.decorate(who)
     dark = pen.color((70, 50, 42) if who.main_color not in ("brown", "black") else (228, 208, 170))
     pen.blob([(-1.02, 0.78), (0, 0.82), (0.64, 0.78), (0.64, 0.9), (0, 0.9), (-0.9, 0.92)], dark)
@@ -193,8 +283,15 @@ def glasses(pen: Pen, who: Identity) -> None:
     r, v, thick = 0.5 + 0.05 * who.width, 0.42, 0.2 + 0.08 * who.head
     u = r + 0.16
     for side in (-1, 1):
-        pen.bar([(side * (u + r * 0.8), v - 0.3), (side * (u + r * 0.5), v - 0.82),
-                 (side * (u + r * 0.2), v - 0.94)], 0.14, SHADE)  # fmt: skip
+        pen.bar(
+            [
+                (side * (u + r * 0.8), v - 0.3),
+                (side * (u + r * 0.5), v - 0.82),
+                (side * (u + r * 0.2), v - 0.94),
+            ],
+            0.14,
+            SHADE,
+        )
     pen.arc(0, v - 0.08, 0.24, 0.2, 180, 360, 0.17, COAT)
     out = r + thick / 2
     for side in (-1, 1):
@@ -203,15 +300,29 @@ def glasses(pen: Pen, who: Identity) -> None:
         elif who.detail == 1:
             pen.box(side * u - out, v - out * 0.85, side * u + out, v + out * 0.85, COAT, 0.2)
         else:
-            pen.blob([(side * (u - r), v - 0.3), (side * (u + 0.4), v - 0.56),
-                      (side * (u + r + 0.26), v - 0.72), (side * (u + r), v + 0.2),
-                      (side * u, v + out), (side * (u - r - 0.04), v + 0.24)], COAT)  # fmt: skip
+            pen.blob(
+                [
+                    (side * (u - r), v - 0.3),
+                    (side * (u + 0.4), v - 0.56),
+                    (side * (u + r + 0.26), v - 0.72),
+                    (side * (u + r), v + 0.2),
+                    (side * u, v + out),
+                    (side * (u - r - 0.04), v + 0.24),
+                ],
+                COAT,
+            )
     pen.decorate(who)
     inner = r - thick / 2
     for side in (-1, 1):
         if who.detail == 1:
-            pen.box(side * u - inner, v - inner * 0.8, side * u + inner, v + inner * 0.8,
-                    SECOND_SHADE, 0.14)  # fmt: skip
+            pen.box(
+                side * u - inner,
+                v - inner * 0.8,
+                side * u + inner,
+                v + inner * 0.8,
+                SECOND_SHADE,
+                0.14,
+            )
         else:
             pen.oval(side * u, v, inner, inner * (1.0 if who.detail == 0 else 0.86), SECOND_SHADE)
         pen.bar([(side * u - 0.18, v + 0.04), (side * u + 0.02, v - 0.18)], 0.1, SECOND_LIGHT)
