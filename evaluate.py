@@ -11,11 +11,9 @@ from dreambooth.cli.main import entry
 def evaluate(cfg) -> int:
     """Scores, printed and written; returns the exit code."""
     check_evaluate(cfg)
-    from dreambooth.cli.evaluate import (
-        assess,  # torch and diffusers only once the command line is right
-    )
+    from dreambooth.cli import evaluate  # torch and diffusers only once the line is right
 
-    return assess(cfg)
+    return evaluate.evaluate(cfg)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from dreambooth.cli.main import entry
 def generate(cfg) -> int:
     """PNGs, a manifest and a grid in `cfg.output_dir`; returns the exit code."""
     check_generate(cfg)
-    from dreambooth.cli.generate import (
-        draw,  # torch and diffusers only once the command line is right
-    )
+    from dreambooth.cli import generate  # torch and diffusers only once the line is right
 
-    return draw(cfg)
+    return generate.generate(cfg)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from dreambooth.cli.main import entry
 
 def report(cfg) -> int:
     """Tables, printed and written as CSV in the runs' folder; returns the exit code."""
-    from dreambooth.study.tables import report
+    from dreambooth.cli.specs import report_spec
+    from dreambooth.study import tables
 
-    return report(cfg.runs, cfg.other_subjects, cfg.device, cfg.encoders_dir, cfg.cache_dir)
+    return tables.report(report_spec(cfg))
 
 
 if __name__ == "__main__":

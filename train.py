@@ -10,11 +10,13 @@ from dreambooth.cli.main import entry
 def train(cfg) -> int:
     """Class images, fine-tuning, export, samples, scores; returns the exit code."""
     check(cfg)
-    from dreambooth.training.job import (
-        run,  # torch and diffusers only once the command line is right
-    )
+    from dreambooth.cli.processes import same_job
+    from dreambooth.cli.specs import train_spec  # torch and diffusers only once the line is right
+    from dreambooth.training.job import run
 
-    return run(cfg)
+    spec = train_spec(cfg)
+    with same_job(cfg.output_dir):
+        return run(spec).code
 
 
 if __name__ == "__main__":

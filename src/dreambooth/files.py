@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,3 +119,9 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON atomically, indented, with a newline at the end."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def bytes_of(places: Iterable[Path]) -> int:
+    """Add up the bytes of files, and of every file below folders."""
+    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())

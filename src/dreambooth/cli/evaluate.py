@@ -1,4 +1,4 @@
-"""What evaluate.py does: score a finished run, a folder of images, or photos against themselves."""
+"""The work of evaluate.py: score a finished run, a folder of images, or photos among themselves."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.specs import drawing_of, evaluation
+from dreambooth.cli.generate import sampling_of
+from dreambooth.cli.specs import evaluation_spec
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
-from dreambooth.evaluation.evaluate import Subject, explain, score_model
-from dreambooth.evaluation.plan import Item, read_manifest
-from dreambooth.evaluation.score import Encoders, load_encoders, score
-from dreambooth.evaluation.write import print_scores, write_scores
+from dreambooth.evaluation.evaluate import Evaluation, explain
+from dreambooth.evaluation.networks import Encoders, load_encoders
+from dreambooth.evaluation.score import score
+from dreambooth.evaluation.write import print_scores, scores_folder, write_scores
 from dreambooth.files import file_hash
 from dreambooth.sampling.draw import torch_device
-from dreambooth.study.runs import load_model, load_run
+from dreambooth.sampling.store import Item, read_manifest
+from dreambooth.study.runs import Run
 from dreambooth.training.costs import Costs
 
 IMAGE_METRICS = ("dino", "clip_i")  # that need no prompt
 
 
-def assess(cfg: DictConfig) -> int:
-    """Score what the command names; 0.
+def evaluate(cfg: DictConfig) -> int:
+    """Score what the command names; return 0.
 
     Raises:
         UserError: nothing or too much to score, and whatever keeps it from being scored.
@@ -46,30 +48,22 @@ def assess(cfg: DictConfig) -> int:
 
 
 def _run(cfg: DictConfig) -> int:
-    run = load_run(cfg.run)
+    run = Run.read(cfg.run)
     for key in ("encoders", "encoders_dir"):
         if cfg.evaluation[key] is None:
             cfg.evaluation[key] = run.config["evaluation"][key]
-    settings = evaluation(cfg)
+    settings = evaluation_spec(OmegaConf.to_container(cfg.evaluation, resolve=True))
     if settings is None:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
     photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
     encoders = _encoders(cfg, settings.metrics)
-    how, sampling = drawing_of(cfg, run)
-    subject = Subject(
-        run.record["subject_phrase"],
-        run.record["subject"]["class_noun"],
-        run.config["class_prompt"],
-        run.record["subject"]["live"],
-    )
-    output, costs = Path(cfg.output_dir or run.folder), Costs(run.record["costs"])
-    images = output / "evaluation" / settings.name  # beside the scores that describe them
+    evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)
+    output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
+    costs = Costs(run.record["costs"])
     with costs.stage("evaluation") as places:
-        model = load_model(run).to(torch_device(cfg.device))
-        scores, record = score_model(
-            model, run.folder / "model", how, sampling, subject, settings, photos, encoders, images
-        )
-        places.append(images)
+        model = run.load_model().to(torch_device(cfg.device))
+        scores, record = evaluation.score_model(model, run.folder / "model", output)
+        places.append(output)
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
     print_scores(scores, f"{settings.name}: {run.folder}", references)

@@ -1,43 +1,50 @@
-"""What generate.py does: a finished run's model, any prompts, any sampler."""
+"""The work of generate.py: draw any prompts with a finished run's model and any sampler."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.specs import drawing_of
-from dreambooth.data.prompts import fill
 from dreambooth.sampling.draw import torch_device
-from dreambooth.study.runs import load_model, load_run
-from dreambooth.training.stages import Samples, warn_of_unseen_words
+from dreambooth.sampling.samples import SampleSet
+from dreambooth.sampling.spec import Sampling
+from dreambooth.study.runs import Run
+from dreambooth.training.prepare import warn_of_unseen_words
+
+OVERRIDES = ("num_inference_steps", "guidance_scale", "batch_size")
 
 
-def draw(cfg: DictConfig) -> int:
-    """Draw every prompt once a seed into `cfg.output_dir`.
+def sampling_of(cfg: DictConfig, run: Run) -> Sampling:
+    """Return a finished run's sampler and settings, but for what the command sets.
+
+    Raises:
+        UserError: a sampler that cannot be made.
+    """
+    changed = {name: cfg[name] for name in OVERRIDES if cfg[name] is not None}
+    if "scheduler" in cfg:
+        options = OmegaConf.to_container(cfg.scheduler.options, resolve=True)
+        changed |= {"scheduler": cfg.scheduler.name, "options": options}
+    sampling = replace(run.sampling, **changed)
+    sampling.check()
+    return sampling
+
+
+def generate(cfg: DictConfig) -> int:
+    """Draw every prompt with every seed into `cfg.output_dir`; return 0.
 
     Raises:
         UserError: a folder that is not a finished run, no such sampler, or no GPU.
     """
-    run = load_run(cfg.run)
-    sampler, sampling = drawing_of(cfg, run)
-    sampling = replace(sampling, negative_prompt=cfg.negative_prompt)
+    run = Run.read(cfg.run)
+    sampling = replace(sampling_of(cfg, run), negative_prompt=cfg.negative_prompt)
     device = torch_device(cfg.device)
-    model = load_model(run)
-    model.to(device)
-    phrase, noun = run.record["subject_phrase"], run.record["subject"]["class_noun"]
-    samples = Samples(
-        model,
-        sampler,
-        sampling,
-        [fill(prompt, None, phrase) for prompt in cfg.prompts],
-        [fill(prompt, None, noun) for prompt in cfg.prompts],
-        list(cfg.seeds),
-        Path(cfg.output_dir),
-    )
-    path = run.record["model"]["path"]
-    warn_of_unseen_words(path, samples.prompts, phrase.removesuffix(noun))
-    samples.draw("images")
+    words = run.words
+    samples = SampleSet.of_templates(cfg.prompts, words, cfg.seeds, sampling)
+    model = run.load_model().to(device)
+    identifier = words.phrase.removesuffix(words.class_noun)
+    warn_of_unseen_words(run.record["model"]["path"], samples.prompts, identifier)
+    samples.draw(model, Path(cfg.output_dir), "images")
     print(f"{len(cfg.prompts) * len(cfg.seeds)} images: {cfg.output_dir}/images.png")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dreambooth.errors import UserError
 
 # google/dreambooth, dataset/prompts_and_classes.txt: its '{0} {1}' is our {subject}.
@@ -88,6 +90,16 @@ _SETS = {
     "cornell": (_CORNELL_OBJECT, _CORNELL_LIVE),
     "quick": (_QUICK, _QUICK),
 }
+
+
+@dataclass(frozen=True)
+class SubjectWords:
+    """The words that name the subject in prompts; `live` chooses among the prompt sets."""
+
+    phrase: str
+    class_noun: str
+    class_prompt: str
+    live: bool
 
 
 def prompts(name: str, live: bool) -> tuple[str, ...]:

@@ -1,13 +1,10 @@
-"""Scores where a user meets them: scores.csv, metrics.json, a printed table, Weights & Biases."""
+"""Scores as a user meets them: scores.csv, metrics.json, a printed table."""
 
 from __future__ import annotations
 
 import csv
-import logging
 from pathlib import Path
 
-from PIL import Image
-from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,14 +12,17 @@ from rich.table import Table
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import atomic, write_json
 
-log = logging.getLogger(__name__)
-
 COLUMNS = ("set", "file", "prompt", "class_only", "seed")
 LOWER_IS_BETTER = ("PRES",)
 
 
+def scores_folder(run: Path, evaluation: str) -> Path:
+    """Return the folder of a run's evaluation: its images, scores.csv and metrics.json."""
+    return run / "evaluation" / evaluation
+
+
 def write_scores(folder: Path, scores: Scores, record: dict) -> None:
-    """`scores.csv`, a row an image under full variant ids; `metrics.json`, the means and `record`.
+    """Write `scores.csv`, one row per image, and `metrics.json`, the means and `record`.
 
     The table is written last, so whoever finds `metrics.json` finds both of one evaluation.
     """
@@ -35,7 +35,7 @@ def write_scores(folder: Path, scores: Scores, record: dict) -> None:
 
 
 def print_scores(scores: Scores, title: str, references: str) -> None:
-    """Every metric with its interval, then the variant ids that say how each was computed."""
+    """Print every metric with its interval, then the variant ids that define them."""
     table = Table(title=escape(title), title_justify="left")
     for name in ("metric", "score", "95 % interval", "real (self-pairs too)"):
         table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
@@ -64,32 +64,5 @@ def _real_images(scores: Scores, variant: str) -> str:
 
 
 def summary_of(scores: Scores) -> dict[str, float]:
-    """`score/<variant id>` => mean, for a logger's summary."""
+    """Return `score/<variant id>` => mean, for a logger's summary."""
     return {f"score/{variant}": entry["mean"] for variant, entry in scores.summary.items()}
-
-
-def log_image_table(loggers: list[Logger], scores: Scores, folder: Path) -> None:
-    """Every scored image with its prompt and scores as a table in W&B; never fatal."""
-    rows = [row for row in scores.rows if row["set"] != "photo"]
-    names = list(dict.fromkeys(key for row in rows for key in row if key not in COLUMNS))
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            try:
-                import wandb
-
-                data = [
-                    [
-                        _picture(wandb, folder / row["file"]),
-                        *(row[c] for c in COLUMNS),
-                        *(row.get(name) for name in names),
-                    ]
-                    for row in rows
-                ]
-                logger.log_table("scores", ["image", *COLUMNS, *names], data)
-            except Exception as error:  # whatever W&B raises, the files have it all
-                log.warning("Weights & Biases did not take the scores' images (%s).", error)
-
-
-def _picture(wandb, path: Path):
-    with Image.open(path) as image:
-        return wandb.Image(image.copy())

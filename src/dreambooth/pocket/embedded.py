@@ -84,3 +84,8 @@ def unseen_warning(prompts: Iterable[str], identifier: str | None = None) -> str
 
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"[^\W_]+", text.lower())))
+
+
+def model_path(path: str) -> str:
+    """Return the embedded weights' folder for `pocket`, any other path or hub id as it is."""
+    return str(weights_folder()) if path == "pocket" else path

@@ -1,45 +1,31 @@
-"""Images from a pipeline: each depends on its own seed, whatever batch it was made in."""
+"""Draw images: each depends on its own seed, whatever batch it is made in."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, file_hash
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.sampling.spec import Sampling
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How images are drawn; `resolution` in pixels, `batch_size` in images."""
-
-    num_inference_steps: int
-    guidance_scale: float
-    resolution: int
-    batch_size: int
-    negative_prompt: str = ""
-
-
-def generate(
-    pipeline: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    sampling: Sampling,
+@torch.no_grad()
+def draw(
+    model: LatentDiffusion, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
 ) -> list[Image.Image]:
-    """One image for each (prompt, seed) pair, RGB, `resolution` pixels square.
+    """Draw one RGB image for each (prompt, seed) pair, `resolution` pixels square.
 
     The initial latents and any sampler noise of an image come from a CPU generator seeded with
     its own seed, so a batch size changes nothing but floating-point rounding.
     """
+    pipeline = model.pipeline(sampling.build(model.noise_scheduler.config))
     images: list[Image.Image] = []
-    with evaluating(pipeline), one_dtype(pipeline):
+    with evaluation_mode(pipeline), _one_dtype(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -56,7 +42,7 @@ def generate(
 
 
 def torch_device(device: str) -> str:
-    """PyTorch's name of `auto`, `cpu` or `cuda`.
+    """Return PyTorch's name of `auto`, `cpu` or `cuda`.
 
     Raises:
         UserError: `cuda` where there is no GPU.
@@ -68,8 +54,8 @@ def torch_device(device: str) -> str:
 
 
 @contextmanager
-def evaluating(pipeline: StableDiffusionPipeline) -> Iterator[None]:
-    """Modules in eval mode, afterwards as they were: sampling must not change training."""
+def evaluation_mode(pipeline: Any) -> Iterator[None]:
+    """Put a pipeline's modules in eval mode, and back: sampling must not change training."""
     modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
     modes = [m.training for m in modules]
     for module in modules:
@@ -81,61 +67,11 @@ def evaluating(pipeline: StableDiffusionPipeline) -> Iterator[None]:
             module.train(mode)
 
 
-def one_dtype(pipeline: StableDiffusionPipeline) -> AbstractContextManager:
-    """Autocast where frozen parts were cast to half precision beside trained float32 ones."""
-    dtypes = {p.dtype for p in (pipeline.unet, pipeline.vae, pipeline.text_encoder)}
-    if len(dtypes) == 1:
+def _one_dtype(pipeline: Any, dtype: str) -> AbstractContextManager:
+    """Autocast where `dtype` asks for it, or where half-precision parts lie beside float32 ones."""
+    modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
+    held = {next(m.parameters()).dtype for m in modules}
+    half = {torch.float16, torch.bfloat16} & {*held, getattr(torch, dtype)}
+    if not half or (len(held) == 1 and held == half):
         return nullcontext()
-    half = next(dtype for dtype in dtypes if dtype != torch.float32)
-    return torch.autocast(pipeline.device.type, half)
-
-
-MANIFEST = ("file", "prompt", "class_only", "seed", "sha256")
-
-
-def save_images(
-    folder: Path,
-    images: Sequence[Image.Image],
-    prompts: Sequence[str],
-    class_only: Sequence[str],
-    seeds: Sequence[int],
-) -> None:
-    """Write PNGs and `manifest.csv`: file, prompt, prompt without identifier, seed, SHA-256."""
-    rows = []
-    numbers: dict[str, int] = {}
-    for image, prompt, plain, seed in zip(images, prompts, class_only, seeds, strict=True):
-        number = numbers.setdefault(prompt, len(numbers))
-        name = f"{number:02d}_{slug(prompt)}_seed{seed}.png"
-        with atomic(folder / name) as temporary:
-            image.save(temporary, format="PNG")
-        rows.append((name, prompt, plain, seed, file_hash(folder / name)))
-    with atomic(folder / "manifest.csv") as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows([MANIFEST, *rows])
-
-
-def slug(text: str, length: int = 60) -> str:
-    """A prompt as part of a file name: letters, digits and dashes."""
-    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())[:length]
-
-
-def grid(
-    images: Sequence[Image.Image], columns: int, labels: Sequence[str] = (), cell: int = 192
-) -> Image.Image:
-    """Images row by row, `columns` a row, each row under its label."""
-    rows = -(-len(images) // columns)
-    margin, header = 4, 20 if labels else 0
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell + margin) + margin, rows * (cell + margin + header) + margin),
-        "white",
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        x, y = margin + column * (cell + margin), margin + row * (cell + margin + header)
-        if labels and column == 0:
-            draw.text((x, y), labels[row], fill="black", font=font)
-        # a 64 px image keeps its pixels, a larger one is reduced
-        kernel = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
-        sheet.paste(image.resize((cell, cell), kernel), (x, y + header))
-    return sheet
+    return torch.autocast(pipeline.device.type, sorted(half, key=str)[0])

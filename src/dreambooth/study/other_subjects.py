@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation.plan import drawn_under, read_manifest
-from dreambooth.evaluation.score import network_names
+from dreambooth.evaluation.networks import network_names
 from dreambooth.metrics.aggregate import mean
 from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preservation import other_subjects_scores
 from dreambooth.metrics.variants import dino_id, pres_id
+from dreambooth.sampling.store import ImageStore, read_manifest
 
 
 def add_other_subjects(
@@ -68,7 +68,7 @@ def _add(chosen: dict[str, dict], classes: dict[str, str], encoder: Encoder) -> 
                 "again with evaluate.py, or pass encoders_dir=DIR with those weights."
             )
         images = row["folder"] / "evaluation" / row["metrics"]["evaluation"]
-        if not drawn_under(images, row["metrics"]["provenance"]):
+        if not ImageStore(images, row["metrics"]["provenance"]).is_whole():
             raise UserError(
                 f"{images} does not hold the images that the run's scores are of: score the run "
                 "again with evaluate.py."

@@ -1,18 +1,13 @@
-"""Finished runs as data: what was set, what was scored, what belongs together."""
+"""What varies between runs, and the means of each setting over subjects."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from dreambooth.cli import resolvers  # noqa: F401  registers them
-from dreambooth.errors import UserError
 from dreambooth.metrics.aggregate import bootstrap_interval, macro
+from dreambooth.training.fingerprint import NEITHER, is_under
 
 # shown first, and always kept apart
 WORDS = (
@@ -38,69 +33,7 @@ DRAWN = (
     "negative_prompt",
     "dtypes",
 )
-# do not change a result; what an evaluation was is compared as `scored.*`
-NOT_SETTINGS = (
-    "output_dir",
-    "cache_dir",
-    "logger",
-    "resume",
-    "evaluation",
-    "samples",
-    "checkpoint.every_n_steps",
-    "checkpoint.keep",
-    "experiment",
-)
 CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Every finished run below a folder, sorted."""
-    return sorted(path.parent for path in Path(folder).rglob("run.json"))
-
-
-def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: `run`, `settings` (flat), `scores` by variant id, and its costs.
-
-    `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it;
-    `written` the same before references between keys (`${lr}`) were resolved.
-    """
-    rows = []
-    for run in find_runs(folder):
-        record = json.loads((run / "run.json").read_text())
-        metrics = _json(run / "metrics.json")
-        scored = scored_with(metrics)
-        rows.append(
-            {
-                "run": str(run.relative_to(folder)),
-                "folder": run,
-                "record": record,
-                "metrics": metrics,
-                "settings": flat(config_of(run, record)) | scored,
-                "written": flat(config_of(run, record, resolve=False)) | scored,
-                "scores": {v: entry["mean"] for v, entry in metrics.get("scores", {}).items()},
-                "names": {v: entry["metric"] for v, entry in metrics.get("scores", {}).items()},
-                "losses": last_logged(run / "metrics.csv", ("loss/instance", "loss/prior")),
-            }
-        )
-    return rows
-
-
-def config_of(run: Path, record: dict, resolve: bool = True) -> dict:
-    """The configuration that a run ended with, as plain values.
-
-    Hydra's own notes in `.hydra` are of the last command, which may have been refused.
-
-    Raises:
-        UserError: a record without one.
-    """
-    if "config" not in record:
-        raise UserError(
-            f"{run / 'run.json'} holds no configuration, for an earlier version wrote it: repeat "
-            "the command that made it, in the same folder; nothing is trained again."
-        )
-    config = OmegaConf.create(record["config"])
-    config.output_dir = str(run)  # Hydra alone could resolve it
-    return OmegaConf.to_container(config, resolve=resolve)
 
 
 def scored_with(metrics: dict) -> dict[str, Any]:
@@ -124,7 +57,7 @@ def scored_with(metrics: dict) -> dict[str, Any]:
 
 
 def varying(runs: Sequence[dict]) -> list[str]:
-    """Settings that differ between rows of `read_runs`, and that no other one implies.
+    """Settings that differ between rows of `read_rows`, and that no other one implies.
 
     Left out is what every run's configuration writes alike, for its value follows from another
     key, and what the name of a choice (`subject.name` for `subject.*`) tells.
@@ -140,7 +73,7 @@ def varying(runs: Sequence[dict]) -> list[str]:
         names = [run["settings"].get(name) for run in having]
         told = key != name and len(set(zip(names, written, strict=True))) == len(set(names)) > 1
         alike = len(set(written)) == 1
-        dropped = _is_under(key, NOT_SETTINGS) and not _is_under(key, CURVE)
+        dropped = is_under(key, NEITHER) and not is_under(key, CURVE)
         if key in WORDS or not (told or alike or dropped):
             kept.append(key)
     return kept
@@ -186,26 +119,8 @@ def flat(value: dict, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def last_logged(path: Path, columns: tuple[str, ...]) -> dict[str, float]:
-    """The last value of each column of a metrics.csv that has one."""
-    last: dict[str, float] = {}
-    if path.exists():
-        with open(path, newline="") as file:
-            for line in csv.DictReader(file):
-                last |= {c: round(float(line[c]), 4) for c in columns if line.get(c)}
-    return last
-
-
 def _written(run: dict, key: str) -> str:
     """A key's own value or reference, or those of the block that it is in."""
     while key and key not in run["written"]:
         key = key.rpartition(".")[0]
     return json.dumps(run["written"].get(key))
-
-
-def _is_under(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}

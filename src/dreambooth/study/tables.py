@@ -1,13 +1,13 @@
-"""Many runs side by side: a row a run, and a row a setting with means over subjects."""
+"""Many runs side by side: one row per run, and one per setting with means over subjects."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -15,49 +15,50 @@ from rich.table import Table
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
+from dreambooth.sampling.draw import torch_device
+from dreambooth.study.runs import read_rows
+from dreambooth.study.settings import OVER, by_setting, varying
 
 SHORT = {"CLIP-T class_only": "CLIP-T", "CLIP-T with_id": "CLIP-T id", "DIV of class": "DIV class"}
 
 
-class ClosingTable(Callback):
-    """Hydra callback: after a sweep, the tables of all its runs."""
+@dataclass(frozen=True)
+class ReportSpec:
+    """What report.py shows: finished runs below `runs`, under one evaluation's scores.
 
-    def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Print them and write them into the sweep's folder."""
-        from dreambooth.study.settings import (
-            find_runs,  # torch is not wanted while a command line is read
-        )
+    `other_subjects` adds PRES over a class's other subjects, for which `device`, `encoders_dir`
+    and `cache_dir` say where its network runs and lies.
+    """
 
-        folder = Path(config.hydra.sweep.dir)
-        if find_runs(folder):
-            print_table(folder)
+    runs: Path
+    evaluation: str | None
+    other_subjects: bool
+    device: str
+    encoders_dir: str | None
+    cache_dir: str
 
 
-def report(
-    folder: str, other_subjects: bool, device: str, encoders_dir: str | None, cache_dir: str
-) -> int:
+def report(spec: ReportSpec) -> int:
     """Print and write both tables; 0.
 
     Raises:
         UserError: there is no finished run below `folder`, or no GPU.
     """
-    from dreambooth.sampling.draw import torch_device
-    from dreambooth.study.other_subjects import add_other_subjects
-    from dreambooth.study.settings import read_runs, varying
-
-    runs, note = read_runs(Path(folder)), None
+    runs, note = read_rows(spec.runs, spec.evaluation), None
     if not runs:
         raise UserError(
-            f"runs={folder} holds no finished run (a folder with run.json): give the output folder "
-            "of train.py."
+            f"runs={spec.runs} holds no finished run (a folder with run.json): give the "
+            "output folder of train.py."
         )
-    if other_subjects:
-        where, keys = torch_device(device), varying(runs)
+    if spec.other_subjects:
+        from dreambooth.study.other_subjects import add_other_subjects
+
+        device, keys = torch_device(spec.device), varying(runs)
         try:
-            add_other_subjects(runs, keys, where, encoders_dir, cache_dir)
+            add_other_subjects(runs, keys, device, spec.encoders_dir, spec.cache_dir)
         except UserError as error:
             note = f"PRES over other subjects is left out: {error}"
-    print_table(Path(folder), runs)
+    print_table(spec.runs, runs)
     if note:
         Console().print(note, highlight=False)
     return 0
@@ -65,9 +66,7 @@ def report(
 
 def rows(folder: Path, runs: Sequence[dict] | None = None) -> list[dict[str, Any]]:
     """One row a run: its name, what differs, scores under variant ids, last losses, costs."""
-    from dreambooth.study.settings import read_runs, varying
-
-    runs = read_runs(folder) if runs is None else runs
+    runs = read_rows(folder) if runs is None else runs
     keys = varying(runs)
     table = []
     for run in runs:
@@ -80,9 +79,7 @@ def rows(folder: Path, runs: Sequence[dict] | None = None) -> list[dict[str, Any
 
 def print_table(folder: Path, runs: Sequence[dict] | None = None) -> None:
     """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`."""
-    from dreambooth.study.settings import OVER, by_setting, read_runs, varying
-
-    runs = read_runs(folder) if runs is None else runs
+    runs = read_rows(folder) if runs is None else runs
     keys = varying(runs)
     inner_last = sorted(keys, key=lambda key: key in OVER)  # a setting's subjects stand together
     runs = sorted(runs, key=lambda r: [_order(r["settings"].get(key)) for key in inner_last])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from dreambooth.files import bytes_of
+from dreambooth.training.memory import peak_memory_gib, reset_peak_memory
 
-from dreambooth.training.callbacks import peak_memory_gib
+STOPPED = "costs.json"  # what a run had cost when it was stopped
 
 
 class Costs:
     """`stages[name]` holds `seconds`, `peak_memory_gib` and `bytes` of what the stage wrote.
 
     A stage that found its work in the cache costs what finding it took; its bytes are those of
-    the result all the same. `earlier` are the costs of the sittings that a resumed run had before:
+    the result all the same. `earlier` are the costs of a resumed run before it was stopped:
     seconds add up and the higher peak stays.
     """
 
@@ -25,11 +27,20 @@ class Costs:
         self.stages: dict[str, dict] = dict(self.earlier["stages"])
         self.started = time.monotonic()
 
+    @classmethod
+    def resumed(cls, folder: Path) -> Costs:
+        """Go on from the costs that a run's folder holds, whether it was stopped or finished."""
+        if (folder / STOPPED).exists():
+            return cls(json.loads((folder / STOPPED).read_text()))
+        if (folder / "run.json").exists():
+            return cls(json.loads((folder / "run.json").read_text())["costs"])
+        return cls()
+
     @contextmanager
     def stage(self, name: str) -> Iterator[list[Path]]:
         """Measure what happens inside; append the result's files and folders to the list given."""
         places: list[Path] = []
-        _reset_peak()
+        reset_peak_memory()
         start = time.monotonic()
         yield places
         before = self.earlier["stages"].get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
@@ -41,7 +52,7 @@ class Costs:
 
     @property
     def totals(self) -> dict:
-        """Seconds of all sittings and the highest peak of all stages."""
+        """Seconds in all and the highest peak of all stages, earlier ones included."""
         peaks = [stage["peak_memory_gib"] for stage in self.stages.values()]
         return {
             "seconds": round(self.earlier["seconds"] + time.monotonic() - self.started, 2),
@@ -50,20 +61,5 @@ class Costs:
 
     @property
     def record(self) -> dict:
-        """Totals and stages, as plain values; what a later sitting is given as `earlier`."""
+        """Totals and stages, as plain values; a resumed run is given them as `earlier`."""
         return {**self.totals, "stages": self.stages}
-
-
-def bytes_of(places: Iterable[Path]) -> int:
-    """Bytes of files, and of every file below folders."""
-    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _reset_peak() -> None:
-    """Let the peak begin again at what is in use now, where the system can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with suppress(OSError):  # Linux alone has it; elsewhere the peak is that of the run so far
-            Path("/proc/self/clear_refs").write_text("5")

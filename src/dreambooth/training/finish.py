@@ -1,143 +1,159 @@
-"""What follows the training: export, samples, scores, the run's record and its closing words."""
+"""What follows the training: export, final samples, scores, the run's record."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from dreambooth.cli import specs
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.evaluate import Settings, folder_hash, score_model
-from dreambooth.evaluation.score import Scores, load_encoders
-from dreambooth.evaluation.write import log_image_table, summary_of, write_scores
-from dreambooth.files import write_json
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.evaluation.evaluate import folder_hash
+from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
+from dreambooth.files import bytes_of, write_json
+from dreambooth.model.lora import save_lora
+from dreambooth.model.textual_inversion import save_token
 from dreambooth.quoting import quoted, typed
-from dreambooth.training import stages
-from dreambooth.training.costs import Costs, bytes_of
-from dreambooth.training.loggers import finish
-from dreambooth.training.summary import closing_summary
+from dreambooth.training.costs import STOPPED
+from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
+from dreambooth.training.prepare import Prepared, make_evaluation
+from dreambooth.training.summary import print_summary
 
 log = logging.getLogger(__name__)
 
-STOPPED = "costs.json"  # what a run had cost when it was stopped
 
+@dataclass
+class Finish:
+    """The closing stages of a run whose phases have all been trained.
 
-def close(
-    cfg: DictConfig,
-    model: LatentDiffusion,
-    folder: Path,
-    loggers: list[Logger],
-    samples: stages.Samples,
-    costs: Costs,
-    phases: dict,
-    paths: list[Path],
-    evaluation: Settings | None,
-    curve: Curve | None,
-) -> int:
-    """Export, final samples, scores, costs and the closing words; 0.
-
-    The run is recorded as soon as its model is there, so that both are of one configuration and
-    nothing is lost where sampling or scoring fails. Scores that are there already, and a curve
-    where none was asked for, stay only beside the same weights.
+    The run is recorded as soon as its model is exported, so that both are of one configuration and
+    nothing is lost where sampling or scoring fails. Earlier scores, and an earlier curve where none
+    was asked for, stay only beside the same weights.
     """
-    model.to(specs.device(cfg))
-    full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
-    lora, token = specs.lora_and_token(cfg)
-    record = {
-        "model": {k: cfg.model[k] for k in ("name", "path", "revision", "variant")},
-        "export": "full" if full else "lora" if lora else "token",
-        "subject": {k: cfg.subject[k] for k in ("name", "class_noun", "live")},
-        "subject_phrase": cfg.subject_phrase,
-        "photos": [str(p.resolve()) for p in paths],
-        "best_step": None,
-        "config": OmegaConf.to_container(cfg, resolve=False),
-    }
-    if curve is not None:
-        curve.finish(sum(p.max_steps for p in cfg.method.phases), loggers)
-        phases["curve"] = {"seconds": round(curve.seconds, 2)}
-        if cfg.checkpoint.best is not None:
-            record["best_step"] = curve.load_best()
-    names = ("metrics.json", "scores.csv", *(() if curve else ("curve.csv", "curve.png")))
-    earlier = [folder / name for name in names if (folder / name).exists()]
-    before = _hash(folder / "model") if earlier else None
-    with costs.stage("export") as places:
-        snippet = stages.export(model, lora is not None, token, full, folder / "model")
-        places.append(folder / "model")
-    _record(folder, record, phases, costs)
-    if earlier and _hash(folder / "model") != before:  # they are of a model that is gone
-        for path in earlier:
-            path.unlink()
-        log.info("Removed %s of the model before.", " and ".join(p.name for p in earlier))
-    with costs.stage("samples") as places:
-        samples.draw("final")
-        places.append(folder / "samples")
-    scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
-    total = _record(folder, record, phases, costs)
-    finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
-    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
-    return 0
+
+    prepared: Prepared
+    loggers: list[Logger]
+    curve: Curve | None
+    phases: dict[str, Any]  # costs of every phase
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec, self.model = self.prepared.spec, self.prepared.model
+        self.folder, self.costs = self.spec.folder, self.prepared.costs
+        spec, config = self.spec, self.spec.config
+        self.record = {
+            "model": {k: config["model"][k] for k in ("name", "path", "revision", "variant")},
+            "export": spec.method.export,
+            "subject": {k: config["subject"][k] for k in ("name", "class_noun", "live")},
+            "subject_phrase": spec.subject.words.phrase,
+            "photos": [str(path.resolve()) for path in self.prepared.photos],
+            "sampling": asdict(spec.sampling),
+            "best_step": None,
+            "config": dict(config),
+            "written": dict(spec.written),
+        }
+
+    def run(self) -> Scores | None:
+        """Do all of it; return the scores, if the run has any."""
+        self.model.to(self.spec.hardware.device)
+        if self.curve is not None:
+            self._finish_curve(self.curve)
+        snippet = self._export()
+        with self.costs.stage("samples") as places:
+            samples = self.spec.samples.set
+            images = samples.draw(self.model, self.folder / "samples", "final")
+            log_images(self.loggers, "samples", images, samples.captions)
+            places.append(self.folder / "samples")
+        scores = self._score()
+        total = self._write_record()
+        summary = {**total, **(summary_of(scores) if scores else {})}
+        finish_loggers(self.loggers, summary, self.folder)
+        print_summary(self.folder, snippet, self.spec.subject.words, total, scores)
+        return scores
+
+    def _finish_curve(self, curve: Curve) -> None:
+        """Score the last step too, and load the best one where that is what is exported."""
+        last = self.spec.method.steps_before(len(self.spec.method.phases))
+        if curve.last_step is None or curve.last_step < last:
+            scores = curve.score(last)
+            for logger in self.loggers:
+                logger.log_metrics(scores, step=last)
+        self.phases["curve"] = {"seconds": round(curve.seconds, 2)}
+        if self.spec.checkpoint.best is not None:
+            self.record["best_step"] = curve.load_best()
+
+    def _export(self) -> str:
+        """Export and record the model; remove scores of another model; return the loading lines."""
+        patterns = ["evaluation/*/metrics.json", "evaluation/*/scores.csv"]
+        patterns += [] if self.curve else ["curve.csv", "curve.png"]
+        earlier = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+        before = _hash(self.folder / "model") if earlier else None
+        with self.costs.stage("export") as places:
+            snippet = self._export_files(self.folder / "model")
+            places.append(self.folder / "model")
+        self._write_record()
+        if earlier and _hash(self.folder / "model") != before:
+            for path in earlier:
+                path.unlink()
+            log.info(
+                "Removed %s of the model before.",
+                " and ".join(str(p.relative_to(self.folder)) for p in earlier),
+            )
+        return snippet
+
+    def _export_files(self, folder: Path) -> str:
+        start = "from diffusers import StableDiffusionPipeline\n"
+        base = f'pipe = StableDiffusionPipeline.from_pretrained("{self.model.path}")\n'
+        if self.spec.method.export == "full":
+            self.model.export(folder)
+            return start + f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
+        if self.spec.method.export == "lora":
+            save_lora(self.model, folder)
+            return start + base + f'pipe.load_lora_weights("{folder}")\n'
+        path = folder / "learned_embeds.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.spec.method.token is not None
+        save_token(self.model, self.spec.method.token, path)
+        return start + base + f'pipe.load_textual_inversion("{path}")\n'
+
+    def _write_record(self) -> Mapping[str, Any]:
+        """Write run.json; return the run's costs."""
+        written = bytes_of([self.folder])
+        total = {**self.costs.record, "bytes_written": written, **self.phases}
+        write_json(self.folder / "run.json", {**self.record, "costs": total})
+        (self.folder / STOPPED).unlink(missing_ok=True)
+        return total
+
+    def _score(self) -> Scores | None:
+        """Score the run; what prevents it is one warning, for the training is done."""
+        settings = self.spec.evaluation
+        if settings is None:
+            return None
+        images = scores_folder(self.folder, settings.name)
+        try:
+            with self.costs.stage("evaluation") as places:
+                evaluation = make_evaluation(self.prepared, settings)
+                scores, record = evaluation.score_model(self.model, self.folder / "model", images)
+                places.append(images)
+        except (UserError, torch.OutOfMemoryError) as error:
+            log.warning(
+                "%s; the run is complete, score it later with `python evaluate.py %s "
+                "evaluation=%s evaluation.encoders_dir=DIR`.",
+                str(error).rstrip("."),
+                typed(f"run={quoted(self.folder)}"),
+                settings.name,
+            )
+            return None
+        write_scores(images, scores, {**record, "cost": self.costs.record})
+        log_image_table(self.loggers, scores, images)
+        return scores
 
 
 def _hash(export: Path) -> str | None:
     return folder_hash(export) if any(export.glob("*")) else None
-
-
-def _record(folder: Path, record: dict, phases: dict, costs: Costs) -> dict:
-    total = {**costs.record, "bytes_written": bytes_of([folder]), **phases}
-    write_json(folder / "run.json", {**record, "costs": total})
-    (folder / STOPPED).unlink(missing_ok=True)
-    return total
-
-
-def _scores(
-    cfg: DictConfig,
-    settings: Settings | None,
-    model: LatentDiffusion,
-    folder: Path,
-    paths: list[Path],
-    costs: Costs,
-    loggers: list[Logger],
-) -> Scores | None:
-    """Score the run; what keeps it from that is one warning, for the training is done."""
-    if settings is None:
-        return None
-    try:
-        with costs.stage("evaluation") as places:
-            encoders = load_encoders(
-                settings.encoders,
-                settings.metrics,
-                specs.device(cfg),
-                settings.encoders_dir,
-                cfg.cache_dir,
-            )
-            images = folder / "evaluation" / settings.name
-            scores, record = score_model(
-                model,
-                folder / "model",
-                specs.sampler(cfg.scheduler),
-                specs.sampling(cfg, "sampling"),
-                specs.subject(cfg),
-                settings,
-                paths,
-                encoders,
-                images,
-            )
-            places.append(images)
-    except (UserError, torch.OutOfMemoryError) as error:
-        log.warning(
-            "%s; the run is whole, score it later with `python evaluate.py %s "
-            "evaluation=%s evaluation.encoders_dir=DIR`.",
-            str(error).rstrip("."),
-            typed(f"run={quoted(folder)}"),
-            settings.name,
-        )
-        return None
-    write_scores(folder, scores, {**record, "cost": costs.record})
-    log_image_table(loggers, scores, images)
-    return scores

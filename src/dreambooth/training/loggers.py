@@ -1,4 +1,4 @@
-"""Where the numbers go: CSV always, Weights & Biases beside it, offline where it must be."""
+"""Where the numbers go: CSV files always, Weights & Biases too, offline without a key."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import csv
 import logging
 import netrc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.write import COLUMNS
 from dreambooth.files import atomic
+from dreambooth.training.distributed import is_first
+from dreambooth.training.spec import LoggerSpec
 
 log = logging.getLogger(__name__)
 
 
 class TolerantWandbLogger(WandbLogger):
-    """What W&B raises is said once; from then on the run goes on without it."""
+    """Disable W&B after its first error, with one warning."""
 
     failed = False
 
     def attempt(self, call: Callable, *args, **kwargs) -> None:
-        """Call it unless W&B has failed before."""
+        """Call a function of W&B, unless W&B has failed before."""
         if self.failed:
             return
         try:
@@ -34,50 +40,48 @@ class TolerantWandbLogger(WandbLogger):
 
     @property
     def version(self) -> str | None:
-        """The run's id, which the progress bar asks for; None without a run."""
+        """Return the run's id, which the progress bar asks for; None without a run."""
         try:
             return super().version
         except Exception:
             return None
 
     def log_metrics(self, *args, **kwargs) -> None:
-        """Numbers of one step."""
+        """Log the numbers of one step."""
         self.attempt(super().log_metrics, *args, **kwargs)
 
     def log_hyperparams(self, *args, **kwargs) -> None:
-        """Lightning's; the run's configuration is given at the start."""
+        """Log what Lightning gives; the run's configuration is logged at the start."""
         self.attempt(super().log_hyperparams, *args, **kwargs)
 
     def log_image(self, *args, **kwargs) -> None:
-        """Images with captions."""
+        """Log images with captions."""
         self.attempt(super().log_image, *args, **kwargs)
 
     def finalize(self, status: str) -> None:
-        """At the end of a training phase."""
+        """Close the logger at the end of a training phase."""
         self.attempt(super().finalize, status)
 
 
-def make_loggers(
-    folder: Path, wandb: bool, project: str, name: str, group: str, tags: list[str], config: dict
-) -> list[Logger]:
-    """CSV files under `logs/`, one a sitting, and a W&B run of the same name.
+def make_loggers(folder: Path, spec: LoggerSpec, config: Mapping[str, Any]) -> list[Logger]:
+    """Open CSV files under `logs/`, one per session, and a W&B run of the same name.
 
     Without a key W&B runs offline. It never blocks the run's end for an upload, and if it cannot
     start, the run goes on with the CSV alone.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
-    if not wandb:
+    if not (spec.wandb and is_first()):
         return loggers
     try:
-        logger = _wandb(folder, project, name, group, tags)
-        logger.experiment.config.update(config, allow_val_change=True)
+        logger = _wandb(folder, spec)
+        logger.experiment.config.update(dict(config), allow_val_change=True)
         loggers.append(logger)
     except Exception as error:  # whatever W&B raises, training is worth more
         log.warning("Weights & Biases did not start (%s): metrics.csv has everything.", error)
     return loggers
 
 
-def _wandb(folder: Path, project: str, name: str, group: str, tags: list[str]) -> WandbLogger:
+def _wandb(folder: Path, spec: LoggerSpec) -> WandbLogger:
     import wandb
 
     mode = os.environ.get("WANDB_MODE", "online" if _has_key() else "offline")
@@ -86,10 +90,10 @@ def _wandb(folder: Path, project: str, name: str, group: str, tags: list[str]) -
     )
     os.environ.setdefault("WANDB_SILENT", "true")  # it warns of its own settings before a run
     return TolerantWandbLogger(
-        project=project,
-        name=name,
-        group=group,
-        tags=tags,
+        project=spec.project,
+        name=spec.name,
+        group=spec.group,
+        tags=list(spec.tags),
         save_dir=folder,
         settings=settings,
         offline=mode == "offline",
@@ -97,7 +101,7 @@ def _wandb(folder: Path, project: str, name: str, group: str, tags: list[str]) -
 
 
 def _has_key() -> bool:
-    """Whether W&B could log in without asking."""
+    """Tell whether W&B could log in without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
@@ -114,14 +118,41 @@ def log_images(loggers: list[Logger], key: str, images: list, captions: list[str
             logger.log_image(key, images, caption=captions)
 
 
-def merge_csv(folder: Path) -> None:
-    """Join the sittings under `logs/` into `metrics.csv`.
+def log_image_table(loggers: list[Logger], scores: Scores, folder: Path) -> None:
+    """Log every scored image with its prompt and scores as a table in W&B; never fatal."""
+    rows = [row for row in scores.rows if row["set"] != "photo"]
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in COLUMNS))
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            try:
+                import wandb
 
-    A resumed sitting begins again at its checkpoint, so its rows replace those from there on.
+                data = [
+                    [
+                        _picture(wandb, folder / row["file"]),
+                        *(row[c] for c in COLUMNS),
+                        *(row.get(name) for name in names),
+                    ]
+                    for row in rows
+                ]
+                logger.log_table("scores", ["image", *COLUMNS, *names], data)
+            except Exception as error:  # whatever W&B raises, the files have it all
+                log.warning("Weights & Biases did not take the scores' images (%s).", error)
+
+
+def _picture(wandb, path: Path):
+    with Image.open(path) as image:
+        return wandb.Image(image.copy())
+
+
+def merge_csv(folder: Path) -> None:
+    """Join the logs of a run's sessions into `metrics.csv`.
+
+    A resumed session begins at its checkpoint, so its rows replace the earlier ones from there on.
     """
     rows: list[dict[str, str]] = []
-    sittings = (folder / "logs").glob("version_*/metrics.csv")
-    for path in sorted(sittings, key=lambda p: int(p.parent.name.split("_")[1])):
+    sessions = (folder / "logs").glob("version_*/metrics.csv")
+    for path in sorted(sessions, key=lambda p: int(p.parent.name.split("_")[1])):
         with open(path, newline="") as file:
             new = list(csv.DictReader(file))
         if new:
@@ -134,7 +165,9 @@ def merge_csv(folder: Path) -> None:
             writer.writerows(rows)
 
 
-def finish(loggers: list[Logger], summary: dict, folder: Path, failed: bool = False) -> None:
+def finish_loggers(
+    loggers: list[Logger], summary: Mapping[str, Any], folder: Path, failed: bool = False
+) -> None:
     """Write `metrics.csv` and the run's summary, and close W&B without ever failing the run."""
     try:
         for logger in loggers:

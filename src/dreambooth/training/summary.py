@@ -1,25 +1,27 @@
-"""The closing words of a run: where everything is, and how to use it."""
+"""The closing summary of a run: where everything is, and how to use it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import print_scores
 from dreambooth.quoting import quoted, typed
 
 
-def closing_summary(
+def print_summary(
     folder: Path,
     snippet: str,
-    subject_phrase: str,
-    class_prompt: str,
-    costs: dict,
+    words: SubjectWords,
+    costs: Mapping[str, Any],
     scores: Scores | None,
 ) -> None:
     """Print the run's files, scores, costs, the `generate.py` command and diffusers' snippet."""
@@ -29,14 +31,13 @@ def closing_summary(
         ("model/", "what was learned, in diffusers' format"),
         ("checkpoints/", "to resume from"),
         ("metrics.csv", "every logged number"),
-        ("scores.csv, metrics.json", "the scores: a row an image, and their means"),
-        ("evaluation/", "the images that were scored"),
+        ("evaluation/", "scores.csv, metrics.json and the images of each evaluation"),
         ("curve.png, curve.csv", "the scores while training"),
         ("run.json", "the whole configuration and every cost"),
     ):
         if any((folder / part).exists() for part in name.split(", ")):
             table.add_row(escape(name), what)
-    prompt = f"a {subject_phrase} on the beach"
+    prompt = f"a {words.phrase} on the beach"
     console = Console()
     console.print(Panel(table, title=escape(str(folder)), title_align="left"))
     if scores is not None:
@@ -48,5 +49,5 @@ def closing_summary(
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # both bare: rich would cut a long line at the terminal's width
     print("\npython generate.py", *again, end="\n\n")
-    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
+    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{words.class_prompt}"'
     print(code)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dreambooth.data.class_images import class_images, own_class_images
+from dreambooth.training.stages import Sampler, prepare_class_images
 from PIL import Image
 
-from dreambooth.data.class_images import class_images, own_class_images
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.sampling.draw import Sampling
-from dreambooth.training.stages import Sampler, prepare_class_images
 
 FACTS = {"model": "m", "prompt": "a dog", "steps": 20}
 SAMPLING = Sampling(2, 4.0, 16, batch_size=4)

@@ -1,0 +1,20 @@
+"""The table at the end of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+
+class ClosingTable(Callback):
+    """Hydra callback: print the tables of all runs of a sweep, and write them into its folder."""
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        """Print and write them, if any run was finished."""
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.rglob("run.json")):
+            from dreambooth.study.tables import print_table  # imports torch
+
+            print_table(folder)

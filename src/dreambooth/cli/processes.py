@@ -1,0 +1,50 @@
+"""Several processes of one run: each must compose the same job in the same folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.core.hydra_config import HydraConfig
+
+from dreambooth.quoting import quoted
+
+STARTED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def same_job(output_dir: str) -> Iterator[None]:
+    """Let Lightning start its other processes on this job alone and in this job's folder.
+
+    Lightning repeats the command line, which in a sweep is the whole sweep, and Hydra would give
+    another folder to a process that starts in another second. Afterwards the processes are
+    forgotten, so that the next job of a sweep starts its own.
+    """
+    ours = not any(name in os.environ for name in STARTED) and HydraConfig.initialized()
+    argv, hydra = sys.argv, HydraConfig.instance()
+    composed = hydra.cfg
+    if ours:
+        folder = quoted(output_dir)
+        sys.argv = [
+            argv[0],
+            *composed.hydra.overrides.task,
+            f"output_dir={folder}",
+            f"hydra.run.dir={folder}",
+            "hydra.output_subdir=null",
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+        ]
+        hydra.cfg = None  # Lightning then repeats sys.argv as it is
+    try:
+        yield
+    finally:
+        if ours:
+            sys.argv, hydra.cfg = argv, composed
+            for name in STARTED:
+                os.environ.pop(name, None)
+            import torch
+
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()

@@ -1,0 +1,65 @@
+"""Class images for prior preservation: drawn once by the frozen model, cached, topped up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.data.photos import list_photos
+from dreambooth.errors import UserError
+from dreambooth.files import cache_key, write_json
+from dreambooth.sampling.store import Draw, ImageStore, Item
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Which class images: `count` images of `prompt`, image i from seed `seed + i` alone."""
+
+    prompt: str
+    count: int
+    seed: int
+    batch_size: int
+
+    def drawn(self, draw: Draw, facts: Mapping[str, Any], cache_dir: str | Path) -> list[Path]:
+        """Return their PNGs in the cache folder that belongs to `facts`; draw the missing ones.
+
+        More can be asked for later, in any batch size; `facts.json` says what the images depend
+        on.
+
+        Args:
+            facts: everything that the images depend on beside prompt and seed (model, sampler,
+                steps, ...), JSON values.
+        """
+        facts = {**facts, "prompt": self.prompt, "seed": self.seed}
+        folder = Path(cache_dir) / "class_images" / cache_key(**facts)
+        items = [
+            Item("class", f"{i:05d}.png", self.prompt, self.prompt, self.seed + i)
+            for i in range(self.count)
+        ]
+        missing = sum(not (folder / item.file).exists() for item in items)
+        if missing:
+            log.info("Drawing %d class images of %r", missing, self.prompt)
+        made = ImageStore(folder, facts).fill(draw, items, self.batch_size, keep_others=True)
+        if made:
+            write_json(folder / "facts.json", facts)
+        return [folder / item.file for item in items]
+
+
+def own_class_images(folder: str | Path, count: int) -> list[Path]:
+    """Return the first `count` images, sorted by name, of a user's own folder.
+
+    Raises:
+        UserError: the folder holds fewer than `count` images.
+    """
+    paths = list_photos(folder)
+    if len(paths) < count:
+        raise UserError(
+            f"prior.images_dir={folder} holds {len(paths)} images, fewer than "
+            f"prior.num_class_images={count}: add images or lower the number."
+        )
+    return paths[:count]

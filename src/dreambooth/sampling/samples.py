@@ -1,0 +1,50 @@
+"""A fixed set of prompts and seeds, drawn whenever one wants to see what a model has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth.data.prompts import SubjectWords, fill
+from dreambooth.files import atomic
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.grid import grid
+from dreambooth.sampling.spec import Sampling
+from dreambooth.sampling.store import ImageStore, items_of_prompts
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Prompts, the same prompts without the identifier, and seeds; drawn under `sampling`."""
+
+    prompts: tuple[str, ...]
+    class_only: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+
+    @classmethod
+    def of_templates(
+        cls, templates: Sequence[str], words: SubjectWords, seeds: Sequence[int], sampling: Sampling
+    ) -> SampleSet:
+        """Fill `{subject}` of each template with the subject's phrase, and with the class noun."""
+        prompts = tuple(fill(template, None, words.phrase) for template in templates)
+        plain = tuple(fill(template, None, words.class_noun) for template in templates)
+        return cls(prompts, plain, tuple(seeds), sampling)
+
+    @property
+    def captions(self) -> list[str]:
+        """The prompt of every image, in the order in which they are drawn."""
+        return [prompt for prompt in self.prompts for _ in self.seeds]
+
+    def draw(self, model: LatentDiffusion, folder: Path, name: str) -> list[Image.Image]:
+        """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`."""
+        items = items_of_prompts(self.prompts, self.class_only, self.seeds)
+        images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)
+        ImageStore(folder / name, self.sampling.facts).replace(items, images)
+        with atomic(folder / f"{name}.png") as temporary:
+            grid(images, len(self.seeds), self.prompts).save(temporary, format="PNG")
+        return images

@@ -1,0 +1,62 @@
+"""An inference sampler and its settings as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreambooth.diffusion.samplers import check_scheduler, make_scheduler
+from dreambooth.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Everything that an image depends on beside the model, its prompt and its seed.
+
+    Args:
+        scheduler: a diffusers scheduler class, such as `DDIMScheduler`.
+        num_inference_steps: denoising steps.
+        guidance_scale: of classifier-free guidance; 1 and below turn it off.
+        resolution: pixels a side.
+        batch_size: images drawn together; it changes rounding only.
+        options: of the scheduler class itself, such as `{"use_karras_sigmas": True}`.
+        dtype: `float32`, or `float16` or `bfloat16` to draw under autocast.
+    """
+
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: float
+    resolution: int
+    batch_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    negative_prompt: str = ""
+    dtype: str = "float32"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All settings that change an image, as JSON values: the provenance of drawn images."""
+        return {
+            "sampler": self.scheduler,
+            "options": dict(self.options),
+            "steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "resolution": self.resolution,
+            "negative_prompt": self.negative_prompt,
+            "dtype": self.dtype,
+        }
+
+    def check(self) -> None:
+        """Refuse a sampler that diffusers does not have, or values that it refuses.
+
+        Raises:
+            UserError: names the sampler and the value.
+        """
+        try:
+            check_scheduler(self.scheduler, dict(self.options), self.num_inference_steps)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def build(self, noise_config: Mapping[str, Any]):
+        """Make the diffusers scheduler on a model's own noise schedule (its scheduler config)."""
+        return make_scheduler(self.scheduler, dict(self.options), dict(noise_config))

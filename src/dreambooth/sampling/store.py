@@ -1,0 +1,213 @@
+"""A folder of drawn images with a manifest: what is there is kept, what is missing is drawn.
+
+Class images, samples and an evaluation's images are all kept this way. `manifest.csv` has one row
+per image: what it shows, its seed, its SHA-256, and the key of the facts it was drawn under.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dreambooth.errors import UserError
+from dreambooth.files import atomic, cache_key, file_hash, locked
+
+SETS = ("subject", "class")
+Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
+"""`prompts, seeds => images`, each depending on its own prompt and seed alone."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a folder; `class_only` is its prompt without the identifier.
+
+    `set` is `subject`, or `class` for images of the class prompt; `seed` is -1 if unknown.
+    """
+
+    set: str
+    file: str
+    prompt: str
+    class_only: str
+    seed: int
+
+
+COLUMNS = (*(field.name for field in fields(Item)), "sha256", "provenance")
+
+
+def items_of_prompts(
+    prompts: Sequence[str], class_only: Sequence[str], seeds: Sequence[int]
+) -> list[Item]:
+    """List the images of every prompt with every seed, in that order, under readable file names."""
+    pairs = zip(prompts, class_only, strict=True)
+    return [
+        Item("subject", f"{number:02d}_{slug(prompt)}_seed{seed}.png", prompt, plain, seed)
+        for number, (prompt, plain) in enumerate(pairs)
+        for seed in seeds
+    ]
+
+
+def slug(text: str, length: int = 60) -> str:
+    """Write a prompt as part of a file name: letters, digits and dashes."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())[:length]
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of one folder. `facts` are JSON values that they all depend on."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def provenance(self) -> str:
+        """The key of `facts`, as the manifest records it."""
+        return cache_key(**self.facts)
+
+    def fill(
+        self, draw: Draw, items: Sequence[Item], batch_size: int, keep_others: bool = False
+    ) -> int:
+        """Draw the images that are missing; returns how many.
+
+        An image is kept if its file is the one that the manifest describes, drawn under the same
+        facts. Images that no item asks for are removed, unless `keep_others`.
+        """
+        with locked(self.folder.parent / f".{self.folder.name}"):
+            recorded = self._recorded()
+            rows = {item.file: recorded[item.file] for item in items if self._has(item, recorded)}
+            others = {file: row for file, row in recorded.items() if file not in _names(items)}
+            if not keep_others:
+                for file in others:
+                    (self.folder / Path(file).name).unlink(missing_ok=True)
+                others = {}
+            missing = [item for item in items if item.file not in rows]
+            for start in range(0, len(missing), batch_size):
+                part = missing[start : start + batch_size]
+                images = draw([item.prompt for item in part], [item.seed for item in part])
+                for item, image in zip(part, images, strict=True):
+                    rows[item.file] = self._save(item, image)
+                self._record(items, rows, others)
+            if not missing:
+                self._record(items, rows, others)
+        return len(missing)
+
+    def replace(self, items: Sequence[Item], images: Sequence[Image.Image]) -> None:
+        """Save these images, whatever the folder held under the same names."""
+        with locked(self.folder.parent / f".{self.folder.name}"):
+            rows = {
+                item.file: self._save(item, image)
+                for item, image in zip(items, images, strict=True)
+            }
+            self._record(items, rows, {})
+
+    def is_whole(self) -> bool:
+        """Tell whether every image of the manifest was drawn under these facts."""
+        rows = self._recorded().values()
+        return bool(rows) and all(row.get("provenance") == self.provenance for row in rows)
+
+    def _has(self, item: Item, recorded: Mapping[str, dict[str, str]]) -> bool:
+        row, path = recorded.get(item.file), self.folder / item.file
+        if row is None or row.get("provenance") != self.provenance or not path.is_file():
+            return False
+        same = all(row.get(key) == str(value) for key, value in asdict(item).items())
+        return same and row.get("sha256") == file_hash(path)
+
+    def _save(self, item: Item, image: Image.Image) -> dict[str, Any]:
+        path = self.folder / item.file
+        with atomic(path) as temporary:
+            image.save(temporary, format="PNG")
+        return {**asdict(item), "sha256": file_hash(path), "provenance": self.provenance}
+
+    def _recorded(self) -> dict[str, dict[str, str]]:
+        """Read the manifest's rows by file; none where there is no manifest that can be read."""
+        path = self.folder / "manifest.csv"
+        try:
+            rows = _rows(path) if path.exists() else []
+        except UserError:
+            return {}  # what it described is drawn again
+        return {row["file"]: row for row in rows if row.get("file")}
+
+    def _record(self, items: Sequence[Item], rows: Mapping, others: Mapping) -> None:
+        ours = [rows[item.file] for item in items if item.file in rows]
+        with (
+            atomic(self.folder / "manifest.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*ours, *(others[file] for file in sorted(others))])
+
+
+def read_manifest(folder: Path) -> list[Item]:
+    """List the images of any folder whose `manifest.csv` has `file`, `prompt` and `class_only`.
+
+    Without a column `set`, images whose prompt holds no identifier (`prompt` equal to
+    `class_only`) are the class's. Files are compared with the column `sha256` if there is one.
+
+    Raises:
+        UserError: a column, a file or a prompt that is missing, a file named twice or with other
+            bytes, or no image of the subject.
+    """
+    path = folder / "manifest.csv"
+    rows = _rows(path)
+    _check_rows(folder, path, rows)
+    items = [
+        Item(
+            row.get("set") or SETS[row["prompt"] == row["class_only"]],
+            row["file"],
+            row["prompt"],
+            row["class_only"],
+            int(row["seed"]) if str(row.get("seed", "")).isdigit() else -1,
+        )
+        for row in rows
+    ]
+    for item in items:
+        if item.set not in SETS:
+            raise UserError(f"{path}: set={item.set} is not one of {', '.join(SETS)}.")
+    if not any(item.set == "subject" for item in items):
+        raise UserError(
+            f"{path} has no image of the subject, for every prompt equals its class_only: give it "
+            "a column set with subject or class."
+        )
+    return items
+
+
+def _check_rows(folder: Path, path: Path, rows: Sequence[dict[str, str]]) -> None:
+    if not rows:
+        raise UserError(f"{path} names no images: generate images before scoring them.")
+    for column in ("file", "prompt", "class_only"):
+        if any(not row.get(column) for row in rows):
+            raise UserError(f"{path} lacks {column} in some row: every image needs its {column}.")
+    lost = [row["file"] for row in rows if not (folder / row["file"]).is_file()]
+    if lost:
+        raise UserError(
+            f"{path} names {len(lost)} files that are not there, {lost[0]} first: generate them "
+            "again or take their rows out."
+        )
+    seen: set[Path] = set()
+    for row in rows:
+        file = (folder / row["file"]).resolve()
+        if file in seen:
+            raise UserError(f"{path} names {row['file']} twice: an image counts once.")
+        seen.add(file)
+        if row.get("sha256") and row["sha256"] != file_hash(file):
+            raise UserError(
+                f"{folder / row['file']} is not the image that {path} describes (its SHA-256 "
+                "differs): generate it again, or take its sha256 out of the table."
+            )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): write it as CSV.") from error
+
+
+def _names(items: Sequence[Item]) -> set[str]:
+    return {item.file for item in items}

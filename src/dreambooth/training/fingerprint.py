@@ -1,0 +1,113 @@
+"""What trained weights depend on: the one place that resuming, reuse and reports ask.
+
+Every key of `conf/train.yaml` is in exactly one of the tables below, which a test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.data.batches import KeyedBatches
+from dreambooth.files import cache_key, file_hash
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.training.spec import TrainSpec
+
+# trained weights depend on these values
+WEIGHTS = (
+    "seed",
+    "ppl",
+    "lr",
+    "train_text_encoder",
+    "text_encoder_lr",
+    "instance_prompt",
+    "class_prompt",
+    "resolution",
+    "augment",
+    "batch_size",
+    "accumulate",
+    "pairing",
+    "prior",
+    "loss",
+    "lr_schedule",
+    "lr_warmup_steps",
+    "max_grad_norm",
+    "ema_decay",
+    "optimizer",
+    "frozen_dtype",
+    "trainer.precision",
+    "trainer.devices",
+)
+# trained weights depend on the content that these name, or on a part of them: see `facts_of`
+CONTENT = ("model", "subject", "photos", "method", "max_steps")
+# these change images or scores of a run, and no weights
+RESULTS = (
+    "identifier",
+    "subject_phrase",
+    "scheduler",
+    "sampling",
+    "checkpoint.best",
+    "gradient_checkpointing",
+    "compile",
+    "trainer",
+)
+# these change nothing that a run is compared by; what an evaluation was is kept with its scores
+NEITHER = (
+    "output_dir",
+    "cache_dir",
+    "logger",
+    "resume",
+    "evaluation",
+    "samples",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "experiment",
+    "objective",
+)
+
+
+def is_under(key: str, names: Sequence[str]) -> bool:
+    """Tell whether a dotted key is one of `names` or lies in one of them."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def facts_of(
+    spec: TrainSpec, model: LatentDiffusion, photos: Sequence[Path], batches: KeyedBatches
+) -> dict[str, Any]:
+    """Name what the weights of all phases depend on, as plain values that a user can compare."""
+    facts = {key: _select(spec.config, key) for key in WEIGHTS}
+    if spec.optimizer.lr_schedule != "constant":
+        facts["max_steps"] = spec.config["max_steps"]  # such a schedule depends on its length
+    method = spec.config["method"]
+    return facts | {
+        "model": model.weights_hash(),
+        "method": {k: v for k, v in method.items() if k != "phases"},
+        "photos": cache_key(hashes=[file_hash(path) for path in photos]),
+        "class_images": None if batches.prior is None else batches.prior.key,
+        "prompts": sorted(set(batches.instance.prompts)),
+    }
+
+
+def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name what each phase's weights depend on: its own settings, and the phases before it.
+
+    The number of steps is left out at a constant rate: more of them continue the phase.
+    """
+    result, facts = [], dict(facts)
+    for number, phase in enumerate(spec.method.phases):
+        parts = {"unet": phase.parts.unet, "text_encoder": phase.parts.text_encoder}
+        own = {**facts, "lr": phase.lr, "phase": parts}
+        if "max_steps" in facts:
+            own["max_steps"] = phase.max_steps
+        result.append(own)
+        done = {**parts, "lr": phase.lr, "max_steps": phase.max_steps}
+        facts[f"phase_{number}"] = done
+    return result
+
+
+def _select(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,35 @@
+"""Peak memory of this process or its GPU."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def peak_memory_gib() -> float:
+    """Return the peak in GiB since the last reset: of the GPU if there is one, else of the process.
+
+    Where the system cannot reset a process's peak (all but Linux), it is that since the start.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # does not exist on Windows
+
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def reset_peak_memory() -> None:
+    """Let the peak begin again at what is in use now, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):  # Linux alone has it
+            Path("/proc/self/clear_refs").write_text("5")

@@ -1,0 +1,160 @@
+"""What comes before the first step: the model, the photos, class images and cached latents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dreambooth.data.batches import KeyedBatches, encode_examples
+from dreambooth.data.photos import caption, list_photos
+from dreambooth.data.subjects import check_name, subject_folder
+from dreambooth.errors import UserError
+from dreambooth.evaluation.curve import Curve
+from dreambooth.evaluation.evaluate import Evaluation
+from dreambooth.evaluation.networks import load_encoders
+from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.pocket.embedded import model_path, unseen_warning
+from dreambooth.sampling.class_images import ClassImages, own_class_images
+from dreambooth.sampling.draw import draw
+from dreambooth.training.costs import Costs
+from dreambooth.training.spec import SubjectSpec, TrainSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """All that the phases of a run work with."""
+
+    spec: TrainSpec
+    costs: Costs
+    model: LatentDiffusion
+    photos: list[Path]
+    batches: KeyedBatches
+
+
+def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
+    """Load the model and the photos, draw the missing class images, encode what is not cached.
+
+    Raises:
+        UserError: a model or photos that cannot be used, named.
+    """
+    base = spec.model
+    model = LatentDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
+    photos = find_photos(spec.subject, spec.cache_dir)
+    model.to(spec.hardware.device).requires_grad_(False).eval()
+    batches = _batches(spec, model, photos, costs)
+    warn_of_unseen_words(base.path, _prompts(spec), spec.subject.identifier)
+    return Prepared(spec, costs, model, photos, batches)
+
+
+def find_photos(subject: SubjectSpec, cache_dir: Path) -> list[Path]:
+    """List the subject's photos: its folder's, the dataset's, rendered ones, or the download's."""
+    if subject.photos is None and subject.root is None and subject.rendered is not None:
+        from dreambooth.pocket.embedded import rendered_photos
+
+        noun, name = subject.words.class_noun, check_name(subject.name)
+        return list_photos(rendered_photos(noun, name, subject.rendered, cache_dir))
+    return list_photos(subject_folder(subject.name, subject.photos, subject.root, cache_dir))
+
+
+def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
+    """Name the words of a run's prompts that the embedded model never saw, in one warning."""
+    if path == "pocket" and (sentence := unseen_warning(prompts, identifier)):
+        log.warning(sentence)
+
+
+def make_curve(prepared: Prepared) -> Curve | None:
+    """Make the curve that was asked for; a run goes on without it, unless it chooses the export."""
+    spec = prepared.spec
+    if spec.curve is None:
+        return None
+    try:
+        evaluation = make_evaluation(prepared, spec.curve.evaluation)
+    except UserError as error:
+        if spec.checkpoint.best is not None:
+            raise
+        log.warning("This run has no curve: %s", error)
+        return None
+    before = spec.method.steps_before(len(spec.method.phases) - 1)
+    best_after = before if spec.checkpoint.best is not None else None
+    return Curve(evaluation, prepared.model, spec.folder, best_after)
+
+
+def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
+    """Load the networks that `settings` name, to score this run's subject.
+
+    Raises:
+        UserError: weights that are not available.
+    """
+    spec = prepared.spec
+    encoders = load_encoders(
+        settings.encoders,
+        settings.metrics,
+        spec.hardware.device,
+        settings.encoders_dir,
+        spec.cache_dir,
+    )
+    return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
+
+
+def _prompts(spec: TrainSpec) -> list[str]:
+    """List every prompt of a run: trained on, drawn, scored."""
+    words = spec.subject.words
+    items = spec.evaluation.items(words) if spec.evaluation else []
+    scored = [item.prompt for item in items]
+    return [spec.subject.instance_prompt, words.class_prompt, *spec.samples.set.prompts, *scored]
+
+
+def _batches(
+    spec: TrainSpec, model: LatentDiffusion, photos: list[Path], costs: Costs
+) -> KeyedBatches:
+    """Encode every photo, and the class images where they serve."""
+    data, words = spec.data, spec.subject.words
+    encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
+    with costs.stage("latents"):  # before the class images: a bad photo is found at once
+        texts = [caption(path, spec.subject.instance_prompt) for path in photos]
+        instance, prior = encode(paths=photos, prompts=texts, cut=data.crops), None
+    if spec.prior is not None:
+        with costs.stage("class_images") as places:
+            paths = _class_images(spec, model)
+            places += paths
+        with costs.stage("class_latents"):
+            texts = [caption(path, words.class_prompt) for path in paths]
+            cut = type(data.crops)(data.crops.resolution)
+            prior = encode(paths=paths, prompts=texts, cut=cut)
+    for stage, examples in (("latents", instance), ("class_latents", prior)):
+        if examples is not None:
+            costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
+    return KeyedBatches(
+        instance,
+        prior,
+        data.batch_size,
+        data.prior_batch_size,
+        model.noise_scheduler.config.num_train_timesteps,
+        spec.seed,
+        data.noise_offset,
+        data.pairing,
+    )
+
+
+def _class_images(spec: TrainSpec, model: LatentDiffusion) -> list[Path]:
+    """Return class images of the model, which is still frozen, or the user's own."""
+    prior = spec.prior
+    assert prior is not None
+    if prior.images_dir is not None:
+        return own_class_images(prior.images_dir, prior.num_class_images)
+    wanted = ClassImages(
+        spec.subject.words.class_prompt,
+        prior.num_class_images,
+        prior.seed,
+        prior.sampling.batch_size,
+    )
+    facts = {"model": model.weights_hash(), **prior.sampling.facts}
+    return wanted.drawn(
+        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling), facts, spec.cache_dir
+    )

@@ -1,0 +1,190 @@
+"""The values of one training run, checked and typed before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from dreambooth.data.batches import Crops
+from dreambooth.data.prompts import SubjectWords
+from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.lora import LoRASettings
+from dreambooth.model.textual_inversion import TokenSettings
+from dreambooth.model.trainable import Phase
+from dreambooth.sampling.samples import SampleSet
+from dreambooth.sampling.spec import Sampling
+from dreambooth.training.module import Loss
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A base model: `path` is `pocket`, a local diffusers folder or a hub id."""
+
+    name: str
+    path: str
+    revision: str | None
+    variant: str | None
+
+
+@dataclass(frozen=True)
+class SubjectSpec:
+    """A subject's words, and where its photos come from.
+
+    `photos` is a folder; else `root` is a copy of the dataset; else `rendered` pictures of the
+    embedded world are made, or with None the dataset is downloaded.
+    """
+
+    name: str
+    words: SubjectWords
+    identifier: str
+    instance_prompt: str
+    photos: str | None
+    root: str | None
+    rendered: int | None
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """The class images of prior preservation; `images_dir` holds a user's own."""
+
+    num_class_images: int
+    images_dir: str | None
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """How photos become batches; `prior_batch_size` counts the class images of a micro-batch."""
+
+    crops: Crops
+    batch_size: int
+    prior_batch_size: int
+    pairing: str
+    noise_offset: float
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """One phase of a method: what trains, at which rate, for how many optimizer steps."""
+
+    parts: Phase
+    lr: float
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """The phases in order, with the adapters and the new token that they train."""
+
+    phases: tuple[PhaseSpec, ...]
+    lora: LoRASettings | None
+    token: TokenSettings | None
+
+    @property
+    def export(self) -> str:
+        """What the run leaves: `full` (a pipeline), `lora` or `token` (files for the base)."""
+        parts = [kind for p in self.phases for kind in (p.parts.unet, p.parts.text_encoder)]
+        return "full" if "full" in parts else "lora" if "lora" in parts else "token"
+
+    def steps_before(self, number: int) -> int:
+        """Count the optimizer steps of the phases before phase `number`."""
+        return sum(phase.max_steps for phase in self.phases[:number])
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """`factory` is `(parameter groups, lr) => Optimizer`; a step is an optimizer update.
+
+    `text_encoder_lr` None takes the phase's rate; `ema_decay` None keeps no average.
+    """
+
+    factory: Callable[..., torch.optim.Optimizer]
+    text_encoder_lr: float | None
+    lr_schedule: str
+    lr_warmup_steps: int
+    max_grad_norm: float
+    accumulate: int
+    ema_decay: float | None
+
+
+@dataclass(frozen=True)
+class HardwareSpec:
+    """Where and how the networks run; `trainer` makes a Lightning Trainer."""
+
+    trainer: Callable[..., pl.Trainer]
+    device: str
+    frozen_dtype: str
+    gradient_checkpointing: bool
+    compile: bool
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """What is kept to resume from; `resume` is `auto`, None or a `.ckpt`."""
+
+    every_n_steps: int
+    keep: int
+    best: str | None
+    resume: str | None
+
+
+@dataclass(frozen=True)
+class SamplesSpec:
+    """Sample images, drawn every n optimizer steps (0: only at the end)."""
+
+    set: SampleSet
+    every_n_steps: int
+
+
+@dataclass(frozen=True)
+class CurveSpec:
+    """Scores while training, every n optimizer steps."""
+
+    evaluation: EvaluationSpec
+    every_n_steps: int
+
+
+@dataclass(frozen=True)
+class LoggerSpec:
+    """Weights & Biases beside the CSV files; `config` is what it shows of the configuration."""
+
+    wandb: bool
+    project: str
+    name: str
+    group: str
+    tags: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """Everything that one run of train.py does.
+
+    `config` is the configuration with every reference resolved, `written` as it was written; both
+    are plain values, kept in run.json.
+    """
+
+    folder: Path
+    cache_dir: Path
+    seed: int
+    model: ModelSpec
+    subject: SubjectSpec
+    data: DataSpec
+    prior: PriorSpec | None
+    method: MethodSpec
+    loss: Loss
+    optimizer: OptimizerSpec
+    hardware: HardwareSpec
+    checkpoint: CheckpointSpec
+    samples: SamplesSpec
+    sampling: Sampling
+    evaluation: EvaluationSpec | None
+    curve: CurveSpec | None
+    logger: LoggerSpec
+    config: Mapping[str, Any]
+    written: Mapping[str, Any]
