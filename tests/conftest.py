@@ -118,12 +118,12 @@ def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
 @pytest.fixture
 def evaluate(spine: Spine, encoders_dir: Path):
     """`evaluate("run=DIR")`: what evaluate.py does, in this process."""
-    from dreambooth.cli.evaluate import assess
+    from dreambooth.cli.evaluate import evaluate
 
     def call(*arguments: str) -> int:
         own = [f"cache_dir='{spine.cache}'", f"evaluation.encoders_dir='{encoders_dir}'"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("evaluate", ["evaluation.class_images=3", *own, *arguments])
-        return assess(cfg)
+        return evaluate(cfg)
 
     return call

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from PIL import Image
 
 from dreambooth.cli.checks import check
 from dreambooth.cli.main import CONF
+
+if TYPE_CHECKING:
+    from dreambooth.training.spec import TrainSpec
 
 ROOT = CONF.parent
 SMALL = (
@@ -64,10 +68,16 @@ class Spine:
         """The whole job in this process; returns its folder."""
         from dreambooth.training.job import run
 
-        cfg = self.compose(out, *more)
+        spec = self.spec(out, *more)
         out.mkdir(parents=True, exist_ok=True)
-        assert run(cfg) == 0
+        assert run(spec).code == 0
         return out
+
+    def spec(self, out: Path, *more: str) -> TrainSpec:
+        """The typed values of a run in `out`."""
+        from dreambooth.cli.specs import train_spec
+
+        return train_spec(self.compose(out, *more))
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of `python train.py`."""
