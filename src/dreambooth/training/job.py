@@ -16,7 +16,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli import specs
-from dreambooth.data.batches import Crops, KeyedBatches, encode_examples
+from dreambooth.data.batches import KeyedBatches
+from dreambooth.data.crops import Crops
+from dreambooth.data.latents import encode_examples
+from dreambooth.data.photos import captions
+from dreambooth.data.subjects import find_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Settings, drawing, items_of
@@ -49,7 +53,7 @@ def run(cfg: DictConfig) -> int:
         stages.model_path(cfg.model.path), cfg.model.revision, cfg.model.variant
     )
     root = None if "identity" in cfg.subject else cfg.photos.root  # no dataset holds subject=world
-    paths = stages.find_photos(
+    paths = find_photos(
         cfg.subject.name,
         cfg.subject.class_noun,
         cfg.subject.photos,
@@ -115,9 +119,9 @@ def _batches(
     """Every photo's latents, and those of the class images where they serve."""
     encode = partial(encode_examples, model, seed=cfg.seed, cache_dir=cfg.cache_dir)
     with costs.stage("latents"):  # before the class images: a bad photo is found at once
-        texts = stages.captions(paths, cfg.instance_prompt)
-        cut = Crops(cfg.resolution, **cfg.augment)
-        instance, prior = encode(paths=paths, prompts=texts, cut=cut), None
+        texts = captions(paths, cfg.instance_prompt)
+        crops = Crops(cfg.resolution, **cfg.augment)
+        instance, prior = encode(paths=paths, prompts=texts, crops=crops), None
     if cfg.ppl and cfg.method.uses_prior:
         with costs.stage("class_images") as places:
             class_paths = stages.prepare_class_images(
@@ -132,8 +136,8 @@ def _batches(
             )
             places += class_paths
         with costs.stage("class_latents"):
-            texts = stages.captions(class_paths, cfg.class_prompt)
-            prior = encode(paths=class_paths, prompts=texts, cut=Crops(cfg.resolution))
+            texts = captions(class_paths, cfg.class_prompt)
+            prior = encode(paths=class_paths, prompts=texts, crops=Crops(cfg.resolution))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
         if examples is not None:
             costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes

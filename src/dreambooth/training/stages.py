@@ -13,8 +13,6 @@ from PIL import Image
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.class_images import class_images, own_class_images
-from dreambooth.data.photos import caption, list_photos
-from dreambooth.data.subjects import check_name, subject_folder
 from dreambooth.diffusion.samplers import check_scheduler, make_scheduler
 from dreambooth.errors import UserError
 from dreambooth.model.lora import save_lora
@@ -63,32 +61,6 @@ def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | No
 
         if sentence := unseen_warning(prompts, identifier):
             log.warning(sentence)
-
-
-def find_photos(
-    name: str,
-    class_noun: str,
-    photos: str | None,
-    root: str | None,
-    rendered: int | None,
-    cache_dir: str,
-) -> list[Path]:
-    """The subject's photos: a given folder, the dataset's copy, rendered ones, or the download.
-
-    Args:
-        rendered: how many pictures to render where no folder and no root is given; None fetches
-            the dataset instead.
-    """
-    if photos is None and root is None and rendered is not None:
-        from dreambooth.pocket.embedded import rendered_photos
-
-        return list_photos(rendered_photos(class_noun, check_name(name), rendered, cache_dir))
-    return list_photos(subject_folder(name, photos, root, cache_dir))
-
-
-def captions(paths: Sequence[Path], prompt: str) -> list[str]:
-    """Each photo's prompt: the `.txt` beside it, else the instance prompt."""
-    return [caption(path, prompt) for path in paths]
 
 
 def prepare_class_images(
