@@ -38,7 +38,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.metrics.fidelity import allpairs_scores
-from dreambooth.metrics.perceptual import pocket_distance
+from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash

@@ -22,7 +22,6 @@ def test_ids_are_written_out():
     assert variants.div_id("lpips.alex.v0.1.512", 4) == "div.lpips.alex.v0.1.512.within_prompt.4"
     assert variants.real_ref_id("dino", include_self=False) == "real_ref.dino.exclude_self"
     assert variants.real_ref_id(DINO, include_self=True) == f"real_ref.{DINO}.include_self"
-    assert variants.metric_of(dino) == "dino"
 
 
 @pytest.mark.parametrize(

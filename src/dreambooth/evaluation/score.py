@@ -15,12 +15,8 @@ from dreambooth.metrics import fidelity, preservation, variants
 from dreambooth.metrics.aggregate import bootstrap_interval, mean
 from dreambooth.metrics.encoders import ENCODERS, load_encoder
 from dreambooth.metrics.features import Encoder
-from dreambooth.metrics.perceptual import (
-    BACKBONES,
-    PerceptualDistance,
-    load_distance,
-    pocket_distance,
-)
+from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_distance
+from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.metrics.preprocess import ImageLike
 
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
