@@ -29,6 +29,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from dreambooth.training.stages import Sampler
 from PIL import Image
 from pocket_quality import own_encoder
 from pocket_truth import look
@@ -38,14 +39,13 @@ from dreambooth.errors import UserError
 from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.metrics.fidelity import allpairs_scores
-from dreambooth.metrics.perceptual import pocket_distance
+from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.draw import generate, grid
 from dreambooth.study.runs import load_model, load_run
-from dreambooth.training.stages import Sampler
 
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts

@@ -60,7 +60,7 @@ from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.metrics.encoders import load_encoder
-from dreambooth.metrics.perceptual import pocket_distance
+from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash

@@ -1,12 +1,12 @@
-"""Time of scoring features: matrix products against one pair at a time, five metrics.
+"""Time the scoring of features: matrix products against one pair at a time, for five metrics.
 
     python benchmarks/scoring.py [--images 3000] [--rounds 3]
 
 Features are random unit vectors of the real sizes (DINO 384, CLIP 512); LPIPS layers are stand-ins
 with AlexNet's channels on a 6 x 6 grid. Both ways score the same features in turns, in one run, and
-must agree to 1e-6. Cosine metrics (DINO, CLIP-I, CLIP-T, PRES) and DIV are timed apart, because DIV
-is pairs by definition: its arithmetic is the same, and what differs is how often a network runs,
-once an image here and twice a pair in the script. Running networks is not timed.
+must agree to 1e-6. Cosine metrics (DINO, CLIP-I, CLIP-T, PRES) and DIV are timed separately: DIV is
+defined on pairs, so its arithmetic is the same, and the number of network passes differs: one per
+image here, two per pair in a script. Networks are not run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dreambooth.metrics.perceptual import pairwise_distance
 from dreambooth.metrics.preservation import class_prompt_scores, diversity
 
 CHANNELS = (64, 192, 384, 256, 256)  # AlexNet's five LPIPS layers
-PHOTOS, PROMPTS, PER_PROMPT = 5, 25, 4  # the paper's 25 prompts x 4 images, 5 photos a subject
+PHOTOS, PROMPTS, PER_PROMPT = 5, 25, 4  # the paper's 25 prompts x 4 images; photos per subject
 
 
 @dataclass
 class Subject:
-    """One subject's features; the last one may have fewer images."""
+    """One subject's features; the last subject may have fewer images."""
 
     dino: Tensor  # [N,384]
     clip: Tensor  # [N,512]
@@ -132,10 +132,10 @@ def report(
     ways: tuple[Callable[..., list[float]], ...],
     arguments: tuple[list[Subject], list[Tensor]],
 ) -> None:
-    """Time the two ways in turns and print one line; stop where they disagree."""
+    """Time both ways in turns and print one line; stop if they disagree."""
     times: tuple[list[float], list[float]] = ([], [])
     results: list[list[float]] = [[], []]
-    ways[0](arguments[0][:1], arguments[1])  # the first call pays for loading kernels
+    ways[0](arguments[0][:1], arguments[1])  # the first call also loads kernels
     for _ in range(rounds):
         for way in (0, 1):
             elapsed, results[way] = seconds(ways[way], *arguments)
@@ -151,7 +151,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=3000, help="the largest of three sizes")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -165,7 +165,8 @@ def main() -> None:
         data = subjects(images, generator)
         for kind, ways in kinds.items():
             report(kind, images, options.rounds, ways, (data, weights))
-    print(f"network passes for DIV: {images} (an image) against {3 * images} (two a pair)")
+    passes = PER_PROMPT - 1  # two per pair: n (n - 1) for n images of a prompt
+    print(f"network passes for DIV: {images} (one per image), {passes * images} (two per pair)")
     scores = torch.rand(images, generator=generator)
     groups = [str(i // PER_PROMPT) for i in range(images)]
     start = time.perf_counter()

@@ -26,19 +26,21 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from dreambooth.training.stages import model_path
 from sd15_random import sd15_random
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from dreambooth.data.batches import Crops, DreamBoothData, KeyedBatches, encode_examples
+from dreambooth.data.batches import DreamBoothData, KeyedBatches
+from dreambooth.data.crops import Crops
+from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
 from dreambooth.training import callbacks
 from dreambooth.training.loggers import make_loggers
 from dreambooth.training.module import DreamBooth, Loss, Optimization
-from dreambooth.training.stages import model_path
 
 LR = 1e-6
 PROMPTS = ("a sks dog", "a dog")
@@ -202,7 +204,7 @@ def main() -> None:
         model.to(args.device)
         prepare(model, Phase("full", "frozen"), None, None, 0)
         encode = partial(
-            encode_examples, model, photos, cut=Crops(args.resolution), seed=0, cache_dir=folder
+            encode_examples, model, photos, crops=Crops(args.resolution), seed=0, cache_dir=folder
         )
         instance, prior = (encode([prompt] * len(photos)) for prompt in PROMPTS)
         batches = KeyedBatches(instance, prior, 1, 1, 1000, 0)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from dreambooth.cli.checks import check
 from dreambooth.cli.main import CONF
 from dreambooth.cli.specs import optimization
-from dreambooth.data.batches import DreamBoothData, Examples, KeyedBatches
+from dreambooth.data.batches import DreamBoothData, KeyedBatches
+from dreambooth.data.latents import Examples
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
 from dreambooth.training.module import DreamBooth, Loss

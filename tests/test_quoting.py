@@ -25,8 +25,8 @@ def parsed(words: list[str]) -> dict:
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_comes_back_whole(text):
     command = f"printf '%s\\n' {typed(f'run={quoted(text)}')}"
-    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout
-    assert parsed(said.splitlines()) == {"run": text}
+    printed = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout
+    assert parsed(printed.splitlines()) == {"run": text}
 
 
 def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, capsys):
@@ -35,9 +35,9 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     costs = {"seconds": 1.0, "peak_memory_gib": 1.0, "bytes_written": 1}
     snippet = f'load("{"a long path/" * 20}")\n'
     closing_summary(folder, snippet, "<it's> dog", "a dog", costs, None)
-    said = capsys.readouterr().out
-    assert snippet in said  # whole, however narrow the terminal
-    line = next(line for line in said.splitlines() if line.startswith("python generate.py"))
+    printed = capsys.readouterr().out
+    assert snippet in printed  # whole, however narrow the terminal
+    line = next(line for line in printed.splitlines() if line.startswith("python generate.py"))
     read = parsed(shlex.split(line)[2:])
     assert read["run"] == str(folder)
     assert read["prompts"] == ["a <it's> dog on the beach"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dreambooth.data.photos import caption, image_hash, list_photos, load_photo, load_photos
+from dreambooth.data.photos import captions, image_hash, list_photos, load_photo, load_photos
 from dreambooth.errors import UserError
 
 
@@ -213,15 +213,15 @@ def test_first_bad_photo_is_named_and_the_others_counted(tmp_path: Path) -> None
 
 
 def test_caption_beside_the_photo_or_the_fallback(tmp_path: Path) -> None:
-    photo = tmp_path / "a.jpg"
-    assert caption(photo, "a sks dog") == "a sks dog"
+    photos = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    assert captions(photos, "a sks dog") == ["a sks dog"] * 2
     (tmp_path / "a.txt").write_bytes(b" \n")
-    assert caption(photo, "a sks dog") == "a sks dog"
+    assert captions(photos, "a sks dog") == ["a sks dog"] * 2
     (tmp_path / "a.txt").write_bytes("\ufeffa sks dog,\n on a rüg\n".encode())
-    assert caption(photo, "a sks dog") == "a sks dog, on a rüg"
+    assert captions(photos, "a sks dog") == ["a sks dog, on a rüg", "a sks dog"]
     (tmp_path / "a.txt").write_bytes("rüg".encode("latin-1"))
     with pytest.raises(UserError, match="a.txt is not UTF-8"):
-        caption(photo, "a sks dog")
+        captions(photos, "a sks dog")
 
 
 def test_an_unreadable_caption_or_photo_is_named(tmp_path: Path, monkeypatch) -> None:
@@ -237,7 +237,7 @@ def test_an_unreadable_caption_or_photo_is_named(tmp_path: Path, monkeypatch) ->
 
     monkeypatch.setattr(Path, "read_text", refused)
     with pytest.raises(UserError, match=r"caption .*a\.txt cannot be read \(Permission denied"):
-        caption(photo, "a sks dog")
+        captions([photo], "a sks dog")
 
 
 def test_image_hash_is_of_the_bytes(tmp_path: Path) -> None:

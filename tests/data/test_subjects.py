@@ -17,6 +17,7 @@ from dreambooth.data.subjects import (
     check_name,
     dataset_subjects,
     fetch_dataset,
+    find_photos,
     subject_folder,
     suggest,
 )
@@ -175,7 +176,7 @@ def test_fetch_of_one_subject_brings_its_photos_and_the_attribution(
     assert len(server.asked) == 4
 
 
-def test_fetch_mends_a_damaged_file_alone(server: Server, tmp_path: Path) -> None:
+def test_fetch_replaces_a_damaged_file_alone(server: Server, tmp_path: Path) -> None:
     fetch_dataset(tmp_path, base_url=server.url)
     (tmp_path / "dog" / "00.jpg").write_bytes(b"one phot?")  # of the same size
     fetch_dataset(tmp_path, base_url=server.url)
@@ -207,10 +208,10 @@ def test_a_file_that_is_gone_names_its_address(server: Server, tmp_path: Path) -
         fetch_dataset(tmp_path, ["cat"], server.url)
 
 
-def test_no_network_names_the_mend(server: Server, tmp_path: Path) -> None:
+def test_no_network_names_the_fix(server: Server, tmp_path: Path) -> None:
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(UserError, match="cannot fetch .* photos.root=DIR .* DREAMBOOTH_PHOTOS"):
+    with pytest.raises(UserError, match="cannot download .* photos.root=DIR .* DREAMBOOTH_PHOTOS"):
         fetch_dataset(tmp_path, ["dog"], server.url)
     assert held(tmp_path) == {}
 
@@ -245,6 +246,22 @@ def test_folder_is_resolved_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fetched = tmp_path / "cache" / "dreambooth"
     assert subject_folder("dog", None, None, tmp_path / "cache") == fetched / "dog"
     assert calls == [(fetched, ["dog"])]
+
+
+def test_photos_are_a_given_folders_or_rendered(tmp_path: Path) -> None:
+    for folder in ("mine", "root/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg").write_bytes(b"x")
+    mine, root, photo = str(tmp_path / "mine"), str(tmp_path / "root"), Path("a.jpg")
+    assert find_photos("dog", "dog", mine, root, 3, tmp_path) == [Path(mine) / photo]
+    assert find_photos("dog", "dog", None, root, 3, tmp_path) == [Path(root) / "dog" / photo]
+    rendered = find_photos("dog", "dog", None, None, 3, tmp_path)
+    assert [path.name for path in rendered] == ["00.png", "01.png", "02.png"]
+    assert rendered[0].parent.parent == tmp_path / "rendered"
+    with pytest.raises(UserError, match="holds no toaster"):
+        find_photos("toaster", "toaster", None, None, 3, tmp_path)
+    with pytest.raises(UserError, match="not allowed"):
+        find_photos("../dog", "dog", None, None, 3, tmp_path)
 
 
 def test_subject_missing_from_the_root_or_the_dataset(tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import ViTModel
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation import curve
 from dreambooth.evaluation.score import METRICS, Encoders, load_encoders
-from dreambooth.metrics import encoders as encoders_module
+from dreambooth.metrics.encoders import load_encoder
 from spine import ROOT, checkpoint, environment, same
 from tiny_encoders import canonical_encoders
 
@@ -211,7 +213,7 @@ def test_what_no_evaluation_could_use_is_refused_before_training(spine, tmp_path
 def test_a_run_is_not_lost_when_its_encoders_cannot_be_had(
     spine, tmp_path, caplog, monkeypatch, evaluate
 ):
-    monkeypatch.setattr(encoders_module, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     out = spine.run(tmp_path / "run", "evaluation=quick", "evaluation.encoders=canonical")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert f"python evaluate.py \"run='{out}'\" evaluation" in warning and "\n" not in warning
@@ -293,7 +295,7 @@ def test_other_wrong_inputs_are_one_sentence(scored, spine, evaluate, tmp_path, 
     (tmp_path / "empty").mkdir()
     photos = f"photos='{spine.photos}'"
     broken = shutil.copytree(encoders_dir, tmp_path / "nan")
-    model = encoders_module.ViTModel.from_pretrained(broken / "dino", add_pooling_layer=False)
+    model = ViTModel.from_pretrained(broken / "dino", add_pooling_layer=False)
     model.layernorm.bias.data[0] = float("nan")
     model.save_pretrained(broken / "dino")
     for arguments, word in (
@@ -315,7 +317,7 @@ def test_other_wrong_inputs_are_one_sentence(scored, spine, evaluate, tmp_path, 
 def test_calibration_is_real_against_real_under_every_variant_to_be_had(
     spine, evaluate, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(encoders_module, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     weights = canonical_encoders(tmp_path / "weights")
     root, photos = tmp_path / "photos", sorted(spine.photos.iterdir())
     for name, some in (("dog", photos[:2]), ("vase", photos)):
@@ -335,7 +337,7 @@ def test_calibration_is_real_against_real_under_every_variant_to_be_had(
         "clip_b32",
     }
     assert len(rows) == 6
-    encoder = encoders_module.load_encoder("clip_b32", encoders_dir=weights)
+    encoder = load_encoder("clip_b32", encoders_dir=weights)
     per_subject = []
     for paths in (photos[:2], photos):
         real = features(encoder, paths)

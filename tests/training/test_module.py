@@ -9,7 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from dreambooth.data.batches import Crops, KeyedBatches, encode_examples
+from dreambooth.data.batches import KeyedBatches
+from dreambooth.data.crops import Crops
+from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
@@ -42,7 +44,7 @@ def make_batches(spine: Spine, model: LatentDiffusion, size: int = 2) -> KeyedBa
         encode_examples,
         model,
         list_photos(spine.photos),
-        cut=Crops(16),
+        crops=Crops(16),
         seed=0,
         cache_dir=spine.cache,
     )

@@ -15,7 +15,7 @@ from diffusers.optimization import get_scheduler
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.data.batches import Crops
+from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import METRICS

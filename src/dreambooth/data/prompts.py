@@ -1,4 +1,4 @@
-"""The prompts that studies of DreamBooth score, as templates with one field, `{subject}`."""
+"""The prompts that DreamBooth studies score, as templates with one field, `{subject}`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dreambooth.errors import UserError
 
-# google/dreambooth, dataset/prompts_and_classes.txt: its '{0} {1}' is our {subject}.
+# google/dreambooth, dataset/prompts_and_classes.txt; {subject} stands for its '{0} {1}'.
 _SCENES = (
     "a {subject} in the jungle",
     "a {subject} in the snow",
@@ -73,7 +73,7 @@ _CORNELL_LIVE = (
     "a cube shaped {subject}",
 )
 
-# Four of the paper's that the embedded model draws, for objects and live subjects alike.
+# Four of the paper's prompts that the embedded model can draw, for objects and live subjects.
 _QUICK = (
     "a {subject} in the jungle",
     "a {subject} on the beach",
@@ -81,7 +81,7 @@ _QUICK = (
     "a red {subject}",
 )
 
-# name -> (objects' templates, live subjects' templates)
+# name: (templates for objects, templates for live subjects)
 _SETS = {
     "paper": (
         _SCENES + _OBJECT_SCENES + _PROPERTIES,
@@ -103,9 +103,12 @@ class SubjectWords:
 
 
 def prompts(name: str, live: bool) -> tuple[str, ...]:
-    """Templates of the set `name`, 25 (paper), 8 (cornell) or 4 (quick), for one kind of subject.
+    """Return the templates of a prompt set, for live subjects or for objects.
 
-    Raises UserError for an unknown set.
+    The set `paper` has 25 templates, `cornell` 8 and `quick` 4.
+
+    Raises:
+        UserError: an unknown set.
     """
     if name not in _SETS:
         raise UserError(f"unknown prompt set {name!r}: choose one of {', '.join(_SETS)}.")
@@ -113,10 +116,14 @@ def prompts(name: str, live: bool) -> tuple[str, ...]:
 
 
 def fill(template: str, identifier: str | None, class_noun: str) -> str:
-    """The prompt: "a red {subject}" with "sks", "dog" is "a red sks dog"; with None, "a red dog".
+    """Fill a template: "a red {subject}" with "sks", "dog" is "a red sks dog".
 
-    The article stays the dataset's "a". A text without `{subject}` is returned as it is.
-    Raises UserError for braces left over: a prompt scored with them is scored wrongly in silence.
+    Without an identifier it is "a red dog". The article stays the dataset's "a". A text without
+    `{subject}` is returned as it is.
+
+    Raises:
+        UserError: no identifier and no class noun, or other braces: a prompt with unfilled braces
+            would be scored wrongly without a sign of it.
     """
     subject = " ".join(word for word in (identifier, class_noun) if word)
     if not subject:

@@ -1,4 +1,4 @@
-"""Where a subject's photos lie; the DreamBooth dataset is fetched once, from its own repository."""
+"""Find a subject's photos; download the DreamBooth dataset once, from its own repository."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
+from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
-from dreambooth.files import atomic
+from dreambooth.files import atomic, file_hash
+from dreambooth.pocket.embedded import rendered_photos
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
-_MEND = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
-_OWN = "photos of your own: subject.photos=DIR"
+_FIX = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
+_OWN_PHOTOS = "photos of your own: subject.photos=DIR"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TIMEOUT = 60  # seconds without a byte
 
@@ -29,9 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def check_name(name: str) -> str:
-    """`name` if it is safe in a path: 1 to 64 of A-Z a-z 0-9 . _ - and not only dots.
+    """Return `name` if it is safe in a path: 1 to 64 of A-Z a-z 0-9 . _ - and not only dots.
 
-    Raises UserError otherwise.
+    Raises:
+        UserError: any other name.
     """
     if not _NAME.fullmatch(name) or not name.strip("."):
         raise UserError(
@@ -42,20 +45,46 @@ def check_name(name: str) -> str:
 
 
 def suggest(word: str, choices: Iterable[str], what: str = "subject") -> str:
-    """The sentence for a word that is none of `choices`, naming the nearest one, or else all."""
+    """Write the error message for a word that is none of `choices`: name the nearest, or all."""
     choices = sorted(choices)
     near = difflib.get_close_matches(word.lower(), choices, n=1)
-    mend = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
-    return f"unknown {what} {word[:80]!r}: {mend}"
+    fix = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
+    return f"unknown {what} {word[:80]!r}: {fix}"
+
+
+def find_photos(
+    name: str,
+    class_noun: str,
+    photos_dir: str | None,
+    root: str | None,
+    rendered: int | None,
+    cache_dir: str | Path,
+) -> list[Path]:
+    """List the subject's photos: in a given folder, rendered, or those of the dataset.
+
+    Args:
+        photos_dir, root: a folder of photos, or of one sub-folder per subject.
+        rendered: without both, how many photos of the embedded world to render; None downloads
+            the dataset's instead.
+
+    Raises:
+        UserError: an unsafe or unknown name, a class that the embedded world lacks, a folder
+            without photos, or a failed download.
+    """
+    if photos_dir is None and root is None and rendered is not None:
+        return list_photos(rendered_photos(class_noun, check_name(name), rendered, cache_dir))
+    return list_photos(subject_folder(name, photos_dir, root, cache_dir))
 
 
 def subject_folder(
     name: str, photos_dir: str | None, root: str | None, cache_dir: str | Path
 ) -> Path:
-    """The folder of the subject's photos: `photos_dir`, or `root`/name, or the fetched dataset's.
+    """Return the folder of the subject's photos: `photos_dir`, `root`/name, or the dataset's.
 
-    The dataset's subject is fetched into `cache_dir`/dreambooth unless it is there.
-    Raises UserError for a name that is unsafe or unknown, and as `fetch_dataset` does.
+    The dataset's photos are downloaded into `cache_dir`/dreambooth, once.
+
+    Raises:
+        UserError: an unsafe or unknown name, and as `fetch_dataset`.
     """
     check_name(name)
     if photos_dir is not None:
@@ -63,20 +92,21 @@ def subject_folder(
     if root is not None:
         folder = Path(root).expanduser()
         if not folder.is_dir():
-            raise UserError(f"photos.root={root} is not a folder: {_MEND} of the dataset.")
+            raise UserError(f"photos.root={root} is not a folder: {_FIX} of the dataset.")
         if (folder / name).is_dir():
             return folder / name
-        there = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        hint = suggest(name, there) if there else "it holds no sub-folder at all."
-        raise UserError(f"in photos.root={root}: {hint} ({_OWN})")
+        names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        hint = suggest(name, names) if names else "it holds no sub-folder at all."
+        raise UserError(f"in photos.root={root}: {hint} ({_OWN_PHOTOS})")
     if name not in dataset_subjects():
-        raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN})")
+        raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN_PHOTOS})")
     return fetch_dataset(Path(cache_dir) / "dreambooth", [name]) / name
 
 
 def dataset_subjects() -> tuple[str, ...]:
-    """The names of the dataset's 30 subjects, sorted."""
-    return tuple(sorted({_subject(entry) for entry in _manifest()["files"]} - {None}))
+    """List the names of the dataset's 30 subjects, sorted."""
+    names = {_subject(entry) for entry in _manifest()["files"]}
+    return tuple(sorted(name for name in names if name is not None))
 
 
 def fetch_dataset(
@@ -84,19 +114,24 @@ def fetch_dataset(
     subjects: Iterable[str] | None = None,
     base_url: str = "https://raw.githubusercontent.com",
 ) -> Path:
-    """Fetches the DreamBooth dataset (or some `subjects`) with its attribution into `root`, once.
+    """Download the DreamBooth dataset (or some `subjects`) with its attribution into `root`, once.
 
-    Every file is held to its SHA-256 in `dataset_manifest.json` and is either whole or absent;
-    files already right are not fetched again. Processes take turns under a file lock.
-    Source: github.com/google/dreambooth (CC BY 4.0) at the manifest's commit.
-    Raises UserError for an unknown subject, no network, another content, or no space.
+    Every file is compared with its SHA-256 in `dataset_manifest.json` and is either whole or
+    absent. Files that are already right are not downloaded again. Processes take turns under a
+    file lock. Source: github.com/google/dreambooth (CC BY 4.0) at the manifest's commit.
+
+    Returns:
+        `root`, which holds one folder per subject.
+
+    Raises:
+        UserError: an unknown subject, no network, other content, or a full disk.
     """
     manifest = _manifest()
     wanted = set(dataset_subjects() if subjects is None else subjects)
     for name in sorted(wanted.difference(dataset_subjects())):
         raise UserError(suggest(name, dataset_subjects()))
     entries = [entry for entry in manifest["files"] if _subject(entry) in wanted | {None}]
-    if not _missing(root, entries):  # needs no lock, so that a read-only copy serves too
+    if not _missing(root, entries):  # without the lock, so that a read-only copy works too
         return root
     source = f"{base_url}/{manifest['repository']}/{manifest['commit']}"
     try:
@@ -104,7 +139,7 @@ def fetch_dataset(
         with FileLock(root / ".fetch.lock"):
             missing = _missing(root, entries)
             log.info(
-                "fetching %d files (%.1f MB) of the DreamBooth dataset from %s into %s",
+                "downloading %d files (%.1f MB) of the DreamBooth dataset from %s into %s",
                 len(missing),
                 sum(entry["bytes"] for entry in missing) / 1e6,
                 source,
@@ -117,7 +152,7 @@ def fetch_dataset(
     except OSError as error:
         raise UserError(
             f"cannot write the dataset into {root} ({error.strerror or error}): "
-            f"free or change that place, or {_MEND}."
+            f"free some space, choose another folder, or {_FIX}."
         ) from error
     return root
 
@@ -127,7 +162,7 @@ def _manifest() -> dict:
 
 
 def _subject(entry: dict) -> str | None:
-    """dataset/dog/00.jpg is of "dog"; the texts and the licence are of no subject."""
+    """Return the subject of a manifest entry: "dog" for dataset/dog/00.jpg, None for the texts."""
     parts = entry["path"].split("/")
     return parts[1] if len(parts) == 3 else None
 
@@ -143,7 +178,7 @@ def _missing(root: Path, entries: list[dict]) -> list[dict]:
 def _is_right(path: Path, entry: dict) -> bool:
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+    return file_hash(path) == entry["sha256"]
 
 
 def _download(url: str, entry: dict) -> bytes:
@@ -153,12 +188,12 @@ def _download(url: str, entry: dict) -> bytes:
     except Exception as error:  # URLError, timeouts, http.client's own, broken proxies
         reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         raise UserError(
-            f"cannot fetch {url} ({reason}): run again with a network, or {_MEND} of the dataset."
+            f"cannot download {url} ({reason}): run again with a network, or {_FIX} of the dataset."
         ) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != entry["sha256"]:
         raise UserError(
             f"{url} has SHA-256 {digest[:16]}..., not {entry['sha256'][:16]}..., and was "
-            f"discarded: run again, or {_MEND} of the dataset."
+            f"discarded: run again, or {_FIX} of the dataset."
         )
     return data

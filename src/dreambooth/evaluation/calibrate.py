@@ -6,7 +6,6 @@ and pairing the authors used is not stated; the variant that gives these numbers
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.table import Table
 from dreambooth.data.photos import list_photos
 from dreambooth.data.subjects import fetch_dataset
 from dreambooth.errors import UserError
-from dreambooth.files import atomic
+from dreambooth.files import write_csv
 from dreambooth.metrics.aggregate import bootstrap_interval, macro, mean
 from dreambooth.metrics.encoders import ENCODERS, load_encoder
 from dreambooth.metrics.features import Encoder
@@ -74,10 +73,7 @@ def calibrate(
     if not rows:
         name, reason = next(iter(missing.items()))
         raise UserError(f"none of {', '.join(missing)} could be had, for {name}: {reason}")
-    with atomic(output / "calibration.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output / "calibration.csv", rows)
     _print(rows, missing, photos)
     return rows
 

@@ -9,12 +9,8 @@ from pathlib import Path
 from dreambooth.errors import UserError
 from dreambooth.metrics.encoders import ENCODERS, load_encoder
 from dreambooth.metrics.features import Encoder
-from dreambooth.metrics.perceptual import (
-    BACKBONES,
-    PerceptualDistance,
-    load_distance,
-    pocket_distance,
-)
+from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_distance
+from dreambooth.metrics.perceptual import PerceptualDistance
 
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
 FAMILIES = {

@@ -12,32 +12,58 @@ from dreambooth.errors import UserError
 
 
 def sum_and_count(scores: Tensor) -> Tensor:
-    """One shard's scores `[N]`, N >= 0 => `[sum, N]` float64, the form to add over ranks.
+    """Reduce one shard's scores `[N]`, N >= 0, to `[sum, N]` float64, which ranks can add up.
 
-    Averaging the ranks' means instead is biased where shards are unequal.
+    The mean of the ranks' means is biased where shards are unequal.
+
+    >>> sum_and_count(torch.tensor([0.5, 0.25]))
+    tensor([0.7500, 2.0000], dtype=torch.float64)
     """
     values = scores.detach().to("cpu", torch.float64).flatten().tolist()
     return torch.tensor([math.fsum(values), len(values)], dtype=torch.float64)
 
 
 def mean_of_sums(sums: Tensor) -> float:
-    """`[2]` (already reduced) or `[W,2]` (one row a rank) of `sum_and_count` => the mean."""
+    """Compute the mean over all shards: sum_w S_w / sum_w N_w.
+
+    >>> mean_of_sums(torch.tensor([[1.0, 1.0], [0.0, 4.0]]))
+    0.2
+
+    Args:
+        sums: `sum_and_count` of every rank, `[W,2]`, or `[2]` if they are added up already.
+
+    Raises:
+        UserError: no images, or a score that is NaN or infinite.
+    """
     total, count = sums.reshape(-1, 2).sum(dim=0).tolist()
     if count == 0:
         raise UserError("there are no images to average: generate images before scoring them.")
     mean = total / count
     if not math.isfinite(mean):
-        raise UserError("a score is NaN or infinite, so the mean says nothing: rescore the images.")
+        raise UserError("a score is NaN or infinite, so there is no mean: score the images again.")
     return mean
 
 
 def mean(scores: Tensor) -> float:
-    """Mean of per-image scores `[N]`, the same for any order of images."""
+    """Compute the mean of per-image scores `[N]`, the same for any order of images.
+
+    >>> mean(torch.tensor([0.5, 0.25]))
+    0.375
+
+    Raises:
+        UserError: as `mean_of_sums`.
+    """
     return mean_of_sums(sum_and_count(scores))
 
 
 def macro(per_subject: Mapping[str, float]) -> float:
-    """Mean over subjects of each subject's mean: subjects weigh alike whatever their counts."""
+    """Compute the mean over subjects of each subject's mean: 1/S sum_s m_s.
+
+    Subjects have equal weight, whatever their number of images.
+
+    >>> macro({"dog": 0.5, "cat": 0.25})
+    0.375
+    """
     return mean(torch.tensor(list(per_subject.values()), dtype=torch.float64))
 
 
@@ -49,12 +75,26 @@ def bootstrap_interval(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """Percentile interval of the mean score `[N]`, resampling whole groups (prompts, subjects).
+    """Compute a percentile interval of the mean score by resampling whole groups.
 
-    Images of one prompt are not independent, so `groups[i]`, the prompt of image i, is what is
-    drawn with replacement; for a macro mean over subjects pass one value per subject and the
-    subjects' names. The same `seed` gives the same interval for any order of images. With one
-    group no interval exists: None. Source: Efron and Tibshirani 1993, chapters 8 and 13.
+    Draw G of the G groups with replacement, take the mean over their images, repeat; the interval
+    is between the (1 - level)/2 and (1 + level)/2 quantiles of these means. Images of one prompt
+    are not independent, so whole prompts are drawn; for a macro mean over subjects pass one value
+    per subject. Source: Efron and Tibshirani 1993, chapters 8 and 13.
+
+    >>> bootstrap_interval([0.5, 0.5, 0.75], ["a", "a", "b"], seed=0)
+    (0.5, 0.75)
+
+    Args:
+        scores: `[N]`.
+        groups: each score's group (a prompt, a subject).
+        seed: the same seed gives the same interval for any order of images.
+
+    Returns:
+        the interval; None if there is one group only.
+
+    Raises:
+        UserError: no scores, or not one group per score.
     """
     values = torch.as_tensor(scores, dtype=torch.float64).flatten().tolist()
     if not values or len(values) != len(groups):
@@ -80,9 +120,13 @@ def bootstrap_interval(
 
 
 def harmonic_mean(subject: float, prompt: float) -> float:
-    """2ab/(a+b) of subject fidelity (DINO) and prompt fidelity (CLIP-T); 0 where either is <= 0.
+    """Combine subject fidelity a (DINO) and prompt fidelity b (CLIP-T): 2ab / (a + b).
 
-    It falls when either falls, so neither a copy of the photos nor a forgotten subject wins.
+    It is 0 if either is not positive, and falls when either falls, so neither a copy of the photos
+    nor a forgotten subject has a high value.
+
+    >>> harmonic_mean(0.5, 0.5), harmonic_mean(1.0, 0.0)
+    (0.5, 0.0)
     """
     if subject <= 0 or prompt <= 0:
         return 0.0
@@ -90,7 +134,16 @@ def harmonic_mean(subject: float, prompt: float) -> float:
 
 
 def best_step(curve: Iterable[tuple[int, float, float]]) -> int:
-    """Step of the highest harmonic mean in `(step, subject, prompt)` rows; of equals the first."""
+    """Return the step with the highest harmonic mean in `(step, subject, prompt)` rows.
+
+    The first of equal steps wins.
+
+    >>> best_step([(100, 0.25, 0.25), (200, 0.5, 0.25), (300, 0.5, 0.25)])
+    200
+
+    Raises:
+        UserError: no rows.
+    """
     points = sorted(curve)
     if not points:
         raise UserError("no step was scored: set evaluation.every_n_steps below max_steps.")

@@ -1,58 +1,59 @@
-"""Which encoders exist, where their weights come from, and how they are loaded."""
+"""Which encoders there are, and how one is loaded."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from huggingface_hub import HfApi, is_offline_mode
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer, CLIPModel, Dinov2Model, PreTrainedModel, ViTModel
-from transformers.utils import logging
 
-from dreambooth.errors import RESTORE, UserError
+from dreambooth.errors import RESTORE, UserError, reason
 from dreambooth.files import cache_key
+from dreambooth.metrics import pretrained
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preprocess import CLIP, IMAGENET, Preprocess, from_folder
+from dreambooth.pocket import embedded
 
 R256C224 = Preprocess(256, 224, "bicubic", *IMAGENET)  # original DINO, eval_knn.py; also DINOv2's
 SQ224 = Preprocess(224, None, "bilinear", *IMAGENET)  # ViTImageProcessor's default
 CLIP224 = Preprocess(224, 224, "bicubic", *CLIP)  # OpenAI clip.py
-POCKET_WEIGHTS = Path(__file__).parents[1] / "pocket" / "weights" / "encoders"
+POCKET_WEIGHTS = embedded.FOLDER / "encoders"
 
 
 @dataclass(frozen=True)
 class Source:
-    """`kind` dino or clip; `width` and `patch` of the image tower, checked against the weights.
+    """Where an encoder comes from and what its weights must be.
 
-    `preprocess=None`: the folder's own preprocessor_config.json, for encoders without a repository.
+    Attributes:
+        kind: `dino` (images) or `clip` (images and texts).
+        backbone: its part of a score's id.
+        folder: the name of its folder in the package or in a user's own folder of encoders.
+        network: its class in transformers.
+        repo: its repository on the model hub; None for the encoders in this package.
+        preprocess: its input; None reads the folder's preprocessor_config.json.
+        width, patch: of the image tower, compared with the weights; None compares nothing.
     """
 
     kind: str
     backbone: str
     folder: str
+    network: str
     repo: str | None = None
-    model: type[PreTrainedModel] | None = None
     preprocess: Preprocess | None = None
     width: int | None = None
     patch: int | None = None
 
 
-_VITS16 = ("dino_vits16", "facebook/dino-vits16", ViTModel)
-_VITS8 = ("dino_vits8", "facebook/dino-vits8", ViTModel)
-_V2S = ("dinov2_s", "facebook/dinov2-small", Dinov2Model)
-_V2B = ("dinov2_b", "facebook/dinov2-base", Dinov2Model)
-_B32 = ("clip_b32", "openai/clip-vit-base-patch32", CLIPModel)
-_B16 = ("clip_b16", "openai/clip-vit-base-patch16", CLIPModel)
-_L14 = ("clip_l14", "openai/clip-vit-large-patch14", CLIPModel)
+_VITS16 = ("dino_vits16", "ViTModel", "facebook/dino-vits16")
+_VITS8 = ("dino_vits8", "ViTModel", "facebook/dino-vits8")
+_V2S = ("dinov2_s", "Dinov2Model", "facebook/dinov2-small")
+_V2B = ("dinov2_b", "Dinov2Model", "facebook/dinov2-base")
+_B32 = ("clip_b32", "CLIPModel", "openai/clip-vit-base-patch32")
+_B16 = ("clip_b16", "CLIPModel", "openai/clip-vit-base-patch16")
+_L14 = ("clip_l14", "CLIPModel", "openai/clip-vit-large-patch14")
 ENCODERS = {
     "dino_vits16": Source("dino", "vits16.hub", *_VITS16, R256C224, 384, 16),
     "dino_vits16_hf": Source("dino", "vits16.hf", *_VITS16, SQ224, 384, 16),
@@ -62,8 +63,8 @@ ENCODERS = {
     "clip_b32": Source("clip", "b32", *_B32, CLIP224, 768, 32),
     "clip_b16": Source("clip", "b16", *_B16, CLIP224, 768, 16),
     "clip_l14": Source("clip", "l14", *_L14, CLIP224, 1024, 14),
-    "pocket_dino": Source("dino", "pocket", "dino"),
-    "pocket_clip": Source("clip", "pocket", "clip"),
+    "pocket_dino": Source("dino", "pocket", "dino", "ViTModel"),
+    "pocket_clip": Source("clip", "pocket", "clip", "CLIPModel"),
 }
 
 
@@ -74,34 +75,40 @@ def load_encoder(
     encoders_dir: Path | str | None = None,
     cache_dir: Path | str | None = None,
 ) -> Encoder:
-    """Load encoder `name` of `ENCODERS`, float32, evaluation mode, frozen.
+    """Load an encoder of `ENCODERS` in float32 and evaluation mode, frozen.
 
-    Weights are looked for in `encoders_dir/<name>`, then, for the pocket encoders, in the package,
-    for the others on the model hub; safetensors before PyTorch's file, of which tensors alone are
-    read. `cache_dir` keeps features between runs. No global random state is touched. Raises
-    UserError, in one sentence, for an unknown name, weights that cannot be had or that do not fit
-    the name.
+    Its weights are looked for in `encoders_dir/<name>`, then in this package (pocket encoders) or
+    on the model hub (the others). The global random state does not change.
+
+    Args:
+        cache_dir: where features of image files are kept between runs; None keeps none.
+
+    Raises:
+        UserError: an unknown name, weights that are not available, or weights that do not fit
+            the name.
     """
     if name not in ENCODERS:
         raise UserError(f"there is no encoder {name}: use one of {', '.join(ENCODERS)}.")
     source = ENCODERS[name]
     folder = _local_folder(name, source, encoders_dir)
-    where = str(folder or source.repo)
-    with _no_progress_bar():
-        model, tokenizer = _load(name, source, where)
-    _check_architecture(where, source, model)
-    preprocess = source.preprocess or from_folder(folder, _mend(where, "put its own file there"))
+    loaded = _read(name, source, folder)
+    model = loaded.network
+    _check_architecture(str(folder or source.repo), source, model)
+    preprocess = source.preprocess
     variant = f"{source.kind}.{source.backbone}"
+    if preprocess is None:
+        assert folder is not None  # an encoder without a repository
+        preprocess = from_folder(folder, _fix(folder, "put its own file there"))
     if source.kind == "dino" or source.preprocess is None:
         variant = f"{variant}.{preprocess.id}"
     if source.backbone.endswith(".hub"):
-        # The original network's LayerNorm epsilon; the hub's configuration says 1e-12.
+        # the original network's LayerNorm epsilon; the hub's configuration says 1e-12
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = 1e-6
     model = model.float().eval().requires_grad_(False)
     weights_hash = hash_weights(model)
-    facts = {"input": asdict(preprocess), "model": _plain(model.config.to_dict())}
+    facts = {"input": asdict(preprocess), "model": _relevant(model.config.to_dict())}
     cache_id = f"{variant}-{weights_hash}-{cache_key(**facts)}"
     return Encoder(
         name=name,
@@ -111,24 +118,13 @@ def load_encoder(
         model=model.to(device),
         preprocess=preprocess,
         device=torch.device(device),
-        tokenizer=tokenizer,
+        tokenizer=loaded.tokenizer,
         cache=FeatureCache(cache_dir, cache_id) if cache_dir else None,
     )
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def hash_weights(model: nn.Module) -> str:
-    """First 16 hex digits of the SHA-256 over sorted parameter names, shapes and float bytes."""
+    """Hash sorted tensor names, shapes and bytes: the first 16 hex digits of their SHA-256."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)} ".encode())
@@ -136,14 +132,15 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _plain(config: dict) -> dict:
-    """A model's configuration without what says nothing of its features."""
-    idle = ("transformers_version", "_name_or_path", "dtype", "architectures")
-    kept = {k: v for k, v in config.items() if k not in idle}
-    return {k: _plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
+def _relevant(config: dict) -> dict:
+    """Leave out the entries of a model's configuration that do not change its features."""
+    irrelevant = ("transformers_version", "_name_or_path", "dtype", "architectures")
+    kept = {k: v for k, v in config.items() if k not in irrelevant}
+    return {k: _relevant(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def _local_folder(name: str, source: Source, encoders_dir: Path | str | None) -> Path | None:
+    """Find the encoder's folder; None if it is to be read from the model hub."""
     candidates = []
     if encoders_dir is not None:
         candidates = [Path(encoders_dir) / name, Path(encoders_dir) / source.folder]
@@ -161,93 +158,49 @@ def _local_folder(name: str, source: Source, encoders_dir: Path | str | None) ->
     return None
 
 
-def _load(name: str, source: Source, where: str) -> tuple[nn.Module, object | None]:
+def _read(name: str, source: Source, folder: Path | None) -> pretrained.Pretrained:
+    """Read the network and a CLIP's tokenizer, whole; explain what is missing or damaged."""
+    with_tokenizer = source.kind == "clip"
+    parts = "config.json and model.safetensors"
+    if with_tokenizer:
+        parts = "config.json, model.safetensors and tokenizer files"
     try:
-        if where != source.repo:
-            model, info, tokenizer = _from_pretrained(source, where, local_files_only=True)
+        if folder is None:
+            assert source.repo is not None
+            loaded = pretrained.read_from_hub(source.repo, source.network, with_tokenizer)
         else:
-            model, info, tokenizer = _from_hub(source)
-    except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
-        parts = "config.json and model.safetensors"
-        if source.kind == "clip":
-            parts = "config.json, model.safetensors and tokenizer files"
-        if where != source.repo:
-            mend = _mend(where, f"put {parts} of the whole model there")
+            loaded = pretrained.read(str(folder), source.network, with_tokenizer)
+    except pretrained.UNREADABLE as error:
+        if folder is None:
             raise UserError(
-                f"the encoder {name} cannot be loaded from {where} ({_reason(error)}): {mend}."
+                f"the encoder {name} needs {source.repo}, which the model hub did not give "
+                f"({reason(error)}): put its {parts} in DIR/{source.folder} and pass "
+                "evaluation.encoders_dir=DIR, or download it once online, after which "
+                "HF_HUB_OFFLINE=1 works."
             ) from error
         raise UserError(
-            f"the encoder {name} needs {where}, which the model hub did not give "
-            f"({_reason(error)}): put its {parts} in DIR/{source.folder} and pass "
-            "evaluation.encoders_dir=DIR, or fetch it once online, after which HF_HUB_OFFLINE=1 "
-            "works."
+            f"the encoder {name} cannot be loaded from {folder} ({reason(error)}): "
+            f"{_fix(folder, f'put {parts} of the whole model there')}."
         ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
+    if loaded.missing:
         raise UserError(
-            f"{where} lacks {len(missing)} tensors of {name}, {missing[0]} first: "
-            f"{_mend(where, 'put the whole model there')}."
+            f"{folder or source.repo} lacks {len(loaded.missing)} tensors of {name}, "
+            f"{loaded.missing[0]} first: {_fix(folder, 'put the whole model there')}."
         )
-    return model, tokenizer
-
-
-def _from_pretrained(source: Source, where: str, local_files_only: bool) -> tuple:
-    model_class = source.model or _pocket_class(source, where)
-    options = {"add_pooling_layer": False} if model_class is ViTModel else {}
-    model, info = model_class.from_pretrained(
-        where,
-        weights_only=True,
-        output_loading_info=True,
-        local_files_only=local_files_only,
-        dtype=torch.float32,
-        **options,
-    )
-    tokenizer = None
-    if source.kind == "clip":
-        words = [Path(where, file) for file in ("tokenizer.json", "vocab.json")]
-        if Path(where).is_dir() and not any(file.is_file() for file in words):
-            # transformers would make a tokenizer that knows no word
-            raise OSError("it has no tokenizer.json")
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local_files_only)
-    return model, info, tokenizer
-
-
-def _from_hub(source: Source) -> tuple:
-    """The hub's local cache first; else one quick question before transformers' many retries."""
-    try:
-        return _from_pretrained(source, source.repo, local_files_only=True)
-    except (OSError, ValueError):
-        if is_offline_mode():
-            raise
-    # or transformers asks a bot for a safetensors copy of a repository that has none
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    try:
-        HfApi().model_info(source.repo, timeout=10)
-    except Exception as error:  # the client raises its HTTP library's own types
-        raise OSError(_reason(error)) from error
-    return _from_pretrained(source, source.repo, local_files_only=False)
-
-
-def _pocket_class(source: Source, where: str) -> type[PreTrainedModel]:
-    if source.kind == "clip":
-        return CLIPModel
-    config, _ = ViTModel.config_class.get_config_dict(where)
-    return Dinov2Model if config.get("model_type") == "dinov2" else ViTModel
+    return loaded
 
 
 def _check_architecture(where: str, source: Source, model: nn.Module) -> None:
     config = getattr(model.config, "vision_config", model.config)
-    if source.width and (config.hidden_size, config.patch_size) != (source.width, source.patch):
+    found = (getattr(config, "hidden_size", None), getattr(config, "patch_size", None))
+    if source.width and found != (source.width, source.patch):
         raise UserError(
-            f"{where} holds a model of width {config.hidden_size} and patch {config.patch_size}, "
-            f"but {source.backbone} has width {source.width} and patch {source.patch}: put the "
-            "right weights there."
+            f"{where} holds a model of width {found[0]} and patch {found[1]}, but "
+            f"{source.backbone} has width {source.width} and patch {source.patch}: put the right "
+            "weights there."
         )
 
 
-def _mend(where: str, otherwise: str) -> str:
-    return RESTORE if Path(where).is_relative_to(POCKET_WEIGHTS) else otherwise
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(". ")
+def _fix(folder: Path | None, otherwise: str) -> str:
+    """Say what to do about a damaged encoder: restore this package's own, else `otherwise`."""
+    return RESTORE if folder and folder.is_relative_to(POCKET_WEIGHTS) else otherwise

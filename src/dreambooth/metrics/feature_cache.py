@@ -1,4 +1,4 @@
-"""Features on disk, in a folder per encoder, keyed by image hash, shared by runs."""
+"""Keep features on the disk by image hash, in one folder per encoder, shared by all runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dreambooth.files import atomic, cache_key
 
 
 class FeatureCache:
-    """`{image sha256: features [D]}` of one encoder.
+    """The features `[D]` of one encoder by the SHA-256 of their images.
 
-    `encoder_id` names weights, architecture and preprocessing, so a change of any is a new folder.
-    What is added becomes a file of its own, written whole, so adding costs the same however much
-    is stored, parallel jobs share the folder and a killed one leaves it as it was. Each file is
-    read once in a process; an unreadable one counts as empty.
+    `encoder_id` changes with weights, architecture and preprocessing, and each has a folder of its
+    own. Every addition is a new file, so that its cost does not depend on what is stored, parallel
+    jobs can share the folder, and a killed job leaves it whole. A process reads each file once; a
+    damaged file counts as empty.
     """
 
     def __init__(self, folder: Path | str, encoder_id: str) -> None:
@@ -28,7 +28,7 @@ class FeatureCache:
         self._read: set[str] = set()
 
     def read(self) -> dict[str, Tensor]:
-        """All stored features, float32; other jobs' as well as this one's."""
+        """Read all stored features, float32, those that other jobs added too."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._read:
                 self._known.update(_load(path))
@@ -36,7 +36,7 @@ class FeatureCache:
         return self._known
 
     def add(self, features: dict[str, Tensor]) -> None:
-        """Store new features as one more file."""
+        """Store new features in one more file."""
         digests = sorted(features)
         path = self.folder / f"{cache_key(digests=digests)}.safetensors"
         with atomic(path) as temporary:

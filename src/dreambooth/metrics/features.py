@@ -1,7 +1,7 @@
-"""Encoders: images and texts => unit feature vectors `[N,D]`, under a name that says how.
+"""Encoders: images and texts => unit feature vectors `[N,D]`, under an id that says how.
 
 DINO ViT-S/16 features are the CLS token after the last LayerNorm, `norm(x)[:,0]` (Caron et al.
-2021, `vision_transformer.py`); CLIP features are the projected image and text embeddings
+2021, `vision_transformer.py`). CLIP features are the projected image and text embeddings
 (Radford et al. 2021).
 """
 
@@ -10,28 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.metrics.preprocess import ImageLike, Preprocess, image_digest, open_image
 
-# Where a trainer may have allowed TF32 or bfloat16 inside float32 arithmetic.
-_ARITHMETIC = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
+# the switches by which a trainer may have allowed TF32 or bfloat16 within float32 arithmetic
+_ARITHMETIC = attrgetter("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")(
+    torch.backends
 )
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, no TF32: a score must not depend on a trainer's precision."""
+    """Turn off gradients, autocast and TF32: scores must not depend on a trainer's precision."""
     before = [part.fp32_precision for part in _ARITHMETIC]
     try:
         for part in _ARITHMETIC:
@@ -45,40 +44,47 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 @dataclass
 class Encoder:
-    """A frozen encoder with its preprocessing; `load_encoder` makes it.
+    """A frozen encoder with its preprocessing, as `load_encoder` makes it.
 
-    `variant` is the encoder's part of a score's id (`dino.vits16.hub.r256c224_bicubic`,
-    `clip.b32`); `weights_hash` the first 16 hex digits of the weights' SHA-256; `model_id` the
-    repository or folder that the weights came from; `cache` keeps the features of files.
+    Attributes:
+        variant: the encoder's part of a score's id (`dino.vits16.hub.r256c224_bicubic`,
+            `clip.b32`).
+        model_id: the repository of the weights, or the encoder's name.
+        weights_hash: the first 16 hex digits of the weights' SHA-256.
+        model: a ViTModel, Dinov2Model or CLIPModel of transformers.
+        tokenizer: CLIP's; None for an encoder of images alone.
+        cache: keeps the features of files; None keeps none.
     """
 
     name: str
     variant: str
     model_id: str
     weights_hash: str
-    model: nn.Module
+    model: Any
     preprocess: Preprocess
     device: torch.device
-    tokenizer: object | None = None
+    tokenizer: Any | None = None
     cache: FeatureCache | None = None
 
     def pixels(self, images: Sequence[ImageLike]) -> Tensor:
-        """Images => network input `[N,3,S,S]` on the encoder's device."""
+        """Preprocess images => network input `[N,3,S,S]` on the encoder's device."""
         return torch.stack([self.preprocess(open_image(i)) for i in images]).to(self.device)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Network input `[N,3,S,S]` => features `[N,D]`, not normalised."""
+        """Run the network: input `[N,3,S,S]` => features `[N,D]`, not normalised."""
         if self.tokenizer is None:
             return self.model(pixel_values=pixels).last_hidden_state[:, 0]
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return self.model.visual_projection(pooled)
 
     def images(self, images: Sequence[ImageLike], batch_size: int = 32) -> Tensor:
-        """Paths or PIL images => unit features `[N,D]` float32 on the CPU, in the order given.
+        """Encode paths or PIL images => unit features `[N,D]` float32 on the CPU, in their order.
 
-        An image that occurs twice, or a file that is in the cache, is encoded once; images in
-        memory are not cached, for nobody meets them again. Raises UserError for no images, an
-        unreadable file, or features that are NaN or zero.
+        An image that occurs twice is encoded once, and a file that is in the cache is not encoded
+        at all. Images in memory are not cached, because no later run meets them again.
+
+        Raises:
+            UserError: no images, an unreadable file, or features that are NaN or zero.
         """
         if not images:
             raise UserError(f"{self.name}: there are no images to encode.")
@@ -100,10 +106,11 @@ class Encoder:
         return torch.stack([known[digest] for digest in digests])
 
     def texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Texts => unit features `[N,D]` float32 on the CPU, in the order given.
+        """Encode texts => unit features `[N,D]` float32 on the CPU, in their order.
 
-        Raises UserError for a text longer than the model's context (77 tokens for CLIP): cutting
-        it would score another prompt.
+        Raises:
+            UserError: an encoder without texts, no texts, or a text that is longer than the
+                model's context (77 tokens for CLIP), for a shortened text is another prompt.
         """
         if self.tokenizer is None:
             raise UserError(f"{self.name} has no text encoder: use a CLIP encoder for CLIP-T.")
@@ -132,6 +139,7 @@ class Encoder:
 
 
 def _unit(row: Tensor, what: str) -> Tensor:
+    """Divide features `[D]` by their length."""
     row = row.float()
     if not torch.isfinite(row).all() or float(row.norm()) == 0:
         raise UserError(f"{what} has NaN or zero features: check the encoder's weights.")

@@ -1,8 +1,8 @@
 """Subject and prompt fidelity on unit feature matrices: DINO, CLIP-I, CLIP-T, the real-image row.
 
-Every function returns one score per image `[N]` in float64, in [-1,1]; the metric is their mean.
-Features `[N,D]` have unit rows (`dreambooth.metrics.features` makes them).
-Definitions: Ruiz et al. 2023 (DreamBooth), section 4.1.
+Every function returns one score per image `[N]`, float64 in [-1,1]; the metric is their mean.
+Features `[N,D]` have unit rows, as `dreambooth.metrics.features` makes them, so that the cosine of
+two rows is their dot product <a, b>. Definitions: Ruiz et al. 2023 (DreamBooth), section 4.1.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ NORM_TOLERANCE = 1e-2
 
 
 def unit_features(features: Tensor, what: str) -> Tensor:
-    """`[N,D]` features => float64 on the CPU, rows of length exactly 1.
+    """Convert features `[N,D]` to float64 on the CPU, with rows of length exactly 1: x / |x|.
 
-    Raises UserError, naming `what`, where the matrix is empty, not two-dimensional, holds NaN,
-    infinity or a zero row, or has rows that are not of unit length.
+    >>> unit_features(torch.tensor([[0.0, 1.005]]), "photos").tolist()
+    [[0.0, 1.0]]
+
+    Args:
+        what: names the matrix in an error message.
+
+    Raises:
+        UserError: a matrix that is empty, not two-dimensional, holds NaN, infinity or a zero row,
+            or has rows that are not of unit length.
     """
     if features.ndim != 2 or 0 in features.shape:
         raise UserError(
@@ -44,7 +51,22 @@ def unit_features(features: Tensor, what: str) -> Tensor:
     return features / norms
 
 
-def _pair(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def allpairs_scores(generated: Tensor, real: Tensor) -> Tensor:
+    """Score DINO or CLIP-I, variant `allpairs`: each image's mean cosine to all photos.
+
+    s_n = 1/M sum_m <g_n, r_m> = <g_n, 1/M sum_m r_m>, so the cost is linear in images, and the
+    mean of the scores is the mean over all N x M pairs.
+
+    >>> photos = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> allpairs_scores(torch.tensor([[0.6, 0.8], [1.0, 0.0]]), photos)
+    tensor([0.7000, 0.5000], dtype=torch.float64)
+
+    Args:
+        generated, real: features `[N,D]` and `[M,D]` of one encoder.
+
+    Raises:
+        UserError: as `unit_features`, or features of two encoders.
+    """
     generated = unit_features(generated, "generated images")
     real = unit_features(real, "real images")
     if generated.shape[1] != real.shape[1]:
@@ -52,52 +74,26 @@ def _pair(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
             f"generated images have {generated.shape[1]} features and real images {real.shape[1]}: "
             "encode both with the same encoder."
         )
-    return generated, real
-
-
-def allpairs_scores(generated: Tensor, real: Tensor) -> Tensor:
-    """DINO, CLIP-I: mean cosine of each generated image `[N,D]` to all real ones `[M,D]` => `[N]`.
-
-    The mean of the result is the mean over all N x M pairs (variant `allpairs`). The mean over m
-    of <g_n, r_m> is <g_n, mean_m r_m>, so the cost is linear in images.
-    """
-    generated, real = _pair(generated, real)
     return generated @ real.mean(dim=0)
 
 
-def paired_scores(generated: Tensor, real: Tensor) -> Tensor:
-    """Variant `paired`: cosine of generated i and real i, `[N,D]`, `[N,D]` => `[N]`."""
-    generated, real = _pair(generated, real)
-    if len(generated) != len(real):
-        raise UserError(
-            f"paired scores need as many real as generated images, got {len(real)} and "
-            f"{len(generated)}."
-        )
-    return (generated * real).sum(dim=1)
-
-
-def oneref_scores(generated: Tensor, real: Tensor, reference: int) -> Tensor:
-    """Variant `oneref`: cosine of every generated image to real image `reference` => `[N]`."""
-    generated, real = _pair(generated, real)
-    if not 0 <= reference < len(real):
-        raise UserError(f"reference {reference} is not one of the {len(real)} real images.")
-    return generated @ real[reference]
-
-
-def max_scores(generated: Tensor, real: Tensor) -> Tensor:
-    """Variant `max`: the best generated image for each real one, `[N,D]`, `[M,D]` => `[M]`.
-
-    It grows with N, so it never stands beside a mean (`dreambooth.metrics.variants` refuses that).
-    """
-    generated, real = _pair(generated, real)
-    return (generated @ real.T).amax(dim=0)
-
-
 def real_scores(real: Tensor, *, include_self: bool) -> Tensor:
-    """The real-image row: mean cosine of each photo `[M,D]` to the subject's photos => `[M]`.
+    """Score the real-image row: each photo's mean cosine to the subject's photos.
 
-    Without self-pairs the mean runs over the M-1 others, which needs two photos; with them the
-    score s becomes s + (1-s)/M.
+    Without self-pairs s_m = 1/(M-1) sum_{k != m} <r_m, r_k>, which needs two photos; with them
+    the mean is over all M and s_m becomes s_m + (1 - s_m) / M.
+
+    >>> photos = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    >>> real_scores(photos, include_self=False)
+    tensor([0.6000, 0.6000], dtype=torch.float64)
+    >>> real_scores(photos, include_self=True)
+    tensor([0.8000, 0.8000], dtype=torch.float64)
+
+    Args:
+        real: features `[M,D]`.
+
+    Raises:
+        UserError: as `unit_features`, or a single photo without self-pairs.
     """
     real = unit_features(real, "real images")
     count = len(real)
@@ -113,10 +109,21 @@ def real_scores(real: Tensor, *, include_self: bool) -> Tensor:
 def clip_t_scores(
     images: Tensor, text_features: Tensor, *, texts: Sequence[str], prompts: Sequence[str]
 ) -> Tensor:
-    """CLIP-T, `matched`: cosine of image i and its own text i, `[N,D]`, `[N,D]` => `[N]`.
+    """Score CLIP-T, variant `matched`: the cosine of each image and its own text.
 
-    `texts[i]` is what was encoded (`class_only` or `with_id`), `prompts[i]` what made image i; see
-    `check_texts` for what is refused. Plain cosine: no factor 100 or 2.5, no clamp.
+    s_n = <i_n, t_n>, a plain cosine: without a factor of 100 or 2.5, not clamped at zero.
+
+    >>> rows, prompts = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), ["a dog", "a red dog"]
+    >>> clip_t_scores(rows, rows[[0, 0]], texts=prompts, prompts=prompts)
+    tensor([1.0000, 0.6000], dtype=torch.float64)
+
+    Args:
+        images, text_features: `[N,D]` each, of one encoder.
+        texts: what was encoded for each image, `class_only` or `with_id`.
+        prompts: what each image was made from.
+
+    Raises:
+        UserError: as `unit_features` and `check_texts`, or unequal counts.
     """
     images = unit_features(images, "generated images")
     text_features = unit_features(text_features, "texts")

@@ -1,4 +1,4 @@
-"""Images => network input. Preprocessing is part of a score's variant, so it is data with an id."""
+"""Turn images into network input; preprocessing is a part of a score's id, so it has one too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dreambooth.data.photos import load_photo, to_rgb
 from dreambooth.errors import UserError
+from dreambooth.files import file_hash
 
 ImageLike = Path | str | Image.Image
 
@@ -29,10 +30,16 @@ _RESAMPLE = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalise as PIL does it (antialiased), the form published scores used.
+    """Resize with PIL (antialiased), as published scores did, then crop and normalise.
 
-    `crop=None` squashes to `resize` x `resize`; else the shorter side becomes `resize` and the
-    centre `crop` x `crop` is kept.
+    >>> Preprocess(256, 224, "bicubic", *IMAGENET).id
+    'r256c224_bicubic'
+
+    Attributes:
+        resize: length of the shorter side in pixels; without a crop, of both sides.
+        crop: side of the square that is cut from the centre; None cuts nothing.
+        resample: PIL's filter, one of `lanczos`, `bilinear`, `bicubic`.
+        mean, std: normalise each channel, which is in [0,1] before.
     """
 
     resize: int
@@ -43,11 +50,12 @@ class Preprocess:
 
     @property
     def id(self) -> str:
+        """The preprocessing's part of a score's id."""
         size = f"sq{self.resize}" if self.crop is None else f"r{self.resize}c{self.crop}"
         return f"{size}_{self.resample}"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image => `[3,S,S]` float32, normalised by `mean` and `std`."""
+        """Preprocess an RGB image => `[3,S,S]` float32."""
         width, height = image.size
         if self.crop is None:
             width = height = self.resize
@@ -64,10 +72,14 @@ class Preprocess:
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
-def from_folder(folder: Path, mend: str) -> Preprocess:
-    """The preprocessing that `folder/preprocessor_config.json` (transformers' format) states.
+def from_folder(folder: Path, fix: str) -> Preprocess:
+    """Read the preprocessing from `folder/preprocessor_config.json`, transformers' format.
 
-    Raises UserError, which ends with `mend`, for a file that does not state it.
+    Args:
+        fix: what the user can do about a file that cannot be used.
+
+    Raises:
+        UserError: a file that is missing, damaged or incomplete; the message ends with `fix`.
     """
     path = folder / "preprocessor_config.json"
     try:
@@ -84,7 +96,7 @@ def from_folder(folder: Path, mend: str) -> Preprocess:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} does not state size, resample, image_mean and image_std "
-            f"({type(error).__name__}: {error}): {mend}."
+            f"({type(error).__name__}: {error}): {fix}."
         ) from error
     if resample not in _RESAMPLE:
         raise UserError(f"{path} asks for {resample} resampling: use {', '.join(_RESAMPLE)}.")
@@ -92,9 +104,10 @@ def from_folder(folder: Path, mend: str) -> Preprocess:
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """A path or an image => RGB, turned as its EXIF says, transparency laid on white.
+    """Open an image as RGB: rotated as its EXIF says, transparency over white, 16 bits as 8.
 
-    16 bits are scaled to 8. Raises UserError naming a file that `load_photo` refuses.
+    Raises:
+        UserError: names a file that `load_photo` refuses.
     """
     if not isinstance(image, Image.Image):
         return load_photo(image)
@@ -102,13 +115,17 @@ def open_image(image: ImageLike) -> Image.Image:
 
 
 def image_digest(image: ImageLike) -> str:
-    """SHA-256 of a file's bytes, or of an in-memory image's pixels."""
+    """Hash a file's bytes, or the pixels of an image in memory: SHA-256, 64 hex digits.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
     if isinstance(image, Image.Image):
         rgb = open_image(image)
         return hashlib.sha256(f"RGB {rgb.size} ".encode() + rgb.tobytes()).hexdigest()
     try:
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        return file_hash(image)
     except OSError as error:
         raise UserError(
-            f"{image} cannot be opened: mend the path or generate the image again."
+            f"{image} cannot be opened: correct the path or generate the image again."
         ) from error

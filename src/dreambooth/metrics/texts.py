@@ -1,4 +1,4 @@
-"""What may not be scored as a prompt: the mistakes found in published CLIP-T code."""
+"""Refuse texts that cannot be prompts: the mistakes found in published CLIP-T code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dreambooth.errors import UserError
 
-# Iterating a table yields its header; these are headers that prompt tables have.
+# Iterating over a data frame gives its column names; prompt tables have these.
 COLUMN_NAMES = frozenset(
     "prompt prompts text texts caption captions live class class_name subject subject_name id "
     "index seed image images file file_name filename path".split()
@@ -17,9 +17,19 @@ COLUMN_NAMES = frozenset(
 def check_texts(texts: Sequence[str], prompts: Sequence[str]) -> None:
     """Refuse texts that cannot be the prompts of their images.
 
-    Raises UserError, naming the text, for: no text, a text that is not a string or is empty, an
-    unformatted brace ("a {} in the jungle"), the name of a table's column ("Unnamed: 0"), and one
-    constant text for images of several different `prompts`.
+    >>> check_texts(["a dog in the snow"], ["a sks dog in the snow"])
+    >>> check_texts(["a {} in the snow"], ["a sks dog in the snow"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    dreambooth.errors.UserError: the text "a {} in the snow" has an unformatted brace: ...
+
+    Args:
+        texts: what is encoded for each image.
+        prompts: what each image was made from.
+
+    Raises:
+        UserError: names the text. No text, a text that is not a string or is empty, an unformatted
+            brace ("a {} in the jungle"), the name of a table's column ("Unnamed: 0"), or one
+            constant text for images of several different prompts.
     """
     if not texts:
         raise UserError("no text to score: CLIP-T needs one prompt per image.")

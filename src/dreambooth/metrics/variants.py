@@ -1,7 +1,8 @@
-"""Names of scores: every number is stored under the id of exactly what was computed.
+"""Ids of scores: every number is stored under the id of exactly what was computed.
 
-An id is dot-separated fields, for example `dino.vits16.hub.r256c224_bicubic.allpairs.macro`. The
-encoder's part comes from `Encoder.variant` and `PerceptualDistance.variant`.
+An id is a list of fields with dots between them, for example
+`dino.vits16.hub.r256c224_bicubic.allpairs.macro`. The encoder's part is `Encoder.variant` or
+`PerceptualDistance.variant`. Fields that nothing here computes name other tools' numbers.
 """
 
 from __future__ import annotations
@@ -33,41 +34,66 @@ def _pairing(pairing: str, average: str) -> str:
 
 
 def dino_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
-    """`dino.vits16.hub.r256c224_bicubic` => `dino.vits16.hub.r256c224_bicubic.allpairs.macro`."""
+    """Name a DINO score.
+
+    >>> dino_id("dino.vits16.hub.r256c224_bicubic")
+    'dino.vits16.hub.r256c224_bicubic.allpairs.macro'
+
+    Args:
+        encoder: the `variant` of a DINO encoder.
+
+    Raises:
+        UserError: another kind of encoder, or a field that is no variant.
+    """
     rest = _family(encoder, "dino", "DINO")
     return f"dino.{rest}.{_pairing(pairing, average)}"
 
 
 def clip_i_id(encoder: str, pairing: str = "allpairs", average: str = "macro") -> str:
-    """`clip.b32` => `clip_i.b32.allpairs.macro`."""
+    """Name a CLIP-I score; errors as `dino_id`.
+
+    >>> clip_i_id("clip.b32")
+    'clip_i.b32.allpairs.macro'
+    """
     rest = _family(encoder, "clip", "CLIP-I")
     return f"clip_i.{rest}.{_pairing(pairing, average)}"
 
 
 def clip_t_id(encoder: str, text: str, scale: str = "cos") -> str:
-    """`clip.b32`, `class_only` => `clip_t.b32.class_only.matched.cos`."""
+    """Name a CLIP-T score by what was left of the prompt; errors as `dino_id`.
+
+    >>> clip_t_id("clip.b32", "class_only")
+    'clip_t.b32.class_only.matched.cos'
+    """
     rest = _family(encoder, "clip", "CLIP-T")
     return f"clip_t.{rest}.{_one_of(text, TEXTS, 'text')}.matched.{_one_of(scale, SCALES, 'scale')}"
 
 
 def pres_id(kind: str, dino: str) -> str:
-    """`class_prompt` and a whole dino id => `pres.class_prompt.dino...allpairs.macro`."""
+    """Name a PRES score by its kind and the whole id of its DINO; errors as `dino_id`.
+
+    >>> pres_id("class_prompt", dino_id("dino.pocket.sq64_bicubic"))
+    'pres.class_prompt.dino.pocket.sq64_bicubic.allpairs.macro'
+    """
     _family(dino, "dino", "PRES")
     return f"pres.{_one_of(kind, PRESERVATIONS, 'preservation')}.{dino}"
 
 
 def div_id(distance: str, images_per_prompt: int) -> str:
-    """`lpips.alex.v0.1.512`, 4 => `div.lpips.alex.v0.1.512.within_prompt.4`."""
+    """Name a DIV score by its distance's `variant`; errors as `dino_id`.
+
+    >>> div_id("lpips.alex.v0.1.512", 4)
+    'div.lpips.alex.v0.1.512.within_prompt.4'
+    """
     _family(distance, "lpips", "DIV")
     return f"div.{distance}.within_prompt.{images_per_prompt}"
 
 
 def real_ref_id(metric: str, *, include_self: bool) -> str:
-    """`dino` or a longer prefix of a dino or clip_i id => `real_ref.dino....exclude_self`."""
+    """Name a real-image row by the DINO or CLIP-I id that it belongs to; errors as `dino_id`.
+
+    >>> real_ref_id("clip_i.b32.allpairs.macro", include_self=False)
+    'real_ref.clip_i.b32.allpairs.macro.exclude_self'
+    """
     _one_of(metric.split(".")[0], ("dino", "clip_i"), "real-image metric")
     return f"real_ref.{metric}.{'include_self' if include_self else 'exclude_self'}"
-
-
-def metric_of(variant: str) -> str:
-    """The metric a variant belongs to, its first field: `dino`, `clip_i`, `pres`, ..."""
-    return variant.partition(".")[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dreambooth.errors import RESTORE, UserError
-from dreambooth.files import atomic, cache_key, file_hash
+from dreambooth.files import atomic, cache_key, folder_hash
 from dreambooth.pocket import world
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS, vocabulary
 
@@ -31,13 +31,12 @@ def weights_folder() -> Path:
 
 
 def weights_hash(folder: Path) -> str:
-    """16 hex digits over the relative paths and bytes of every .safetensors file below `folder`.
+    """Hash the names and bytes of every .safetensors file below `folder`: 16 hex digits.
 
-    Figures and the weights that they were measured on are matched by it; cards and configurations
-    do not count.
+    Recorded figures are matched by it to the weights that they were measured on; cards and
+    configurations do not count.
     """
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.safetensors")}
-    return cache_key(**{name: file_hash(path) for name, path in files.items()})
+    return folder_hash(folder, folder.rglob("*.safetensors"))
 
 
 def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from dreambooth.data.batches import Crops
+from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.lora import LoRASettings

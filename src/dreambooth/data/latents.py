@@ -1,0 +1,130 @@
+"""Encode photos with the VAE once, before training, and cache what it gives on the disk.
+
+photos => crops => posterior `mean, logvar [M,C,h,w]`
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dreambooth.data.crops import Crops, cut_views
+from dreambooth.data.photos import image_hash, load_photos
+from dreambooth.files import atomic, cache_key, locked
+
+BATCH_SIZE = 8  # views that the VAE encodes at a time
+
+log = logging.getLogger(__name__)
+
+
+class PixelEncoder(Protocol):
+    """What encoding needs of a model."""
+
+    vae: nn.Module
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`pixels [N,3,H,W]` in [-1,1] => posterior `mean, logvar [N,C,h,w]`."""
+        ...
+
+    def weights_hash(self) -> str:
+        """A hash that changes with the weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded views of instance or class images: latents, a prompt and a file name for each view.
+
+    Attributes:
+        mean, logvar: the VAE's posterior, `[M,C,h,w]` float32, not scaled for the U-Net.
+        prompts, names: M each.
+        key: changes with anything that the latents depend on.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+    prompts: tuple[str, ...]
+    names: tuple[str, ...]
+    key: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def encode_examples(
+    model: PixelEncoder,
+    paths: Sequence[Path],
+    prompts: Sequence[str],
+    crops: Crops,
+    seed: int,
+    cache_dir: str | Path,
+) -> Examples:
+    """Encode every view of every photo with the frozen VAE, or read them from the latent cache.
+
+    Args:
+        model: its VAE should be in float32; it runs on the device that it is on.
+        paths, prompts: the photos, and one prompt for each.
+        seed: where the views are cut; the centre alone does not depend on it.
+
+    Raises:
+        UserError: a photo that cannot be read, by name.
+    """
+    is_random = crops.num_crops > 1 or crops.random_crop or crops.flip
+    key = cache_key(
+        model=model.weights_hash(),
+        photos=[image_hash(path) for path in paths],
+        names=[path.name for path in paths],
+        seed=seed if is_random else None,
+        **asdict(crops),
+    )
+    file = Path(cache_dir) / "latents" / f"{key}.safetensors"
+    with locked(file):
+        latents = _read(file)
+        if latents is None:
+            views = itertools.chain.from_iterable(
+                cut_views(image, crops, seed, path.name)
+                for path, image in zip(paths, load_photos(paths), strict=True)
+            )
+            latents = _encode(model, views)
+            with atomic(file) as temporary:
+                save_file(latents, temporary)
+    return Examples(
+        latents["mean"],
+        latents["logvar"],
+        tuple(prompt for prompt in prompts for _ in range(crops.num_crops)),
+        tuple(path.name for path in paths for _ in range(crops.num_crops)),
+        key,
+    )
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    """Read cached latents; None if there are none or the file is damaged."""
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        log.warning("%s is damaged (%s): encoding the photos again.", file, error)
+        return None
+
+
+@torch.no_grad()
+def _encode(model: PixelEncoder, views: Iterator[Tensor]) -> dict[str, Tensor]:
+    """Encode views `[3,R,R]` in batches => `mean, logvar [M,C,h,w]` float32 on the CPU."""
+    device = next(model.vae.parameters()).device
+    means, logvars = [], []
+    while part := list(itertools.islice(views, BATCH_SIZE)):
+        mean, logvar = model.encode(torch.stack(part).to(device))
+        means.append(mean.float().cpu())
+        logvars.append(logvar.float().cpu())
+    # the posterior's halves are views of one tensor, which safetensors would refuse
+    return {"mean": torch.cat(means).contiguous(), "logvar": torch.cat(logvars).contiguous()}
