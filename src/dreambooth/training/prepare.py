@@ -11,7 +11,7 @@ from pathlib import Path
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
-from dreambooth.data.photos import caption, list_photos
+from dreambooth.data.photos import captions, list_photos
 from dreambooth.data.subjects import check_name, subject_folder
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
@@ -119,14 +119,14 @@ def _batches(
     data, words = spec.data, spec.subject.words
     encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
     with costs.stage("latents"):  # before the class images: a bad photo is found at once
-        texts = [caption(path, spec.subject.instance_prompt) for path in photos]
+        texts = captions(photos, spec.subject.instance_prompt)
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None:
         with costs.stage("class_images") as places:
             paths = _class_images(spec, model)
             places += paths
         with costs.stage("class_latents"):
-            texts = [caption(path, words.class_prompt) for path in paths]
+            texts = captions(paths, words.class_prompt)
             prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
         if examples is not None:
