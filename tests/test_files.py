@@ -1,4 +1,4 @@
-"""Files that are whole or absent, keys that change with what they name, one job at a time."""
+"""Files that are whole or absent, hashes that change with what they name, one job at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ import pytest
 from safetensors import SafetensorError
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, cache_key, file_hash, locked, write_json
+from dreambooth.files import (
+    atomic,
+    bytes_of,
+    cache_key,
+    file_hash,
+    folder_hash,
+    locked,
+    read_csv,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_key_depends_on_every_fact_and_not_on_their_order():
@@ -28,6 +38,53 @@ def test_a_key_depends_on_every_fact_and_not_on_their_order():
 def test_a_file_hash_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert file_hash(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_folder_hash_depends_on_names_and_bytes_alone(tmp_path):
+    def folder(name: str, files: dict[str, str]) -> Path:
+        for file, text in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(text)
+        return tmp_path / name
+
+    files = {"a/weights.bin": "1", "b.txt": "2"}
+    first, again = folder("1", files), folder("2", dict(reversed(files.items())))
+    assert folder_hash(first) == folder_hash(again) and len(folder_hash(first)) == 16
+    others = [{**files, "b.txt": "3"}, {"a/weights.bin": "1"}, {"a/weights.bin": "1", "c.txt": "2"}]
+    hashes = {folder_hash(folder(f"other{i}", other)) for i, other in enumerate(others)}
+    assert len(hashes | {folder_hash(first)}) == 4
+    assert folder_hash(first, first.rglob("*.bin")) == folder_hash(tmp_path / "other1")
+
+
+def test_bytes_of_files_and_folders(tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    for name, size in (("one", 5), ("folder/two", 7), ("folder/deep/three", 11)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert bytes_of([]) == 0 and bytes_of([tmp_path / "one"]) == 5
+    assert bytes_of([tmp_path / "one", tmp_path / "folder"]) == 23
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    rows = [{"a": 1, "b": 'x,"y"\nü'}, {"a": None, "c": 0.1, "b": ""}]
+    write_csv(path, rows)
+    text = 'a,b,c\r\n1,"x,""y""\nü",\r\n,,0.1\r\n'
+    assert path.read_bytes().decode() == text
+    assert read_csv(path) == [
+        {"a": "1", "b": 'x,"y"\nü', "c": ""},
+        {"a": "", "b": "", "c": "0.1"},
+    ]
+    write_csv(path, rows, ["c", "a"])  # these columns alone, in this order
+    assert path.read_bytes() == b"c,a\r\n,1\r\n0.1,\r\n"
+    assert os.listdir(path.parent) == ["table.csv"]
+
+
+@pytest.mark.parametrize("data", [None, b"\xff\xfe\x00", b'"' + b"x" * 200_000 + b'"'])
+def test_what_is_no_table_is_named(tmp_path, data):
+    if data is not None:
+        (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.csv cannot be read as a table"):
+        read_csv(tmp_path / "x.csv")
 
 
 def test_the_target_changes_only_at_the_end_and_nothing_else_is_left(tmp_path):

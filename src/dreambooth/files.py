@@ -1,18 +1,19 @@
-"""Work cached by what it depends on: keys, atomic files, locks.
+"""Write files whole or not at all, lock them, hash them, and read and write tables.
 
-A file or folder in the cache is either absent or whole. It is written under a temporary name
-beside its place, flushed to the disk, and renamed; parallel jobs of a sweep take a lock first.
+A file or folder in the cache is either absent or whole. It is written under a temporary name in
+the same folder, flushed to the disk, and renamed. Parallel jobs of a sweep take a lock first.
 """
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,22 +21,48 @@ from filelock import FileLock
 
 from dreambooth.errors import UserError
 
+# -- keys and hashes --------------------------------------------------------------------------
+
 
 def cache_key(**facts: object) -> str:
-    """16 hex digits that change when any named fact changes; facts are JSON values."""
+    """Hash named facts, which are JSON values: 16 hex digits that change when any fact does.
+
+    >>> cache_key(model="pocket", steps=20) == cache_key(steps=20, model="pocket")
+    True
+    """
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
+    """Hash a file's bytes: SHA-256, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """Hash the relative names and the bytes of files below a folder: 16 hex digits.
+
+    Args:
+        files: those that count, in any order; all of them by default.
+    """
+    chosen = folder.rglob("*") if files is None else files
+    names = {path.relative_to(folder).as_posix(): path for path in chosen if path.is_file()}
+    return cache_key(**{name: file_hash(path) for name, path in names.items()})
+
+
+def bytes_of(places: Iterable[Path]) -> int:
+    """Add up the sizes of files, and of every file below folders, in bytes."""
+    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# -- locks and whole files --------------------------------------------------------------------
+
+
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold `<path>.lock`; waits for another process that holds it.
+    """Hold the lock file `<path>.lock`; wait while another process holds it.
 
     Raises:
         UserError: the disk is full.
@@ -53,10 +80,10 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the target's own folder; on success it becomes `path`.
+    """Yield a temporary path in the target's folder, which becomes `path` on success.
 
-    Works for a file or a folder (make the folder at the yielded path). An error leaves `path`
-    as it was and removes what was begun.
+    Works for a file and for a folder, which the caller makes at the temporary path. An error
+    leaves `path` as it was and removes what was written.
 
     Raises:
         UserError: the disk is full.
@@ -81,7 +108,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """A full disk below `folder` in the user's words."""
+    """Turn the error of a full disk below `folder` into a UserError."""
     try:
         yield
     except Exception as error:
@@ -89,12 +116,12 @@ def _room(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"The disk that holds {folder} is full: free some room and run the same command "
-            "again; everything written before is whole."
+            "again; every file that was finished before is whole."
         ) from error
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is behind an error: libraries wrap it in types of their own."""
+    """Tell whether a full disk or quota caused an error; libraries wrap it in their own types."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -105,7 +132,7 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def _flush(path: Path, recurse: bool = True) -> None:
-    """fsync a file, or a folder and what it holds."""
+    """Flush a file to the disk, or a folder and what it holds (fsync)."""
     entries = sorted(path.rglob("*")) if recurse and path.is_dir() else []
     for entry in [*(e for e in entries if e.is_file()), path]:
         descriptor = os.open(entry, os.O_RDONLY)
@@ -115,13 +142,41 @@ def _flush(path: Path, recurse: bool = True) -> None:
             os.close(descriptor)
 
 
+# -- formats ----------------------------------------------------------------------------------
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write JSON atomically, indented, with a newline at the end."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def bytes_of(places: Iterable[Path]) -> int:
-    """Add up the bytes of files, and of every file below folders."""
-    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def write_csv(
+    path: str | Path, rows: Iterable[Mapping], columns: Sequence[str] | None = None
+) -> None:
+    """Write a table atomically, with a header.
+
+    Args:
+        rows: one mapping per row; a missing value and None are an empty cell.
+        columns: what to write, in this order; by default every key, in the order of appearance.
+    """
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read a table with a header: one dictionary per row.
+
+    Raises:
+        UserError: a file that is missing or is no table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): write it as CSV.") from error
