@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dreambooth.errors import UserError
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import write_csv, write_json
 from dreambooth.sampling.store import Item
@@ -22,6 +24,24 @@ LOWER_IS_BETTER = ("PRES",)
 def scores_folder(run: Path, evaluation: str) -> Path:
     """Return the folder of a run's evaluation: its images, scores.csv and metrics.json."""
     return run / "evaluation" / evaluation
+
+
+def refuse_a_runs_scores(folder: Path) -> None:
+    """Refuse to score a folder of images over the scores of a run's own evaluation.
+
+    Raises:
+        UserError: `folder` holds the scores of a run.
+    """
+    path = folder / "metrics.json"
+    try:
+        record = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError):
+        return
+    if "provenance" in record:
+        raise UserError(
+            f"{folder} holds the scores of a run's own evaluation: pass output_dir=DIR to write "
+            "these beside them."
+        )
 
 
 def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> None:
