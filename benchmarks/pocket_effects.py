@@ -29,7 +29,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from dreambooth.training.stages import Sampler
 from PIL import Image
 from pocket_quality import own_encoder
 from pocket_truth import look
@@ -44,8 +43,10 @@ from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
-from dreambooth.sampling.draw import generate, grid
-from dreambooth.study.runs import load_model, load_run
+from dreambooth.sampling import draw as sampling
+from dreambooth.sampling.grid import grid
+from dreambooth.sampling.spec import Sampling
+from dreambooth.study.runs import Run
 
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts
@@ -120,9 +121,8 @@ class Judges:
     probe: probe.Probe
 
 
-def draw(model: LatentDiffusion, sampler: Sampler, prompts: list[str], seed: int, sampling):
-    seeds = range(seed, seed + len(prompts))
-    return generate(model.pipeline(sampler.build(model)), prompts, seeds, sampling)
+def draw(model: LatentDiffusion, prompts: list[str], seed: int, settings: Sampling):
+    return sampling.draw(model, prompts, range(seed, seed + len(prompts)), settings)
 
 
 def class_figures(images: list[Image.Image], photos, judges: Judges) -> dict[str, float]:
@@ -147,17 +147,17 @@ def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tu
     """Figures of one subject by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
-    runs = {name: load_run(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
+    runs = {name: Run.read(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
     figures, rows = {}, {}
     for name in ("base", *runs):
         # the base model is drawn from as the trained ones are
         run = runs.get(name, runs["plain"])
-        model = load_model(run) if name in runs else base
+        model = run.load_model() if name in runs else base
         phrase, plain = run.record["subject_phrase"], [run.config["class_prompt"]] * args.images
-        own = draw(model, run.sampler, [f"a {phrase}"] * args.images, OWN, run.sampling)
+        own = draw(model, [f"a {phrase}"] * args.images, OWN, run.sampling)
         places = [world.CONTEXTS[CONTEXTS[i % len(CONTEXTS)]] for i in range(args.images)]
-        placed = draw(model, run.sampler, [f"a {phrase} {p}" for p in places], PLACES, run.sampling)
-        rows[name] = draw(model, run.sampler, plain, CLASS, run.sampling)
+        placed = draw(model, [f"a {phrase} {p}" for p in places], PLACES, run.sampling)
+        rows[name] = draw(model, plain, CLASS, run.sampling)
         figures[name] = class_figures(rows[name], candidates[0], judges)
         figures[name] |= subject_figures(own, placed, candidates, judges)
         rows[f"{name} jungle"] = placed[:: len(CONTEXTS)]

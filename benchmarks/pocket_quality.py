@@ -41,7 +41,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from pocket_truth import (
     Share,
@@ -67,19 +66,19 @@ from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.pocket.pretraining.encoders import to_pixels
 from dreambooth.pocket.pretraining.scenes import photo_files
-from dreambooth.sampling.draw import Sampling, generate
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.spec import Sampling
 
 FIRST = 30_000_000  # scenes from this seed on: neither pretraining nor the probe saw them
 SEEDS = 10**6  # of scenes, that one --seed may use; pictures have three such ranges
-SAMPLING = Sampling(20, 4.0, 64, 16)
+SAMPLING = Sampling("DDIMScheduler", 20, 4.0, 64, 16)
 
 
 def pictures(
     model: LatentDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
 ) -> list[Image.Image]:
     """One picture a prompt, by DDIM; 20 steps with guidance 4 where nothing else is said."""
-    pipeline = model.pipeline(DDIMScheduler.from_config(model.noise_scheduler.config))
-    return generate(pipeline, prompts, range(seed, seed + len(prompts)), sampling)
+    return draw(model, prompts, range(seed, seed + len(prompts)), sampling)
 
 
 def arrays(images: list[Image.Image]) -> np.ndarray:

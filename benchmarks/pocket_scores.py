@@ -22,7 +22,6 @@ runs between a score and its truth:
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -33,13 +32,13 @@ from PIL import Image
 from torchmetrics.functional import spearman_corrcoef
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation.plan import read_manifest
 from dreambooth.files import write_json
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
-from dreambooth.sampling.draw import grid
-from dreambooth.study.runs import Run, load_run
+from dreambooth.sampling.grid import grid
+from dreambooth.sampling.store import read_manifest
+from dreambooth.study.runs import Run, find_runs
 
 TRUTH = {
     "dino": "subject",
@@ -87,10 +86,10 @@ def truths(items, seen: list[dict[str, str]], who: world.Identity) -> dict[str, 
     }
 
 
-def scores(folder: Path) -> dict[str, float]:
+def scores(run: Run) -> dict[str, float]:
     """Each metric's mean, by its short name; CLIP-T that of `class_only`."""
     kept = {}
-    for variant, value in json.loads((folder / "metrics.json").read_text())["scores"].items():
+    for variant, value in run.metrics()["scores"].items():
         name = variant.split(".")[0]
         if name in TRUTH and ".with_id." not in variant:
             kept[name] = value["mean"]
@@ -114,16 +113,16 @@ def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
     """One run: its knobs, its scores, its truth."""
     subject = run.config["subject"]
     who = world.subject_identity(subject["class_noun"], subject["name"])
-    images = run.folder / "evaluation" / run.config["evaluation"]["name"]
+    images = run.folder / "evaluation" / run.metrics()["evaluation"]
     items = read_manifest(images)
     pixels = [np.asarray(Image.open(images / item.file).convert("RGB")) for item in items]
     knobs = {name: run.config[name] for name in KNOBS}
-    return knobs | scores(run.folder) | truths(items, probe.judge(judge, np.stack(pixels)), who)
+    return knobs | scores(run) | truths(items, probe.judge(judge, np.stack(pixels)), who)
 
 
 def row_of(run: Run) -> list[Image.Image]:
     """The first picture of the first five prompts, then three of the class prompt."""
-    folder = run.folder / "evaluation" / run.config["evaluation"]["name"]
+    folder = run.folder / "evaluation" / run.metrics()["evaluation"]
     items = read_manifest(folder)
     shown = [item for item in items if item.set == "subject" and item.seed == 0][:5]
     shown += [item for item in items if item.set == "class"][:3]
@@ -153,10 +152,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         judge = probe.load_probe(weights_folder())
-        found = sorted({p.parent for folder in args.folders for p in folder.rglob("run.json")})
+        found = sorted({path for folder in args.folders for path in find_runs(folder)})
         if len(found) < 3:
             raise UserError(f"{len(found)} finished runs below {args.folders}: three at the least.")
-        runs = [load_run(folder) for folder in found]
+        runs = [Run.read(folder) for folder in found]
         for run in runs:
             check_rendered(run)
         runs.sort(key=lambda run: tuple(run.config[name] for name in KNOBS))

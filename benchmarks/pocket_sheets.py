@@ -17,11 +17,12 @@ from PIL import Image
 from pocket_quality import pictures
 from pocket_truth import articles
 
-from dreambooth.evaluation.plan import read_manifest
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder
-from dreambooth.sampling.draw import Sampling, grid
+from dreambooth.sampling.grid import grid
+from dreambooth.sampling.spec import Sampling
+from dreambooth.sampling.store import read_manifest
 
 COLUMNS = 6
 CELL = 96  # px
@@ -78,7 +79,7 @@ def main() -> None:
     rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
     grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
     model = LatentDiffusion.from_pretrained(str(weights_folder()))
-    drawn = pictures(model, prompts, 0, Sampling(20, 3.0, 64, 16))
+    drawn = pictures(model, prompts, 0, Sampling("DDIMScheduler", 20, 3.0, 64, 16))
     grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_drawn.png")
     if args.run is not None:
         training(args.run).save(args.target / "pocket_training.png")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth.sampling.draw import grid
+from dreambooth.sampling.grid import grid
 
 COLUMNS = 6
 

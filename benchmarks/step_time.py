@@ -26,7 +26,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from dreambooth.training.stages import model_path
 from sd15_random import sd15_random
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -38,9 +37,12 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
-from dreambooth.training import callbacks
+from dreambooth.pocket.embedded import model_path
 from dreambooth.training.loggers import make_loggers
 from dreambooth.training.module import DreamBooth, Loss, Optimization
+from dreambooth.training.progress import Progress, Rates
+from dreambooth.training.safety import StopOnNonFinite
+from dreambooth.training.spec import LoggerSpec
 
 LR = 1e-6
 PROMPTS = ("a sks dog", "a dog")
@@ -80,12 +82,12 @@ def ours(args, model, batches, folder) -> list[float]:
         max_epochs=-1,
         precision="bf16-mixed" if args.bf16 else "32-true",
         log_every_n_steps=10,
-        logger=make_loggers(folder, False, "", "", "", [], {}),
+        logger=make_loggers(folder, LoggerSpec(False, "", "", "", ()), {}),
         enable_checkpointing=False,
         callbacks=[
-            callbacks.Progress(),
-            callbacks.Cost(2),
-            callbacks.StopOnNonFinite(1 if args.device == "cpu" else 10),
+            Progress(),
+            Rates(2),
+            StopOnNonFinite(1 if args.device == "cpu" else 10),
             clock,
         ],
         enable_model_summary=False,

@@ -127,22 +127,20 @@ def test_subject_figures_by_hand(monkeypatch):
 def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
     asked = []
 
-    def draw(model, sampler, prompts, seed, sampling):
-        asked.append((model, tuple(prompts), seed, sampler, sampling))
+    def draw(model, prompts, seed, settings):
+        asked.append((model, tuple(prompts), seed, settings))
         return [Image.new("RGB", (64, 64), (255, 0, 0))] * len(prompts)
 
-    def load_run(folder):
+    def read(folder):
         return SimpleNamespace(
             record={"subject_phrase": "sks dog"},
             config={"class_prompt": "a dog"},
-            sampler="ddim",
-            sampling="20 steps",
-            folder=folder,
+            sampling="20 steps of ddim",
+            load_model=lambda: folder,
         )
 
     monkeypatch.setattr(effects, "draw", draw)
-    monkeypatch.setattr(effects, "load_run", load_run)
-    monkeypatch.setattr(effects, "load_model", lambda run: run.folder)
+    monkeypatch.setattr(effects.Run, "read", read)
     monkeypatch.setattr(effects, "train", lambda subject, ppl, args: f"ppl {ppl}")
     monkeypatch.setattr(effects.probe, "judge", lambda _, images: [{"context": "snow"}] * 8)
     distance = SimpleNamespace(distance=lambda images, batch: torch.ones(len(images), len(images)))

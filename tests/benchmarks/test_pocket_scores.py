@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation.plan import Item
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos
+from dreambooth.sampling.store import Item
 from dreambooth.study.runs import Run
+from run_records import write_metrics
 
 
 def test_variety_is_the_share_of_unlike_pairs():
@@ -72,9 +72,10 @@ def test_scores_are_named_by_their_metric_and_clip_t_is_of_the_class(tmp_path):
         "clip_i.pocket": 0.4,
         "lpips.pocket": 0.5,
     }
-    entries = {"scores": {variant: {"mean": value} for variant, value in values.items()}}
-    (tmp_path / "metrics.json").write_text(json.dumps(entries))
-    assert scores.scores(tmp_path) == {"dino": 0.1, "clip_t": 0.3, "clip_i": 0.4}
+    entries = {variant: {"mean": value} for variant, value in values.items()}
+    write_metrics(tmp_path, {"evaluation": "paper", "scores": entries})
+    run = Run(tmp_path, {"config": {"evaluation": {"name": "paper"}}})
+    assert scores.scores(run) == {"dino": 0.1, "clip_t": 0.3, "clip_i": 0.4}
 
 
 def test_correlations_are_spearman_s():
@@ -88,8 +89,9 @@ def test_correlations_are_spearman_s():
 
 
 def run_on(photos: Path, noun: str = "dog", name: str = "dog") -> Run:
-    record = {"photos": [str(path) for path in sorted(photos.iterdir())]}
-    return Run(Path("a-run"), record, {"subject": {"class_noun": noun, "name": name}})
+    config = {"subject": {"class_noun": noun, "name": name}}
+    paths = [str(path) for path in sorted(photos.iterdir())]
+    return Run(Path("a-run"), {"photos": paths, "config": config})
 
 
 def test_a_run_on_rendered_photos_is_taken(tmp_path):

@@ -1,7 +1,8 @@
-"""evaluate.py on a run: whose images it draws, what it says of references and costs."""
+"""evaluate.py on a run: which images it draws, where scores go, references and costs."""
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,17 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.metrics.variants import dino_id
+from dreambooth.study.runs import Run
+from dreambooth.study.tables import ReportSpec, report
 
 
-def record(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
+def record(folder: Path, evaluation: str = "quick") -> dict:
+    return json.loads((folder / "evaluation" / evaluation / "metrics.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 @pytest.fixture
@@ -23,14 +31,35 @@ def run(scored, tmp_path) -> Path:
 
 
 def test_scores_elsewhere_leave_a_runs_own_images(run, evaluate, tmp_path):
-    before = {p.name: p.read_bytes() for p in (run / "evaluation" / "quick").iterdir()}
-    own, other = record(run), tmp_path / "other"
+    before, other = contents(run / "evaluation" / "quick"), tmp_path / "other"
     evaluate(f"run='{run}'", "num_inference_steps=3", f"output_dir='{other}'")
-    assert {p.name: p.read_bytes() for p in (run / "evaluation" / "quick").iterdir()} == before
-    assert record(run) == own and record(other)["provenance"]["steps"] == 3
+    assert contents(run / "evaluation" / "quick") == before
+    assert record(other)["provenance"]["steps"] == 3
     assert {p.name for p in (other / "evaluation" / "quick").iterdir()} == set(before)
     evaluate(f"run='{run}'", "num_inference_steps=3", f"output_dir='{other}'")
     assert record(other)["images_made"] == 0  # so going back and forth costs nothing
+
+
+def test_another_evaluation_stands_beside_the_runs_own(run, evaluate, tmp_path):
+    before = contents(run / "evaluation" / "quick")
+    evaluate(f"run='{run}'", "evaluation=cornell")
+    assert contents(run / "evaluation" / "quick") == before
+    quick, cornell = record(run), record(run, "cornell")
+    assert (quick["evaluation"], quick["images"]) == ("quick", 8 + 3)
+    assert (cornell["evaluation"], cornell["images_made"]) == ("cornell", 16 + 3)
+    assert len(list((run / "evaluation" / "cornell").glob("*.png"))) == 19
+    assert not (run / "metrics.json").exists() and not (run / "scores.csv").exists()
+    assert Run.read(run).metrics() == quick and Run.read(run).metrics("cornell") == cornell
+    variant = dino_id(quick["encoders"]["dino"]["variant"])
+    for name, shown, scores in ((None, "quick", quick), ("cornell", "cornell", cornell)):
+        report(ReportSpec(run, name, False, "cpu", None, str(tmp_path / "cache")))
+        with open(run / "runs.csv", newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["evaluation"] == shown
+        assert float(row[variant]) == scores["scores"][variant]["mean"]
+    assert quick["scores"][variant]["mean"] != cornell["scores"][variant]["mean"]
+    evaluate(f"run='{run}'", "evaluation=cornell")
+    assert record(run, "cornell")["images_made"] == 0
 
 
 def test_an_evaluation_is_added_to_the_runs_cost(run, evaluate, tmp_path):
@@ -67,8 +96,11 @@ def test_references_say_how_many_of_them_were_trained_on(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_device_and_a_sampler_that_are_not_there_are_one_sentence(scored, spine, evaluate):
+def test_a_device_and_a_sampler_that_are_not_there_are_one_sentence(
+    scored, spine, evaluate, tmp_path
+):
     images = f"images='{scored / 'evaluation' / 'quick'}'", f"photos='{spine.photos}'"
+    images += (f"output_dir='{tmp_path}'",)
     for arguments, word in (
         ((*images, "evaluation.encoders=pocket", "device=cuda"), "device=cuda needs a GPU"),
         ((f"run='{scored}'", "scheduler=ddim", "num_inference_steps=2000"), "2000"),
@@ -79,19 +111,34 @@ def test_a_device_and_a_sampler_that_are_not_there_are_one_sentence(scored, spin
 
 
 def test_a_picture_is_not_compared_with_itself(scored, spine, evaluate, tmp_path):
-    images = shutil.copytree(scored / "evaluation" / "quick", tmp_path / "images")
+    images = Path(shutil.copytree(scored / "evaluation" / "quick", tmp_path / "images"))
+    (images / "metrics.json").unlink()
     shutil.copy(spine.photos / "1.png", next(images.glob("00_*.png")))
-    manifest = images / "manifest.csv"
-    manifest.unlink()
+    (images / "manifest.csv").unlink()
     with pytest.raises(UserError, match="the same file as the photo") as caught:
         evaluate(f"images='{images}'", f"photos='{spine.photos}'", "evaluation.encoders=pocket")
     assert "1.png" in str(caught.value) and not (images / "metrics.json").exists()
 
 
+def test_a_runs_own_scores_are_not_overwritten_by_those_of_its_folder(run, spine, evaluate):
+    images, before = run / "evaluation" / "quick", contents(run / "evaluation" / "quick")
+    arguments = (f"images='{images}'", f"photos='{spine.photos}'", "evaluation.encoders=pocket")
+    with pytest.raises(UserError, match="quick holds the scores of a run's own .* output_dir=DIR"):
+        evaluate(*arguments)
+    assert contents(images) == before
+    (images / "metrics.json").unlink()
+    for _ in range(2):  # scores of a folder may be replaced
+        evaluate(*arguments)
+    assert json.loads((images / "metrics.json").read_text())["evaluation"] == "folder"
+
+
 def test_scores_and_a_curve_of_an_earlier_model_do_not_stay(run, spine):
-    files = [run / name for name in ("metrics.json", "scores.csv", "curve.csv", "curve.png")]
-    for path in files[2:]:
-        path.write_text("a curve of the first sitting")
+    own, other = run / "evaluation" / "quick", run / "evaluation" / "paper"
+    other.mkdir()
+    files = [run / "curve.csv", run / "curve.png", other / "metrics.json", other / "scores.csv"]
+    for path in files:
+        path.write_text("of the first session")
+    files += [own / "metrics.json", own / "scores.csv"]
     spine.run(run, "evaluation=none")  # nothing is trained, so all of it is still true
     assert all(path.exists() for path in files)
     spine.run(run, "evaluation=none", "max_steps=3")

@@ -1,4 +1,4 @@
-"""The curve's file and its best step across sittings; scores and weights are stand-ins."""
+"""The curve's file and its best step across sessions; scores and weights are stand-ins."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dreambooth.cli.specs import curve_evaluation
 from dreambooth.errors import UserError
 from dreambooth.evaluation import curve
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.plan import Item
+from dreambooth.evaluation.networks import Encoders
 from dreambooth.metrics.variants import clip_t_id, dino_id
+from dreambooth.sampling.store import Item
 
 DINO, CLIP = "dino.pocket.sq32_bicubic", "clip.pocket.sq32_bicubic"
 
 
 @pytest.fixture
-def sitting(tmp_path, monkeypatch):
-    """`sitting({step: dino}, prompt)`: a Curve that has scored those steps, in one folder."""
-    networks = SimpleNamespace(
-        dino=SimpleNamespace(variant=DINO), clip=SimpleNamespace(variant=CLIP), ids={"dino": DINO}
+def session(tmp_path, monkeypatch):
+    """`session({step: dino}, prompt)`: a Curve that has scored those steps, in one folder."""
+    networks = Encoders(
+        "pocket",
+        *(SimpleNamespace(variant=v, model_id=v, weights_hash="a") for v in (DINO, CLIP)),
+        distance=None,
     )
     model = SimpleNamespace(weight=torch.zeros(1), loaded=None)
 
@@ -33,17 +35,26 @@ def sitting(tmp_path, monkeypatch):
     monkeypatch.setattr(curve, "trained_state", lambda model: {"weight": model.weight})
     monkeypatch.setattr(curve, "load_trained_state", load)
 
-    def make(scores: dict[int, float], prompt: str = "a sks dog", **settings) -> Curve:
-        items = [Item("subject", "0.png", prompt, "a dog", 0)]
-        made = Curve(
-            model, lambda *_: [], items, [], networks, tmp_path, 0, {"steps": 2, **settings}
+    def make(
+        scores: dict[int, float],
+        prompt: str = "a sks dog",
+        best_after: int | None = 0,
+        **settings,
+    ) -> Curve:
+        evaluation = SimpleNamespace(
+            items=[Item("subject", "0.png", prompt, "a dog", 0)],
+            sampling=SimpleNamespace(facts={"steps": 2, **settings}),
+            photos=[],
+            encoders=networks,
+            drawn=lambda *_: [],
         )
+        made = Curve(evaluation, model, tmp_path, best_after)
         for step, dino in scores.items():
             summary = {dino_id(DINO): dino, clip_t_id(CLIP, "class_only"): 0.3}
             summary = {key: {"mean": value} for key, value in summary.items()}
             monkeypatch.setattr(curve, "score", lambda *_, s=summary: SimpleNamespace(summary=s))
             model.weight = torch.tensor([float(step)])
-            made.score(step, [])
+            made.score(step)
         return made
 
     return make
@@ -54,16 +65,16 @@ def steps(path: Path) -> list[float]:
         return [float(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_the_best_state_is_that_of_the_row_that_won(sitting):
-    sitting({0: 0.9, 10: 0.6, 20: 0.5})
-    again = sitting({30: 0.4})
+def test_the_best_state_is_that_of_the_row_that_won(session):
+    session({0: 0.9, 10: 0.6, 20: 0.5})
+    again = session({30: 0.4})
     assert again.load_best() == 10 and again.model.loaded == 10
 
 
-def test_a_best_step_whose_state_was_overwritten_is_not_exported(sitting):
+def test_a_best_step_whose_state_was_overwritten_is_not_exported(session):
     """20 wins and overwrites 10; stopped, and gone on from before 20, which then loses."""
-    sitting({0: 0.1, 10: 0.5, 20: 0.6})
-    again = sitting({20: 0.4, 30: 0.3})
+    session({0: 0.1, 10: 0.5, 20: 0.6})
+    again = session({20: 0.4, 30: 0.3})
     assert again.best() == 10
     with pytest.raises(UserError, match="of step 20, but the best step is 10"):
         again.load_best()
@@ -73,18 +84,25 @@ def test_a_best_step_whose_state_was_overwritten_is_not_exported(sitting):
 
 
 @pytest.mark.parametrize("change", [{"prompt": "a sks dog in snow"}, {"steps": 3}])
-def test_what_measured_something_else_is_put_aside(sitting, tmp_path, caplog, change):
-    sitting({0: 0.1, 10: 0.9})
+def test_what_measured_something_else_is_put_aside(session, tmp_path, caplog, change):
+    session({0: 0.1, 10: 0.9})
     assert steps(tmp_path / "curve.csv") == [0, 10]
-    again = sitting({20: 0.2, 30: 0.3}, **change)
+    again = session({20: 0.2, 30: 0.3}, **change)
     assert "measured something else" in caplog.text
     assert steps(tmp_path / "curve.csv") == [20, 30] and again.load_best() == 30
     (aside,) = tmp_path.glob("curve-before-*.csv")
     assert steps(aside) == [0, 10]
-    assert steps(tmp_path / "curve.csv") == [row["step"] for row in sitting({}, **change).rows]
+    assert steps(tmp_path / "curve.csv") == [row["step"] for row in session({}, **change).rows]
 
 
-def test_a_curve_beside_an_average_is_refused(spine, tmp_path):
-    cfg = spine.compose(tmp_path, "evaluation.every_n_steps=1", "ema_decay=0.9")
-    with pytest.raises(UserError, match="ema_decay"):
-        curve_evaluation(cfg)
+def test_no_step_before_the_last_phase_is_the_best(session):
+    assert session({0: 0.9, 10: 0.8, 20: 0.5, 30: 0.4}, best_after=10).best() == 20
+    none = session({40: 0.9}, best_after=None)
+    assert none.best() is None and none.last_step == 40
+    assert session({0: 0.9}, "another prompt").best() is None
+
+
+def test_a_curve_may_stand_beside_an_average(spine, tmp_path):
+    overrides = ("evaluation.every_n_steps=1", "ema_decay=0.9", "checkpoint.best=harmonic")
+    spec = spine.spec(tmp_path, *overrides)
+    assert spec.curve.every_n_steps == 1 and spec.optimizer.ema_decay == 0.9

@@ -1,31 +1,73 @@
-"""The images' table: every row one file, and the file that it describes."""
+"""What an evaluation draws: its settings are checked, and its images listed."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import fields, replace
 
 import pytest
 
+from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
-from dreambooth.evaluation.plan import read_manifest
+from dreambooth.evaluation.plan import EvaluationSpec
+
+METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
+SPEC = EvaluationSpec("quick", "quick", 2, 3, 1000, METRICS, "pocket", None)
+DOG = SubjectWords("sks dog", "dog", "a photo of a dog", live=True)
+BOWL = SubjectWords("sks bowl", "bowl", "a bowl", live=False)
 
 
-def write(folder, *rows: tuple[str, str]) -> None:
-    (folder / "0.png").write_bytes(b"image")
-    lines = [f"{file},a sks dog,a dog,{sha256}" for file, sha256 in rows]
-    table = "\n".join(["file,prompt,class_only,sha256", *lines, ""])
-    (folder / "manifest.csv").write_text(table)
+def test_every_prompt_has_the_first_seeds_and_the_class_prompt_its_own():
+    items = SPEC.items(DOG)
+    subject = [item for item in items if item.set == "subject"]
+    assert [item.seed for item in subject] == [0, 1] * 4
+    prompts = ["a sks dog in the jungle", "a sks dog on the beach", "a sks dog in the snow"]
+    prompts.append("a red sks dog")
+    assert list(dict.fromkeys(item.prompt for item in subject)) == prompts
+    assert [item.class_only for item in subject] == [
+        item.prompt.replace("sks ", "") for item in subject
+    ]
+    prior = items[len(subject) :]
+    assert {(i.set, i.prompt, i.class_only) for i in prior} == {("class", *[DOG.class_prompt] * 2)}
+    assert [item.seed for item in prior] == [1000, 1001, 1002]
+    assert len({item.file for item in items}) == len(items) == 11
 
 
-def test_a_file_is_named_once_and_is_the_one_described(tmp_path):
-    write(tmp_path, ("0.png", hashlib.sha256(b"image").hexdigest()))
-    (item,) = read_manifest(tmp_path)
-    assert (item.set, item.file, item.seed) == ("subject", "0.png", -1)
-    write(tmp_path, ("0.png", ""))
-    assert read_manifest(tmp_path) == [item]
-    write(tmp_path, ("0.png", ""), ("./0.png", ""))
-    with pytest.raises(UserError, match="names ./0.png twice"):
-        read_manifest(tmp_path)
-    write(tmp_path, ("0.png", "0" * 64))
-    with pytest.raises(UserError, match="0.png is not the image"):
-        read_manifest(tmp_path)
+def test_live_subjects_and_objects_have_their_own_prompts():
+    paper = replace(SPEC, prompts="paper")
+    for words, own in (
+        (DOG, "a sks dog wearing a red hat"),
+        (BOWL, "a sks bowl on top of a mirror"),
+    ):
+        prompts = {item.prompt for item in paper.items(words)}
+        assert own in prompts and len(prompts) == 25 + 1
+
+
+def test_the_protocol_is_what_is_drawn_whoever_the_subject_is():
+    drawn = {"prompts", "images_per_prompt", "class_images", "class_seed"}
+    assert SPEC.protocol.keys() == {*drawn, "templates"}
+    changes = {"prompts": "paper", "images_per_prompt": 3, "class_images": 4, "class_seed": 1}
+    for key, value in changes.items():
+        other = replace(SPEC, **{key: value}).protocol
+        differ = {name for name in other if other[name] != SPEC.protocol[name]}
+        assert differ == ({key, "templates"} if key == "prompts" else {key})
+    rest = {field.name for field in fields(EvaluationSpec)} - drawn
+    assert rest == {"name", "metrics", "encoders", "encoders_dir"}  # not of what is drawn
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"prompts": "papers"}, "unknown prompt set 'papers'"),
+        ({"images_per_prompt": 0}, "evaluation.images_per_prompt=0 .* whole number, 1 or greater"),
+        ({"images_per_prompt": True}, "images_per_prompt=True"),
+        ({"class_images": -1}, "evaluation.class_images=-1 .* 0 or greater"),
+        ({"class_seed": 1.5}, "evaluation.class_seed=1.5"),
+        ({"images_per_prompt": 1}, "leaves DIV no pair"),
+        ({"metrics": ("fid",)}, "evaluation.metrics: fid is not one of"),
+        ({"encoders": "clip_b32"}, "names no dino network for dino"),
+    ],
+)
+def test_what_no_evaluation_could_use_is_one_sentence(change, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        replace(SPEC, **change)
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is scored of a folder, and with which networks."""
+"""What is scored of a folder, and what its summary records."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.errors import UserError
-from dreambooth.evaluation.plan import Item
-from dreambooth.evaluation.score import METRICS, Encoders, load_encoders, network_names, score
-from tiny_encoders import canonical_encoders, pocket_encoders
-
-
-@pytest.fixture(scope="module")
-def encoders_dir(tmp_path_factory) -> Path:
-    return pocket_encoders(tmp_path_factory.mktemp("encoders"))
+from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
+from dreambooth.evaluation.score import Groups, Scores, score
+from dreambooth.metrics.aggregate import bootstrap_interval
+from dreambooth.sampling.store import Item
 
 
 @pytest.fixture
@@ -44,18 +39,41 @@ def test_pres_and_div_of_class_are_of_one_prompt(networks, spine):
     assert {"PRES"} == both & names(networks, photos, "a dog")[0]
 
 
-def test_any_network_scores_when_it_is_named(encoders_dir, tmp_path):
-    every = ["canonical", "dinov2_s", "clip_l14", "vgg"]
-    assert network_names(every) == {"dino": "dinov2_s", "clip": "clip_l14", "lpips": "vgg"}
-    assert network_names("dino_vits8") == {"dino": "dino_vits8"}
-    weights = canonical_encoders(encoders_dir)
-    options = "cpu", str(weights), str(tmp_path)
-    mixed = load_encoders(["pocket", "dino_vits16"], METRICS, *options)
-    assert mixed.dino.name == "dino_vits16" and mixed.clip.name == "pocket_clip"
-    assert mixed.distance.variant == "lpips.pocket.v1.32"  # over its own encoder
-    assert mixed.distance.weights_hash != mixed.dino.weights_hash
-    alone = load_encoders("clip_b32", ["clip_t"], *options)
-    assert (alone.dino, alone.clip.name, alone.distance) == (None, "clip_b32", None)
-    for encoders, word in ((["dino_vits16"], "no clip network for clip_i"), ("dino", "not one of")):
-        with pytest.raises(UserError, match=word):
-            load_encoders(encoders, METRICS, *options)
+def test_an_interval_is_over_groups_and_a_mean_over_values():
+    rows, values = [{"prompt": p} for p in "aabb"], [0.1, 0.2, 0.3, 0.6]
+    scores = Scores(rows)
+    scores.add("v", "DINO", rows, values, Groups(list("aabb"), "prompts"), references=5)
+    assert [row["v"] for row in rows] == values
+    assert scores.summary["v"] == {
+        "metric": "DINO",
+        "mean": pytest.approx(0.3),
+        "mean_over": "images",
+        "interval_95": bootstrap_interval(values, list("aabb"), seed=0),
+        "interval_over": "prompts",
+        "images": 4,
+        "references": 5,
+    }
+    scores.add("w", "DINO", rows[:2], values[:2], Groups(list("aa"), "prompts"))
+    scores.add("x", "DINO", rows, values, None)
+    for variant in ("w", "x"):  # one group, and none: no interval
+        summary = scores.summary[variant]
+        assert summary["interval_95"] is summary["interval_over"] is None
+
+
+def test_unequal_counts_of_images_are_part_of_divs_variant(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    items = [Item("subject", f"{i}.png", f"prompt {i // 2 % 2}", "a dog", i) for i in range(5)]
+    scores = score(items, [photos[i % 3] for i in range(5)], photos, networks, ["div"])
+    (variant,) = scores.summary
+    assert variant.endswith("within_prompt.2to3")
+    assert scores.summary[variant]["mean_over"] == "prompts"
+    assert [row["set"] for row in scores.rows] == ["subject"] * 5  # no score of the photos
+
+
+def test_one_photo_has_no_score_among_the_photos(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    items = [Item("subject", "0.png", "a sks dog", "a dog", 0)]
+    for references, count in ((photos[:1], 0), (photos, 3)):
+        scores = score(items, photos[:1], references, networks, ["dino"])
+        assert sum(row["set"] == "photo" for row in scores.rows) == count
+        assert any(v.startswith("real_ref.") for v in scores.summary) == bool(count)

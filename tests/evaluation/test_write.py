@@ -1,12 +1,18 @@
-"""Scores as they are printed."""
+"""Scores as they are printed and written."""
 
 from __future__ import annotations
 
-from rich.console import Console
+import csv
+import json
 
 from dreambooth.evaluation.score import Scores
-from dreambooth.evaluation.write import print_scores
-from dreambooth.study.tables import _table
+from dreambooth.evaluation.write import (
+    COLUMNS,
+    print_scores,
+    scores_folder,
+    summary_of,
+    write_scores,
+)
 
 
 def test_a_folders_name_is_never_markup(capsys):
@@ -17,8 +23,28 @@ def test_a_folders_name_is_never_markup(capsys):
         assert name in printed
 
 
-def test_neither_are_the_runs_of_a_report():
-    console = Console(width=200)
-    with console.capture() as printed:
-        console.print(_table("2 runs: b [/c]", [{"metrics": "[dino,clip_t]"}], {"metrics": "m"}))
-    assert "b [/c]" in printed.get() and "[dino,clip_t]" in printed.get()
+def scores() -> Scores:
+    entry = {"metric": "DINO", "mean": 0.5, "interval_95": None}
+    real = {f"real_ref.v.{kind}_self": {**entry, "mean": 0.75} for kind in ("exclude", "include")}
+    item = {"set": "subject", "file": "0.png", "prompt": "p", "class_only": "c", "seed": 1}
+    return Scores([{**item, "v": 0.5}, {"set": "photo", "w": 1.0}], {"v": entry, **real})
+
+
+def test_the_table_has_a_row_per_image_and_the_record_the_means(tmp_path):
+    folder = scores_folder(tmp_path, "quick")
+    assert folder == tmp_path / "evaluation" / "quick"
+    write_scores(folder, scores(), {"evaluation": "quick"})
+    with open(folder / "scores.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert list(first) == ["set", "file", "prompt", "class_only", "seed", "v", "w"]
+    assert tuple(first)[:5] == COLUMNS
+    assert (first["v"], first["w"], second["v"], second["seed"]) == ("0.5", "", "", "")
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record == {"evaluation": "quick", "scores": scores().summary}
+
+
+def test_real_images_stand_beside_the_score_and_have_no_row_of_their_own(capsys):
+    print_scores(scores(), "quick", "the training photos")
+    printed = capsys.readouterr().out
+    assert "0.500" in printed and "0.750 (0.750)" in printed and "real_ref" not in printed
+    assert summary_of(scores())["score/v"] == 0.5 and len(summary_of(scores())) == 3

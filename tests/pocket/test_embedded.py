@@ -13,8 +13,7 @@ from dreambooth.errors import UserError
 from dreambooth.metrics import encoders
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import embedded as weights
-from dreambooth.pocket.embedded import weights_hash
-from dreambooth.training.stages import model_path
+from dreambooth.pocket.embedded import model_path, weights_hash
 
 COMMAND = "`git checkout -- src/dreambooth/pocket/weights` from the repository's root, or reinstall"
 

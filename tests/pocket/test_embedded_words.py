@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dreambooth.cli import specs as compose
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import unseen_warning, unseen_words
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
-from dreambooth.training import stages as job
+from dreambooth.training import prepare
+from dreambooth.training.costs import Costs
 
 
 def test_words_of_captions_are_seen():
@@ -49,15 +48,22 @@ def test_a_warning_names_the_words_of_all_prompts():
 @pytest.mark.parametrize("path, said", (("pocket", True), ("some/other-model", False)))
 def test_a_run_warns_once_and_only_with_the_embedded_model(path, said, caplog):
     with caplog.at_level(logging.WARNING):
-        job.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
+        prepare.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
     assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
         [(True, False)] if said else []
     )
 
 
-def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path):
-    cfg = spine.compose(tmp_path, "evaluation=quick", "identifier=wug")
-    settings, drawn = compose.evaluation(cfg), SimpleNamespace(prompts=["a wug dog on mars"])
-    said = compose.prompts(cfg, drawn, settings)
-    assert {"a wug dog", "a dog", "a wug dog on mars", "a red wug dog"} <= set(said)
-    assert set(compose.prompts(cfg, drawn, None)) == {"a wug dog", "a dog", "a wug dog on mars"}
+def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(prepare, "warn_of_unseen_words", lambda *arguments: asked.append(arguments))
+    samples = ("identifier=wug", "samples.prompts=['a {subject} on mars']")
+    drawn = {"a wug dog", "a dog", "a wug dog on mars"}
+    scored = {"a wug dog in the jungle", "a red wug dog"}
+    for name in ("quick", "none"):
+        spec = spine.spec(tmp_path, f"evaluation={name}", *samples)
+        prepare.prepare(spec, Costs())
+        path, prompts, identifier = asked.pop()
+        assert (path, identifier) == (str(spine.model), "wug") and not asked
+        assert drawn <= set(prompts) and (set(prompts) == drawn) == (name == "none")
+        assert (scored <= set(prompts)) == (name == "quick")

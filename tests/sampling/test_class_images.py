@@ -1,68 +1,76 @@
-"""Class images: one seed an image, made once, topped up, shared by processes."""
+"""Class images: one seed per image, drawn once, topped up, shared by processes."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dreambooth.data.class_images import class_images, own_class_images
-from dreambooth.training.stages import Sampler, prepare_class_images
+import torch
 from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.sampling.draw import Sampling
+from dreambooth.sampling.class_images import ClassImages, own_class_images
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.spec import Sampling
+from dreambooth.training.costs import Costs
+from dreambooth.training.prepare import prepare
 
-FACTS = {"model": "m", "prompt": "a dog", "steps": 20}
-SAMPLING = Sampling(2, 4.0, 16, batch_size=4)
+FACTS = {"model": "m", "steps": 20}
+WANTED = ClassImages("a dog", count=4, seed=0, batch_size=3)
+SAMPLING = Sampling("DDIMScheduler", 2, 4.0, 16, batch_size=4)
 
 
-def paint(seeds) -> list[Image.Image]:
-    """One picture a seed."""
+def paint(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    """One picture per seed."""
     draws = [np.random.default_rng(s).integers(0, 256, (16, 16, 3), np.uint8) for s in seeds]
     return [Image.fromarray(draw) for draw in draws]
 
 
 class Painter:
-    """Counts what it is asked for."""
+    """Keeps what it is asked for."""
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
+        self.prompts: set[str] = set()
 
-    def __call__(self, seeds):
+    def __call__(self, prompts, seeds):
         self.seeds += seeds
-        return paint(seeds)
+        self.prompts |= set(prompts)
+        return paint(prompts, seeds)
 
 
 def test_each_image_has_its_own_seed(tmp_path):
     painter = Painter()
-    paths = class_images(painter, FACTS, 5, seed=10, batch_size=2, cache_dir=tmp_path)
-    assert painter.seeds == [10, 11, 12, 13, 14]
-    for path, image in zip(paths, paint(range(10, 15)), strict=True):
+    paths = replace(WANTED, count=5, seed=10, batch_size=2).drawn(painter, FACTS, tmp_path)
+    assert painter.seeds == [10, 11, 12, 13, 14] and painter.prompts == {"a dog"}
+    for path, image in zip(paths, paint([], range(10, 15)), strict=True):
         assert (np.asarray(Image.open(path)) == np.asarray(image)).all()
-    record = json.loads((paths[0].parent / "manifest.json").read_text())
-    assert record["facts"] == {**FACTS, "seed": 10}
-    assert [e["seed"] for e in record["images"].values()] == [10, 11, 12, 13, 14]
+    facts = json.loads((paths[0].parent / "facts.json").read_text())
+    assert facts == {**FACTS, "prompt": "a dog", "seed": 10}
 
 
 def test_more_are_topped_up_and_fewer_are_taken(tmp_path):
     first, more = Painter(), Painter()
-    four = class_images(first, FACTS, 4, 0, 3, tmp_path)
+    four = WANTED.drawn(first, FACTS, tmp_path)
     before = [p.read_bytes() for p in four]
-    eight = class_images(more, FACTS, 8, 0, 3, tmp_path)
+    eight = replace(WANTED, count=8).drawn(more, FACTS, tmp_path)
     assert more.seeds == [4, 5, 6, 7] and eight[:4] == four
     assert [p.read_bytes() for p in eight[:4]] == before
     none = Painter()
-    assert class_images(none, FACTS, 2, 0, 3, tmp_path) == four[:2] and none.seeds == []
+    assert replace(WANTED, count=2).drawn(none, FACTS, tmp_path) == four[:2] and none.seeds == []
+    assert replace(WANTED, count=8).drawn(none, FACTS, tmp_path) == eight and none.seeds == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "another picture"])
-def test_a_damaged_image_is_made_again_alone(tmp_path, damage):
-    paths = class_images(paint, FACTS, 4, 0, 4, tmp_path)
+def test_a_damaged_image_is_drawn_again_alone(tmp_path, damage):
+    paths = WANTED.drawn(paint, FACTS, tmp_path)
     whole = paths[2].read_bytes()
     if damage == "removed":
         paths[2].unlink()
@@ -71,54 +79,62 @@ def test_a_damaged_image_is_made_again_alone(tmp_path, damage):
     else:
         paths[2].write_bytes(whole[:100] if damage == "cut" else b"")
     painter = Painter()
-    class_images(painter, FACTS, 4, 0, 4, tmp_path)
+    WANTED.drawn(painter, FACTS, tmp_path)
     assert painter.seeds == [2] and paths[2].read_bytes() == whole
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": null}'])
-def test_a_damaged_manifest_is_made_again(tmp_path, text):
-    paths = class_images(paint, FACTS, 2, 0, 4, tmp_path)
-    manifest = paths[0].parent / "manifest.json"
+@pytest.mark.parametrize("text", ["", "{", "[]", "file,sha256\n", "a,b\n1,2,3\n"])
+def test_a_damaged_manifest_is_written_again(tmp_path, text):
+    paths = WANTED.drawn(paint, FACTS, tmp_path)
+    manifest = paths[0].parent / "manifest.csv"
     whole = manifest.read_text()
     manifest.write_text(text)
-    assert class_images(paint, FACTS, 2, 0, 4, tmp_path) == paths
+    assert WANTED.drawn(paint, FACTS, tmp_path) == paths
     assert manifest.read_text() == whole
 
 
-def test_an_interrupted_generation_keeps_what_is_done(tmp_path):
-    def stops(seeds):
+def test_an_interrupted_drawing_keeps_what_is_done(tmp_path):
+    six = replace(WANTED, count=6, batch_size=2)
+
+    def stops(prompts, seeds):
         if 4 in seeds:
             raise KeyboardInterrupt
-        return paint(seeds)
+        return paint(prompts, seeds)
 
     with pytest.raises(KeyboardInterrupt):
-        class_images(stops, FACTS, 6, 0, 2, tmp_path)
+        six.drawn(stops, FACTS, tmp_path)
     painter = Painter()
-    class_images(painter, FACTS, 6, 0, 2, tmp_path)
-    assert painter.seeds == [4, 5]
+    paths = six.drawn(painter, FACTS, tmp_path)
+    assert painter.seeds == [4, 5] and (paths[0].parent / "facts.json").exists()
 
 
 def test_the_folder_changes_with_every_fact(tmp_path):
-    def folder(seed=0, **changed) -> Path:
-        return class_images(paint, {**FACTS, **changed}, 1, seed, 1, tmp_path)[0].parent
+    def folder(wanted=WANTED, **changed) -> Path:
+        return wanted.drawn(paint, {**FACTS, **changed}, tmp_path)[0].parent
 
-    others = [folder(prompt="a cat"), folder(model="n"), folder(steps=21), folder(seed=1)]
+    others = [
+        folder(replace(WANTED, prompt="a cat")),
+        folder(model="n"),
+        folder(steps=21),
+        folder(replace(WANTED, seed=1)),
+    ]
     assert len({folder(), *others}) == 5 and folder() == folder()
 
 
-def _draw_slowly(cache: Path, log: Path) -> None:
-    def slow(seeds):
+def draw_together(barrier: Barrier, cache: Path, log: Path) -> None:
+    def noted(prompts, seeds):
         with open(log, "a") as file:
             file.writelines(f"{seed}\n" for seed in seeds)
-        time.sleep(0.05)
-        return paint(seeds)
+        return paint(prompts, seeds)
 
-    class_images(slow, FACTS, 6, 0, 2, cache)
+    barrier.wait(60)
+    replace(WANTED, count=6, batch_size=2).drawn(noted, FACTS, cache)
 
 
-def test_two_processes_at_once_make_each_image_once(tmp_path):
+def test_two_processes_at_once_draw_each_image_once(tmp_path):
     fork = multiprocessing.get_context("fork")
-    jobs = [fork.Process(target=_draw_slowly, args=(tmp_path, tmp_path / "log")) for _ in range(2)]
+    arguments = (fork.Barrier(2), tmp_path, tmp_path / "log")
+    jobs = [fork.Process(target=draw_together, args=arguments) for _ in range(2)]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -132,17 +148,17 @@ def model(tiny_model_dir) -> LatentDiffusion:
     return LatentDiffusion.from_pretrained(str(tiny_model_dir))
 
 
-def prepare(model, cache, count=4, prompt="a dog", sampler="DDIMScheduler", seed=0, **sampling):
-    options = {} if sampler == "DDIMScheduler" else {"skip_prk_steps": True}
-    settings = Sampling(**{**vars(SAMPLING), **sampling})
-    return prepare_class_images(
-        model, prompt, count, Sampler(sampler, options), settings, seed, None, str(cache)
-    )
+def drawn(model, cache, wanted=WANTED, **changed) -> list[Path]:
+    """What a run does: see `training.prepare`."""
+    sampling = replace(SAMPLING, **changed)
+    wanted = replace(wanted, batch_size=sampling.batch_size)
+    facts = {"model": model.weights_hash(), **sampling.facts}
+    return wanted.drawn(lambda prompts, seeds: draw(model, prompts, seeds, sampling), facts, cache)
 
 
-def test_an_image_does_not_depend_on_the_batch_it_was_made_in(model, tmp_path):
+def test_an_image_does_not_depend_on_the_batch_it_was_drawn_in(model, tmp_path):
     def pixels(name: str, batch_size: int) -> list[np.ndarray]:
-        paths = prepare(model, tmp_path / name, batch_size=batch_size)
+        paths = drawn(model, tmp_path / name, batch_size=batch_size)
         return [np.asarray(Image.open(p)).astype(int) for p in paths]
 
     four, one, again = pixels("a", 4), pixels("b", 1), pixels("c", 4)
@@ -152,23 +168,51 @@ def test_an_image_does_not_depend_on_the_batch_it_was_made_in(model, tmp_path):
 
 
 def test_the_key_holds_everything_the_images_depend_on(model, tiny_v_model_dir, tmp_path):
-    def folder(model=model, **changed) -> Path:
-        return prepare(model, tmp_path, count=1, **changed)[0].parent
+    single = replace(WANTED, count=1)
+
+    def folder(model=model, wanted=single, **changed) -> Path:
+        return drawn(model, tmp_path, wanted, **changed)[0].parent
 
     other = LatentDiffusion.from_pretrained(str(tiny_v_model_dir))
     folders = [
         folder(),
         folder(other),
-        folder(prompt="a cat"),
-        folder(sampler="PNDMScheduler"),
+        folder(wanted=replace(single, prompt="a cat")),
+        folder(scheduler="PNDMScheduler", options={"skip_prk_steps": True}),
+        folder(options={"clip_sample": False}),
         folder(num_inference_steps=3),
         folder(guidance_scale=5.0),
-        folder(seed=7),
+        folder(wanted=replace(single, seed=7)),
         folder(resolution=24),
         folder(negative_prompt="red"),
+        folder(dtype="bfloat16"),
     ]
-    assert len(set(folders)) == 9
+    assert len(set(folders)) == 11
     assert folder(batch_size=1) == folders[0]  # but not the batch
+
+
+def test_a_run_draws_them_in_its_inference_dtype_and_keeps_dtypes_apart(spine, tmp_path, autocasts):
+    def folder(*overrides: str) -> Path:
+        """Where a run's class images are."""
+        autocasts.clear()
+        cache = tmp_path / "cache"
+        prepare(spine.spec(tmp_path / "run", f"cache_dir='{cache}'", *overrides), Costs())
+        (new,) = set((cache / "class_images").glob("[!.]*")) - known
+        known.add(new)
+        return new
+
+    known: set[Path] = set()
+    exact = folder()
+    assert autocasts == {None}
+    half = folder("trainer.precision=bf16-mixed")
+    assert autocasts == {torch.bfloat16} and half != exact
+    facts = [json.loads((path / "facts.json").read_text()) for path in (exact, half)]
+    assert [each["dtype"] for each in facts] == ["float32", "bfloat16"]
+    assert facts[0] | {"dtype": ""} == facts[1] | {"dtype": ""}
+    pixels = [np.asarray(Image.open(path / "00000.png")) for path in (exact, half)]
+    assert (pixels[0] != pixels[1]).any()
+    folder("trainer.precision=16-mixed", "frozen_dtype=float16")  # as trainer=t4_16gb
+    assert autocasts == {torch.float16} and len(known) == 3
 
 
 def test_ones_own_folder_is_used_as_it_is(spine, tmp_path):

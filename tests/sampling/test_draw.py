@@ -1,33 +1,24 @@
-"""An image depends on its seed alone; the files say what they are."""
+"""An image depends on its seed alone, and drawing changes nothing else."""
 
 from __future__ import annotations
 
-import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from PIL import Image
 
-from dreambooth.cli.generate import draw as draw_run
+from dreambooth.cli.generate import generate
 from dreambooth.cli.main import CONF
-from dreambooth.diffusion.samplers import make_scheduler
 from dreambooth.errors import UserError
-from dreambooth.files import file_hash
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.sampling.draw import (
-    MANIFEST,
-    Sampling,
-    evaluating,
-    generate,
-    grid,
-    save_images,
-    slug,
-)
+from dreambooth.sampling.draw import draw, evaluation_mode
+from dreambooth.sampling.spec import Sampling
 
-SAMPLERS = {"DDIMScheduler": {}, "EulerAncestralDiscreteScheduler": {}, "PNDMScheduler": {}}
+SAMPLERS = ("DDIMScheduler", "EulerAncestralDiscreteScheduler", "PNDMScheduler")
 PROMPTS = ["a dog", "a cat", "a toy on the beach", "a dog", "red fabric"]
+SAMPLING = Sampling("DDIMScheduler", 3, 4.0, 16, 1)
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +26,49 @@ def model(tiny_model_dir) -> LatentDiffusion:
     return LatentDiffusion.from_pretrained(str(tiny_model_dir))
 
 
-def draw(model, prompts, seeds, batch_size, sampler="DDIMScheduler", guidance_scale=4.0):
-    scheduler = make_scheduler(sampler, SAMPLERS[sampler], dict(model.noise_scheduler.config))
-    images = generate(
-        model.pipeline(scheduler), prompts, seeds, Sampling(3, guidance_scale, 16, batch_size)
-    )
+def drawn(model, prompts, seeds, **changed) -> list[np.ndarray]:
+    images = draw(model, prompts, seeds, replace(SAMPLING, **changed))
     return [np.asarray(image).astype(int) for image in images]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_an_image_depends_on_its_seed_and_not_on_its_batch(model, sampler):
+@pytest.mark.parametrize("scheduler", SAMPLERS)
+def test_an_image_depends_on_its_seed_and_not_on_its_batch(model, scheduler):
     seeds = [0, 1, 2, 3, 4]
-    alone = [draw(model, [p], [s], 1, sampler)[0] for p, s in zip(PROMPTS, seeds, strict=True)]
+    alone = [
+        drawn(model, [prompt], [seed], scheduler=scheduler)[0]
+        for prompt, seed in zip(PROMPTS, seeds, strict=True)
+    ]
     for size in (2, 5):
-        together = draw(model, PROMPTS, seeds, size, sampler)
+        together = drawn(model, PROMPTS, seeds, batch_size=size, scheduler=scheduler)
         for a, b in zip(alone, together, strict=True):
             assert abs(a - b).max() <= 2  # grey levels: only rounding
-    again = draw(model, PROMPTS, seeds, 5, sampler)
+    again = drawn(model, PROMPTS, seeds, batch_size=5, scheduler=scheduler)
     assert all((a == b).all() for a, b in zip(together, again, strict=True))
     assert abs(alone[0] - alone[3]).max() > 8  # one prompt, two seeds
     assert alone[0].shape == (16, 16, 3)
 
 
+def test_an_image_is_what_diffusers_own_call_makes(model):
+    """Steps, guidance, negative prompt and size reach the pipeline under their own names."""
+    pipeline = model.pipeline(SAMPLING.build(model.noise_scheduler))
+    expected = pipeline(
+        "a dog",
+        negative_prompt="red",
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=4,
+        guidance_scale=2.5,
+        height=24,
+        width=24,
+    ).images[0]
+    changed = {"num_inference_steps": 4, "guidance_scale": 2.5, "negative_prompt": "red"}
+    (image,) = drawn(model, ["a dog"], [5], resolution=24, **changed)
+    assert (image == np.asarray(expected)).all()
+
+
 def test_the_prompt_and_the_guidance_reach_the_image(model):
-    one, other = draw(model, ["a dog", "red fabric"], [0, 0], 2, guidance_scale=20.0)
-    plain = draw(model, ["a dog"], [0], 1, guidance_scale=1.0)[0]
+    settings = {"guidance_scale": 20.0, "batch_size": 2}
+    one, other = drawn(model, ["a dog", "red fabric"], [0, 0], **settings)
+    plain = drawn(model, ["a dog"], [0], guidance_scale=1.0)[0]
     assert (one != other).any() and (one != plain).any()
 
 
@@ -67,9 +76,9 @@ def test_drawing_leaves_training_as_it_was(model):
     model.unet.train()
     state = torch.get_rng_state()
     try:
-        draw(model, ["a dog"], [0], 1, "EulerAncestralDiscreteScheduler")
+        drawn(model, ["a dog"], [0], scheduler="EulerAncestralDiscreteScheduler")
         assert model.unet.training and not model.vae.training
-        with pytest.raises(KeyError), evaluating(model.pipeline()):
+        with pytest.raises(KeyError), evaluation_mode(model.pipeline()):
             assert not model.unet.training
             raise KeyError
         assert model.unet.training
@@ -78,39 +87,37 @@ def test_drawing_leaves_training_as_it_was(model):
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_files_and_manifest(tmp_path):
-    images = [Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue")]
-    prompts = ["a sks dog, on: the/beach", "a sks dog, on: the/beach", "Ein Hüte <x>"]
-    save_images(tmp_path, images, prompts, ["a dog", "a dog", "b"], [0, 7, 0])
-    with open(tmp_path / "manifest.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == MANIFEST
-    assert [row["prompt"] for row in rows] == prompts
-    assert [row["class_only"] for row in rows] == ["a dog", "a dog", "b"]
-    assert [row["seed"] for row in rows] == ["0", "7", "0"]
-    for row, image in zip(rows, images, strict=True):
-        assert file_hash(tmp_path / row["file"]) == row["sha256"]
-        assert list(Image.open(tmp_path / row["file"]).get_flattened_data()) == list(
-            image.get_flattened_data()
-        )
-    assert len(list(tmp_path.iterdir())) == 4
+@pytest.mark.parametrize(
+    ("dtype", "frozen", "expected"),
+    [
+        ("float32", None, None),
+        ("bfloat16", None, torch.bfloat16),
+        ("float16", None, torch.float16),
+        ("float32", torch.bfloat16, torch.bfloat16),  # parts that were cast while frozen
+        ("float16", torch.bfloat16, torch.bfloat16),
+        ("bfloat16", torch.float16, torch.float16),
+    ],
+)
+def test_drawing_is_autocast_where_it_is_asked_for_or_dtypes_differ(
+    tiny_model_dir, autocasts, dtype, frozen, expected
+):
+    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    (exact,) = drawn(model, ["a dog"], [0])
+    autocasts.clear()
+    if frozen is not None:
+        model.vae.to(frozen)
+    (image,) = drawn(model, ["a dog"], [0], dtype=dtype)
+    assert autocasts == {expected} and not torch.is_autocast_enabled("cpu")
+    assert (model.unet.dtype, model.vae.dtype) == (torch.float32, frozen or torch.float32)
+    assert abs(image - exact).max() < 64  # grey levels: the same picture
+    assert (image == exact).all() == (expected is None)
 
 
-def test_a_slug_is_safe_in_a_path():
-    assert slug("a <sks> dog/../cat: 50%") == "a-sks-dog-cat-50"
-    assert len(slug("x " * 500)) <= 60 and slug("...") == ""
-
-
-@pytest.mark.parametrize("labels", [(), ("first", "second")])
-def test_a_grid_places_images_row_by_row(labels):
-    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    sheet = grid([Image.new("RGB", (8, 8), c) for c in colors], 2, labels, cell=10)
-    assert sheet.width == 2 * 14 + 4
-    step, top = (34, 24) if labels else (14, 4)
-    assert sheet.getpixel((9, top + 5)) == colors[0]
-    assert sheet.getpixel((23, top + 5)) == colors[1]
-    assert sheet.getpixel((9, top + step + 5)) == colors[2]
-    assert sheet.getpixel((23, top + step + 5)) == (255, 255, 255)
+def test_networks_that_are_all_in_half_precision_are_drawn_as_they_are(tiny_model_dir, autocasts):
+    model = LatentDiffusion.from_pretrained(str(tiny_model_dir)).to(torch.bfloat16)
+    for dtype in ("float32", "bfloat16"):
+        assert drawn(model, ["a dog"], [0], dtype=dtype)[0].shape == (16, 16, 3)
+    assert autocasts == {None}
 
 
 @pytest.mark.parametrize(
@@ -129,10 +136,10 @@ def test_what_cannot_be_drawn_is_refused_before_the_model_loads(
     scored, tmp_path, monkeypatch, more, expected
 ):
     monkeypatch.setattr(
-        "dreambooth.cli.generate.load_model", lambda run: pytest.fail("it was loaded")
+        "dreambooth.study.runs.Run.load_model", lambda run: pytest.fail("it was loaded")
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("generate", [f"run='{scored}'", f"output_dir='{tmp_path}'", *more])
     with pytest.raises(UserError, match=expected):
-        draw_run(cfg)
+        generate(cfg)
     assert not list(tmp_path.iterdir())

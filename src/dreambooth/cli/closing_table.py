@@ -15,6 +15,6 @@ class ClosingTable(Callback):
         """Print and write them, if any run was finished."""
         folder = Path(config.hydra.sweep.dir)
         if any(folder.rglob("run.json")):
-            from dreambooth.study.tables import print_table  # imports torch
+            from dreambooth.study.tables import print_tables  # imports torch
 
-            print_table(folder)
+            print_tables(folder)

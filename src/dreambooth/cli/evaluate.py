@@ -14,7 +14,12 @@ from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import Evaluation, explain
 from dreambooth.evaluation.networks import Encoders, load_encoders
 from dreambooth.evaluation.score import score
-from dreambooth.evaluation.write import print_scores, scores_folder, write_scores
+from dreambooth.evaluation.write import (
+    print_scores,
+    refuse_a_runs_scores,
+    scores_folder,
+    write_scores,
+)
 from dreambooth.files import file_hash
 from dreambooth.sampling.draw import torch_device
 from dreambooth.sampling.store import Item, read_manifest
@@ -74,6 +79,8 @@ def _run(cfg: DictConfig) -> int:
 
 def _images(cfg: DictConfig) -> int:
     folder, metrics, notes = Path(cfg.images), list(cfg.evaluation.metrics), []
+    output = Path(cfg.output_dir or folder)
+    refuse_a_runs_scores(output)
     if (folder / "manifest.csv").exists():
         items = read_manifest(folder)
     else:
@@ -94,7 +101,6 @@ def _images(cfg: DictConfig) -> int:
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)
-    output = Path(cfg.output_dir or folder)
     write_scores(output, scores, {**record, "cost": costs.record})
     print_scores(scores, str(folder), references)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")

@@ -1,12 +1,14 @@
 """Real photos against themselves under every variant: the one paper number that needs no training.
 
-Ruiz et al. 2023, table 1: DINO 0.774 and CLIP-I 0.885 for real images. Which encoder, preprocessing
-and pairing the authors used is not stated; the variant that gives these numbers tells.
+Ruiz et al. 2023, table 1: DINO 0.774 and CLIP-I 0.885 for real images. The authors do not state
+their encoder, preprocessing and pairing; the variant that gives these numbers is likely theirs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,9 +26,12 @@ from dreambooth.metrics.variants import clip_i_id, dino_id, real_ref_id
 PAPER = {"dino": 0.774, "clip": 0.885}
 ENCODER_NAMES = tuple(name for name, source in ENCODERS.items() if source.repo is not None)
 
+Photos = Mapping[str, Sequence[Path]]
+"""Each subject's photos by its name."""
+
 
 def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Path]]:
-    """Each subject's photos: the sub-folders of `root`, or the dataset fetched into the cache.
+    """List each subject's photos: the sub-folders of `root`, or the dataset, which is fetched once.
 
     Raises:
         UserError: no such folder, no sub-folder with photos, or a subject with one photo.
@@ -37,7 +42,7 @@ def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Pa
     subjects = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     photos = {path.name: list_photos(path) for path in subjects}
     if not photos:
-        raise UserError(f"photos.root={root} has no sub-folder: give one folder a subject.")
+        raise UserError(f"photos.root={root} has no sub-folder: give one folder per subject.")
     for name, paths in photos.items():
         if len(paths) < 2:
             raise UserError(f"{folder / name} holds one photo: real against real needs two.")
@@ -45,17 +50,18 @@ def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Pa
 
 
 def calibrate(
-    photos: dict[str, list[Path]],
+    photos: Photos,
     device: str,
     encoders_dir: str | None,
     cache_dir: str | Path,
     output: Path,
-) -> list[dict]:
-    """Score every variant whose weights can be had, print them beside the paper's numbers and
-    write `calibration.csv`; the others are named with the reason.
+) -> list[dict[str, Any]]:
+    """Score every variant whose weights are available, and write `calibration.csv`.
+
+    The scores are printed beside the paper's; the other variants are named with the reason.
 
     Raises:
-        UserError: no weights could be had at all.
+        UserError: no weights are available at all.
     """
     rows, missing = [], {}
     for name in ENCODER_NAMES:
@@ -71,17 +77,15 @@ def calibrate(
             continue
         rows += [real_row(name, encoder, photos, include_self) for include_self in (False, True)]
     if not rows:
-        name, reason = next(iter(missing.items()))
-        raise UserError(f"none of {', '.join(missing)} could be had, for {name}: {reason}")
+        name, why = next(iter(missing.items()))
+        raise UserError(f"none of {', '.join(missing)} is available; {name}: {why}")
     write_csv(output / "calibration.csv", rows)
     _print(rows, missing, photos)
     return rows
 
 
-def real_row(
-    name: str, encoder: Encoder, photos: dict[str, list[Path]], include_self: bool
-) -> dict:
-    """One variant's mean over subjects of real against real, with its interval over subjects."""
+def real_row(name: str, encoder: Encoder, photos: Photos, include_self: bool) -> dict[str, Any]:
+    """Score photos against photos: one variant's mean over subjects, and its interval over them."""
     kind = ENCODERS[name].kind
     means = {
         subject: mean(real_scores(encoder.images(paths), include_self=include_self))
@@ -103,7 +107,7 @@ def real_row(
     }
 
 
-def _print(rows: list[dict], missing: dict[str, str], photos: dict[str, list[Path]]) -> None:
+def _print(rows: list[dict[str, Any]], missing: dict[str, str], photos: Photos) -> None:
     count = sum(map(len, photos.values()))
     table = Table(
         title=f"real images: {count} photos of {len(photos)} subjects", title_justify="left"
@@ -116,12 +120,10 @@ def _print(rows: list[dict], missing: dict[str, str], photos: dict[str, list[Pat
         table.add_row(row["encoder"], pairs, *numbers)
     console = Console()
     console.print(table)
-    nearest = {
-        kind: min((r for r in rows if r["paper"] == value), key=lambda r: abs(r["difference"]))
-        for kind, value in PAPER.items()
-        if any(r["paper"] == value for r in rows)
-    }
-    for kind, row in nearest.items():
-        console.print(f"Nearest to the paper's {PAPER[kind]} ({kind}): {row['variant']}")
-    for name, reason in missing.items():
-        console.print(f"Not had: {name}. {reason}", style="dim", highlight=False, markup=False)
+    for kind, value in PAPER.items():
+        alike = [row for row in rows if row["paper"] == value]
+        if alike:
+            nearest = min(alike, key=lambda row: abs(row["difference"]))
+            console.print(f"Nearest to the paper's {value} ({kind}): {nearest['variant']}")
+    for name, why in missing.items():
+        console.print(f"Left out: {name}. {why}", style="dim", highlight=False, markup=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.errors import UserError
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.score import score
-from dreambooth.files import atomic, cache_key, file_hash
+from dreambooth.files import atomic, cache_key, file_hash, read_csv, write_csv
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
 from dreambooth.metrics.variants import clip_t_id, dino_id
 from dreambooth.model.stable_diffusion import LatentDiffusion
@@ -30,11 +30,11 @@ class Curve:
     """`curve.csv`, one row per scored step under full variant ids, and `curve.png`.
 
     The best step has the highest harmonic mean of DINO and CLIP-T `class_only`. Only steps after
-    `best_after` (the start of the last phase) can be it, so never the model before training;
-    None keeps none. Its trained state is `checkpoints/best.safetensors`.
+    `best_after` (the start of the last phase) can be the best, so never the model before training;
+    with None no step is. The best step's trained state is kept in `checkpoints/best.safetensors`.
 
-    Rows that measured anything else (other prompts, seeds, photos, encoders, sampling) are no part
-    of this curve: their file is renamed.
+    A file whose rows measured anything else (other prompts, seeds, photos, encoders or sampling) is
+    renamed, and a new curve begins.
     """
 
     def __init__(
@@ -44,23 +44,23 @@ class Curve:
         self.folder, self.best_after = folder, best_after
         self.items = evaluation.items
         self.seconds = 0.0
-        self.rows: list[dict[str, float]] = []
-        self.renames_file = False  # curve.csv holds rows that measured something else
         self.measured = cache_key(
             items=[asdict(item) for item in self.items],
             drawn_with=evaluation.sampling.facts,
             photos=[file_hash(photo) for photo in evaluation.photos],
             encoders=evaluation.encoders.ids,
         )
-        path = self.folder / "curve.csv"
-        if path.exists():  # of a run that was stopped
-            with open(path, newline="") as file:
-                read = list(csv.DictReader(file))
-            if any(row.pop("measured", None) != self.measured for row in read):
-                log.warning("%s measured something else: this run begins a new curve.", path)
-                self.renames_file = True
-            else:
-                self.rows = [{key: float(value) for key, value in row.items()} for row in read]
+        read = read_csv(self.path) if self.path.exists() else []  # of a run that was stopped
+        self.renames_file = any(row.pop("measured", None) != self.measured for row in read)
+        if self.renames_file:
+            log.warning("%s measured something else: this run begins a new curve.", self.path)
+            read = []
+        self.rows = [{key: float(value) for key, value in row.items()} for row in read]
+
+    @property
+    def path(self) -> Path:
+        """The table of the curve."""
+        return self.folder / "curve.csv"
 
     @property
     def best_path(self) -> Path:
@@ -70,7 +70,7 @@ class Curve:
     def score(self, step: int) -> dict[str, float]:
         """Draw and score the model as it is; return the scores as a logger names them.
 
-        A step that was scored before is scored anew.
+        A step that was scored before is scored again.
         """
         start = time.monotonic()
         prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
@@ -81,7 +81,7 @@ class Curve:
         row = {"step": step, **scores, "harmonic_mean": harmonic_mean(*self._rule(scores))}
         self.rows = [r for r in self.rows if r["step"] < step] + [row]
         if step == 0:
-            self.best_path.unlink(missing_ok=True)  # of an earlier training in this folder
+            self.best_path.unlink(missing_ok=True)  # it is of an earlier training
         if self.best() == step:
             self._keep(row)
         self.seconds += time.monotonic() - start
@@ -94,7 +94,7 @@ class Curve:
         return int(self.rows[-1]["step"]) if self.rows else None
 
     def best(self) -> int | None:
-        """Return the best step so far; None where none is kept or none can be it."""
+        """Return the best step so far; None where no step can be the best."""
         if self.best_after is None:
             return None
         rows = [row for row in self.rows if row["step"] > self.best_after]
@@ -104,10 +104,11 @@ class Curve:
         """Put the best step's weights into the model; return the step.
 
         Raises:
-            UserError: no state was kept, or that of another step: the run was stopped after a
-                better step had overwritten it, and then went on from an earlier step.
+            UserError: the state that is kept is not the best step's. That happens where a run was
+                stopped after a better step had overwritten it, and resumed from an earlier step.
         """
         best, state = self.best(), self.best_path
+        assert best is not None  # the last step of a phase is always scored
         row = next(r for r in self.rows if r["step"] == best)
         kept = {}
         if state.exists():
@@ -123,27 +124,24 @@ class Curve:
         load_trained_state(self.model, load_file(state))
         return best
 
-    def _rule(self, scores: dict[str, float]) -> tuple[float, float]:
+    def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
+        """Pick the two scores that the best step is chosen by."""
         encoders = self.evaluation.encoders
-        assert encoders.dino and encoders.clip  # of METRICS
-        dino = scores[dino_id(encoders.dino.variant)]
-        return dino, scores[clip_t_id(encoders.clip.variant, "class_only")]
+        dino = scores[dino_id(encoders.of("dino").variant)]
+        return dino, scores[clip_t_id(encoders.of("clip_t").variant, "class_only")]
 
-    def _keep(self, row: dict[str, float]) -> None:
+    def _keep(self, row: Mapping[str, float]) -> None:
+        """Save the trained state, with the row that it belongs to."""
         state = {k: v.detach().cpu().contiguous() for k, v in trained_state(self.model).items()}
         metadata = {"step": str(row["step"]), "rule": "harmonic", "row": json.dumps(row)}
         with atomic(self.best_path) as temporary:
             save_file(state, temporary, metadata)
 
     def _write(self) -> None:
-        path = self.folder / "curve.csv"
         if self.renames_file:
-            path.replace(self.folder / f"curve-before-{self.measured}.csv")
+            self.path.replace(self.folder / f"curve-before-{self.measured}.csv")
             self.renames_file = False
-        with atomic(path) as temporary, open(temporary, "w") as file:
-            writer = csv.DictWriter(file, [*self.rows[-1], "measured"])
-            writer.writeheader()
-            writer.writerows({**row, "measured": self.measured} for row in self.rows)
+        write_csv(self.path, [{**row, "measured": self.measured} for row in self.rows])
         from dreambooth.evaluation.curve_plot import draw_curve  # matplotlib takes a second
 
         draw_curve(self.rows, self.folder / "curve.png", self.best())

@@ -1,4 +1,4 @@
-"""Draw what an evaluation needs from a fine-tuned model, and score it against the photos."""
+"""Draw the images of an evaluation from a fine-tuned model, and score them against the photos."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.score import BOOTSTRAP_SEED, Scores, score
-from dreambooth.files import cache_key, file_hash
+from dreambooth.files import folder_hash
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
@@ -21,7 +23,7 @@ from dreambooth.sampling.store import ImageStore, Item
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that scoring a model needs beside the model: what to draw, how, and what to compare."""
+    """What to draw of a subject, how, the photos to compare with, and the networks that score."""
 
     spec: EvaluationSpec
     subject: SubjectWords
@@ -34,7 +36,9 @@ class Evaluation:
         """Every image that is drawn and scored."""
         return self.spec.items(self.subject)
 
-    def drawn(self, model: LatentDiffusion, prompts: Sequence[str], seeds: Sequence[int]) -> list:
+    def drawn(
+        self, model: LatentDiffusion, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> list[Image.Image]:
         """Draw images of the model as it is now."""
         return draw(model, prompts, seeds, self.sampling)
 
@@ -47,7 +51,10 @@ class Evaluation:
             export: the run's `model/` folder, whose content is part of the images' provenance.
 
         Returns:
-            the scores, and the record that explains them in metrics.json.
+            The scores, and the record that explains them in metrics.json.
+
+        Raises:
+            UserError: nothing was exported, or images that cannot be scored.
         """
         facts = provenance(model, export, self.sampling)
         items = self.items
@@ -70,7 +77,13 @@ class Evaluation:
 
 
 def provenance(model: LatentDiffusion, export: Path, sampling: Sampling) -> dict[str, Any]:
-    """Name what a fine-tuned model's images depend on: its exported weights, and how it draws."""
+    """Name what a fine-tuned model's images depend on: its exported weights, and how it draws.
+
+    Raises:
+        UserError: nothing was exported.
+    """
+    if not any(export.glob("*")):
+        raise UserError(f"{export} holds no model: train the run again or correct the path.")
     facts = {
         "export": folder_hash(export),
         **sampling.facts,
@@ -91,11 +104,3 @@ def explain(photos: Sequence[Path], what: str, encoders: Encoders) -> dict[str, 
         "encoders": {"family": encoders.family, **encoders.ids},
         "intervals": {"level": 0.95, "method": "percentile bootstrap", "seed": BOOTSTRAP_SEED},
     }
-
-
-def folder_hash(folder: Path) -> str:
-    """Return 16 hex digits over the names and bytes of every file below `folder`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    if not files:
-        raise UserError(f"{folder} holds no model: train the run again or correct the path.")
-    return cache_key(files={f.relative_to(folder).as_posix(): file_hash(f) for f in files})

@@ -1,4 +1,4 @@
-"""The networks that score images: which ones a metric needs, and loading them."""
+"""The networks that score images: which ones the metrics need, and loading them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ NETWORKS = (*FAMILIES, *ENCODERS, *BACKBONES)  # what `evaluation.encoders` may 
 NEEDS = {"dino": "dino", "pres": "dino", "clip_i": "clip", "clip_t": "clip", "div": "lpips"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoders:
-    """The networks that score; those that no metric asked for are None."""
+    """The networks that score; those that no metric asked for are None.
+
+    `family` is `evaluation.encoders` as it was set.
+    """
 
     family: str | Sequence[str]
     dino: Encoder | None
     clip: Encoder | None
     distance: PerceptualDistance | None
+
+    def of(self, metric: str) -> Encoder:
+        """Return the encoder that `metric` needs, which must be loaded."""
+        encoder = self.dino if NEEDS[metric] == "dino" else self.clip
+        assert encoder is not None, metric
+        return encoder
 
     @property
     def ids(self) -> dict[str, dict[str, str]]:
@@ -46,9 +55,11 @@ class Encoders:
 
 
 def network_names(encoders: str | Sequence[str]) -> dict[str, str]:
-    """`[canonical, dinov2_s]` => which network is the `dino`, the `clip` and the `lpips`.
+    """Find which network is the `dino`, the `clip` and the `lpips`.
 
-    Of a family or a list of families and networks; of one kind the last one counts.
+    Args:
+        encoders: a family or a network, or a list of them, of which the last of a kind counts:
+            `[canonical, dinov2_s]`.
 
     Raises:
         UserError: a name that is none of `NETWORKS`.
@@ -63,10 +74,10 @@ def network_names(encoders: str | Sequence[str]) -> dict[str, str]:
 
 
 def check_networks(encoders: str | Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
-    """`network_names`, once they are known to serve the metrics.
+    """Return `network_names`, once they are known to serve the metrics.
 
     Raises:
-        UserError: an unknown network or metric, or one that a metric needs and nobody named.
+        UserError: an unknown network or metric, or a metric whose network is not named.
     """
     names = network_names(encoders)
     for metric in metrics:
@@ -85,23 +96,26 @@ def load_encoders(
     metrics: Sequence[str],
     device: str,
     encoders_dir: str | None,
-    cache_dir: str,
+    cache_dir: str | Path,
 ) -> Encoders:
-    """The networks that `metrics` need; features are kept in `cache_dir`/features.
+    """Load the networks that `metrics` need; features of files are kept in `cache_dir`/features.
 
     Raises:
-        UserError: as `check_networks`, or weights that cannot be had.
+        UserError: as `check_networks`, or weights that are not available.
     """
     names = check_networks(encoders, metrics)
-    kinds, options = {NEEDS[m] for m in metrics}, {"device": device, "encoders_dir": encoders_dir}
+    kinds, features = {NEEDS[metric] for metric in metrics}, Path(cache_dir) / "features"
     loaded = {
-        kind: load_encoder(names[kind], **options, cache_dir=Path(cache_dir) / "features")
+        kind: load_encoder(
+            names[kind], device=device, encoders_dir=encoders_dir, cache_dir=features
+        )
         for kind in ("dino", "clip")
         if kind in kinds
     }
-    distance = None
+    dino, distance = loaded.get("dino"), None
     if "lpips" in kinds:
-        dino = loaded.get("dino")
-        shared = names["lpips"] == "pocket" and dino is not None and dino.name == "pocket_dino"
-        distance = pocket_distance(dino) if shared else load_distance(names["lpips"], **options)
-    return Encoders(encoders, loaded.get("dino"), loaded.get("clip"), distance)
+        if dino is not None and (dino.name, names["lpips"]) == ("pocket_dino", "pocket"):
+            distance = pocket_distance(dino)
+        else:
+            distance = load_distance(names["lpips"], device=device, encoders_dir=encoders_dir)
+    return Encoders(encoders, dino, loaded.get("clip"), distance)

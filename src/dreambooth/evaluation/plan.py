@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.data.prompts import SubjectWords, fill
@@ -21,7 +21,7 @@ class EvaluationSpec:
     """What `conf/evaluation/*.yaml` sets, without the curve; `prompts` names a prompt set.
 
     Raises:
-        UserError: names the key, the value and what it must be.
+        UserError: a value that cannot be used; names its key and what it must be.
     """
 
     name: str
@@ -63,7 +63,10 @@ class EvaluationSpec:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What is drawn, the same for every subject: `templates` is over both of a set's lists."""
+        """What is drawn, as JSON values that are the same for every subject.
+
+        `templates` hashes the prompt set's templates, for objects and for live subjects.
+        """
         lists = [list(prompt_set(self.prompts, live)) for live in (False, True)]
-        own = asdict(self)
-        return {**{key: own[key] for key in PROTOCOL}, "templates": cache_key(lists=lists)}
+        own = {key: getattr(self, key) for key in PROTOCOL}
+        return {**own, "templates": cache_key(lists=lists)}

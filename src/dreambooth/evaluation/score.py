@@ -1,10 +1,11 @@
-"""All metrics of one subject's images at once: a row an image, and a summary a variant."""
+"""All metrics of one subject's images at once: a row per image, and a summary per variant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,65 +16,85 @@ from dreambooth.metrics.aggregate import bootstrap_interval, mean
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.metrics.preprocess import ImageLike
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.store import SETS, Item
 
 BOOTSTRAP_SEED = 0
 
 
+@dataclass(frozen=True)
+class Groups:
+    """What a bootstrap interval draws whole: the group of each value, and what a group is."""
+
+    names: list[str]
+    what: str
+
+
 @dataclass
 class Scores:
-    """`rows`: what each image is and its scores by variant id; `summary`: one record a variant."""
+    """The scores of one subject's images.
 
-    rows: list[dict] = field(default_factory=list)
-    summary: dict[str, dict] = field(default_factory=dict)
+    `rows` says what each image is and its scores by variant id; `summary` holds one record per
+    variant; `notes` are sentences on what was not scored.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(
         self,
         variant: str,
         metric: str,
-        rows: list[dict],
-        scores: Tensor | Sequence[float],
-        over: str | None,
+        rows: Sequence[dict[str, Any]],
+        scores: Iterable[float] | Tensor,
+        groups: Groups | None,
         **counts: int,
     ) -> None:
-        """Record a variant's scores, one a row; `over` is the column that the interval draws."""
+        """Record a variant's score of each row, and their mean."""
         values = [float(score) for score in scores]
         for row, value in zip(rows, values, strict=True):
             row[variant] = value
-        self.summarise(
-            variant,
-            metric,
-            values,
-            [r[over] for r in rows] if over else None,
-            {"prompt": "prompts", "file": "images", None: None}[over],
-            images=len(rows),
-            **counts,
-        )
+        self.summarise(variant, metric, values, groups, {"images": len(rows), **counts})
 
     def summarise(
         self,
         variant: str,
         metric: str,
         values: list[float],
-        groups: list[str] | None,
-        over: str | None,
+        groups: Groups | None,
+        counts: dict[str, int],
         mean_over: str = "images",
-        **counts: int,
     ) -> None:
-        """The mean of `values` and its 95 % bootstrap interval over whole `groups`."""
+        """Record the mean of `values` and its 95 % bootstrap interval over whole groups."""
         interval = None
         if groups is not None:
-            interval = bootstrap_interval(values, groups, seed=BOOTSTRAP_SEED)
-        average = mean(torch.tensor(values, dtype=torch.float64))
+            interval = bootstrap_interval(values, groups.names, seed=BOOTSTRAP_SEED)
         self.summary[variant] = {
             "metric": metric,
-            "mean": average,
+            "mean": mean(torch.tensor(values, dtype=torch.float64)),
             "mean_over": mean_over,
             "interval_95": interval,
-            "interval_over": over if interval else None,
+            "interval_over": groups.what if groups and interval else None,
             **counts,
         }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images of one kind (of the subject, of the class, or the photos), each with its row."""
+
+    rows: list[dict[str, Any]]
+    images: list[ImageLike]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each image."""
+        return [row["prompt"] for row in self.rows]
+
+    @property
+    def by_prompt(self) -> Groups:
+        """Every prompt's images as one group."""
+        return Groups(self.prompts, "prompts")
 
 
 def score(
@@ -83,105 +104,109 @@ def score(
     encoders: Encoders,
     metrics: Sequence[str],
 ) -> Scores:
-    """Score one subject's images, of which `items` says what they are, against its photos.
+    """Score one subject's images, which `items` describes, against its photos.
 
-    The means are those of `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES
-    and DIV of class are of one prompt, "a [class]": a note says why they were left out.
+    Means are defined in `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES and
+    DIV of class need images of one class prompt, "a [class]"; a note says why they were left out.
 
     Raises:
-        UserError: no images, features that are NaN, a prompt with one image where DIV is asked.
+        UserError: no images, features that are NaN, or DIV of a prompt with one image.
     """
-    result = Scores([dict(vars(item)) for item in items])
+    result = Scores([asdict(item) for item in items])
+    pairs = list(zip(result.rows, images, strict=True))
     subject, prior = (
-        [row for row in result.rows if row["set"] == name] for name in ("subject", "class")
+        _Part([r for r, _ in pairs if r["set"] == name], [i for r, i in pairs if r["set"] == name])
+        for name in SETS
     )
-    made, of_class = (
-        [image for item, image in zip(items, images, strict=True) if item.set == name]
-        for name in ("subject", "class")
-    )
-    photo_rows = [{"set": "photo", "file": str(p), "prompt": "", "class_only": ""} for p in photos]
-    prompts = len({row["prompt"] for row in subject})
-    counts = {"prompts": prompts, "references": len(photos)}
-    for key, metric, encoder, name in (
-        ("dino", "DINO", encoders.dino, variants.dino_id),
-        ("clip_i", "CLIP-I", encoders.clip, variants.clip_i_id),
-    ):
-        if key in metrics:
-            real, variant = encoder.images(photos), name(encoder.variant)
-            scores = fidelity.allpairs_scores(encoder.images(made), real)
-            result.add(variant, metric, subject, scores, "prompt", **counts)
-            _real_rows(result, photo_rows, real, metric, variant)
+    rows = [{"set": "photo", "file": str(p), "prompt": "", "class_only": ""} for p in photos]
+    real = _Part(rows, list(photos))
+    if "dino" in metrics:
+        _fidelity(result, "DINO", encoders.of("dino"), subject, real)
+    if "clip_i" in metrics:
+        _fidelity(result, "CLIP-I", encoders.of("clip_i"), subject, real)
     if "clip_t" in metrics:
-        _clip_t(result, subject, encoders.clip, encoders.clip.images(made), prompts)
-    class_prompts = sorted({row["prompt"] for row in prior})
-    if "pres" in metrics and len(class_prompts) == 1:
-        variant = variants.pres_id("class_prompt", variants.dino_id(encoders.dino.variant))
-        real = encoders.dino.images(photos)
-        scores = preservation.class_prompt_scores(encoders.dino.images(of_class), real)
-        result.add(variant, "PRES", prior, scores, "file", references=len(photos))
+        _clip_t(result, encoders.of("clip_t"), subject)
+    has_class = len(set(prior.prompts)) == 1
+    if "pres" in metrics and has_class:
+        _pres(result, encoders.of("pres"), prior, real)
     if "div" in metrics:
-        _div(result, subject, "DIV", encoders.distance, made)
-        if len(class_prompts) == 1 and len(prior) > 1:
-            _div(result, prior, "DIV of class", encoders.distance, of_class)
-    if len(class_prompts) != 1 and {"pres", "div"} & set(metrics):
-        why = "There are no images of the class prompt"
-        if class_prompts:
-            first, second = class_prompts[:2]
-            why = f'The class has images of {len(class_prompts)} prompts ("{first}", "{second}")'
-        result.notes.append(f"{why}, so PRES and DIV of class are not scored.")
-    result.rows += [row for row in photo_rows if len(row) > 4]
+        assert encoders.distance is not None
+        _div(result, "DIV", encoders.distance, subject)
+        if has_class and len(prior.images) > 1:
+            _div(result, "DIV of class", encoders.distance, prior)
+    if not has_class and {"pres", "div"} & set(metrics):
+        result.notes.append(_why_no_class(prior))
+    if len(photos) > 1 and {"dino", "clip_i"} & set(metrics):
+        result.rows += real.rows
     return result
 
 
-def _real_rows(result: Scores, rows: list[dict], real: Tensor, metric: str, variant: str) -> None:
-    """The photos among themselves, without and with self-pairs; one photo has no such row."""
-    for include_self in (False, True) if len(real) > 1 else ():
+def _fidelity(result: Scores, metric: str, encoder: Encoder, made: _Part, real: _Part) -> None:
+    """DINO or CLIP-I: each image's mean similarity to the photos; and the photos among themselves.
+
+    The latter without and with self-pairs; a single photo has no such score.
+    """
+    variant_id = variants.dino_id if metric == "DINO" else variants.clip_i_id
+    variant, references = variant_id(encoder.variant), encoder.images(real.images)
+    scores = fidelity.allpairs_scores(encoder.images(made.images), references)
+    counts = {"prompts": len(set(made.prompts)), "references": len(real.images)}
+    result.add(variant, metric, made.rows, scores, made.by_prompt, **counts)
+    for include_self in (False, True) if len(real.images) > 1 else ():
         result.add(
             variants.real_ref_id(variant, include_self=include_self),
             f"{metric}, real images",
-            rows,
-            fidelity.real_scores(real, include_self=include_self),
+            real.rows,
+            fidelity.real_scores(references, include_self=include_self),
             None,
         )
 
 
-def _clip_t(result: Scores, rows: list[dict], clip: Encoder, images: Tensor, prompts: int) -> None:
-    made_from = [row["prompt"] for row in rows]
+def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
+    """CLIP-T: similarity to the prompt without the identifier, and to the prompt as it was."""
+    images, prompts = clip.images(made.images), len(set(made.prompts))
     for text, column in (("class_only", "class_only"), ("with_id", "prompt")):
-        texts = [row[column] for row in rows]
-        scores = fidelity.clip_t_scores(images, clip.texts(texts), texts=texts, prompts=made_from)
+        texts = [row[column] for row in made.rows]
+        scores = fidelity.clip_t_scores(
+            images, clip.texts(texts), texts=texts, prompts=made.prompts
+        )
         variant = variants.clip_t_id(clip.variant, text)
-        result.add(variant, f"CLIP-T {text}", rows, scores, "prompt", prompts=prompts)
+        result.add(variant, f"CLIP-T {text}", made.rows, scores, made.by_prompt, prompts=prompts)
 
 
-def _div(
-    result: Scores, rows: list[dict], metric: str, distance: PerceptualDistance, images: list
-) -> None:
-    """DIV; an image's own value is its mean distance to the other images of its prompt."""
+def _pres(result: Scores, dino: Encoder, prior: _Part, real: _Part) -> None:
+    """PRES: similarity of images of the class prompt to the subject's photos; high means drift."""
+    variant = variants.pres_id("class_prompt", variants.dino_id(dino.variant))
+    references = dino.images(real.images)
+    scores = preservation.class_prompt_scores(dino.images(prior.images), references)
+    each = Groups([row["file"] for row in prior.rows], "images")
+    result.add(variant, "PRES", prior.rows, scores, each, references=len(real.images))
+
+
+def _div(result: Scores, metric: str, distance: PerceptualDistance, part: _Part) -> None:
+    """DIV: mean distance of the images of a prompt; a row has its distance to the others."""
     own: dict[int, float] = {}
 
     def matrix(indices: list[int]) -> Tensor:
-        distances = distance.distance([images[i] for i in indices])
+        distances = distance.distance([part.images[i] for i in indices])
         own.update(zip(indices, (distances.sum(1) / (len(indices) - 1)).tolist(), strict=True))
         return distances
 
-    prompts = [row["prompt"] for row in rows]
-    means = preservation.diversity(prompts, matrix)
-    sizes = {prompts.count(prompt) for prompt in means}
+    means = preservation.diversity(part.prompts, matrix)
+    sizes = {part.prompts.count(prompt) for prompt in means}
     variant = variants.div_id(distance.variant, min(sizes))
     if len(sizes) > 1:
         variant = f"{variant}to{max(sizes)}"
     if metric != "DIV":
         variant = f"div_class.{variant.removeprefix('div.')}"
-    for index, row in enumerate(rows):
+    for index, row in enumerate(part.rows):
         row[variant] = own[index]
-    result.summarise(
-        variant,
-        metric,
-        list(means.values()),
-        list(means),
-        "prompts",
-        "prompts",
-        images=len(rows),
-        prompts=len(means),
-    )
+    groups, counts = Groups(list(means), "prompts"), {"images": len(own), "prompts": len(means)}
+    result.summarise(variant, metric, list(means.values()), groups, counts, mean_over="prompts")
+
+
+def _why_no_class(prior: _Part) -> str:
+    prompts = sorted(set(prior.prompts))
+    why = "There are no images of the class prompt"
+    if prompts:
+        why = f'The class has images of {len(prompts)} prompts ("{prompts[0]}", "{prompts[1]}")'
+    return f"{why}, so PRES and DIV of class are not scored."

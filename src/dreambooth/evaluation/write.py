@@ -1,18 +1,23 @@
-"""Scores as a user meets them: scores.csv, metrics.json, a printed table."""
+"""Write scores as scores.csv and metrics.json, and print them as a table."""
 
 from __future__ import annotations
 
-import csv
+import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dreambooth.errors import UserError
 from dreambooth.evaluation.score import Scores
-from dreambooth.files import atomic, write_json
+from dreambooth.files import write_csv, write_json
+from dreambooth.sampling.store import Item
 
-COLUMNS = ("set", "file", "prompt", "class_only", "seed")
+COLUMNS = tuple(field.name for field in fields(Item))  # of scores.csv, before the scores
 LOWER_IS_BETTER = ("PRES",)
 
 
@@ -21,21 +26,40 @@ def scores_folder(run: Path, evaluation: str) -> Path:
     return run / "evaluation" / evaluation
 
 
-def write_scores(folder: Path, scores: Scores, record: dict) -> None:
+def refuse_a_runs_scores(folder: Path) -> None:
+    """Refuse to score a folder of images over the scores of a run's own evaluation.
+
+    Raises:
+        UserError: `folder` holds the scores of a run.
+    """
+    path = folder / "metrics.json"
+    try:
+        record = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError):
+        return
+    if "provenance" in record:
+        raise UserError(
+            f"{folder} holds the scores of a run's own evaluation: pass output_dir=DIR to write "
+            "these beside them."
+        )
+
+
+def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> None:
     """Write `scores.csv`, one row per image, and `metrics.json`, the means and `record`.
 
-    The table is written last, so whoever finds `metrics.json` finds both of one evaluation.
+    `metrics.json` is written last, so that a new one never stands beside an old table.
     """
-    with atomic(folder / "scores.csv") as temporary, open(temporary, "w", newline="") as file:
-        names = list(dict.fromkeys(key for row in scores.rows for key in row if key not in COLUMNS))
-        writer = csv.DictWriter(file, [*COLUMNS, *names])
-        writer.writeheader()
-        writer.writerows(scores.rows)
+    names = dict.fromkeys(key for row in scores.rows for key in row if key not in COLUMNS)
+    write_csv(folder / "scores.csv", scores.rows, [*COLUMNS, *names])
     write_json(folder / "metrics.json", {**record, "scores": scores.summary})
 
 
 def print_scores(scores: Scores, title: str, references: str) -> None:
-    """Print every metric with its interval, then the variant ids that define them."""
+    """Print every metric with its interval, then the variant ids that define them.
+
+    Args:
+        references: which photos the images were compared with, in words.
+    """
     table = Table(title=escape(title), title_justify="left")
     for name in ("metric", "score", "95 % interval", "real (self-pairs too)"):
         table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
@@ -57,7 +81,7 @@ def print_scores(scores: Scores, title: str, references: str) -> None:
 
 
 def _real_images(scores: Scores, variant: str) -> str:
-    """`0.774 (0.815)`: the photos among themselves, and with self-pairs, under the same variant."""
+    """Write the score of the photos among themselves, and with self-pairs: `0.774 (0.815)`."""
     plain = scores.summary.get(f"real_ref.{variant}.exclude_self")
     both = scores.summary.get(f"real_ref.{variant}.include_self")
     return f"{plain['mean']:.3f} ({both['mean']:.3f})" if plain and both else ""

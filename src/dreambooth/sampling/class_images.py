@@ -28,7 +28,7 @@ class ClassImages:
     def drawn(self, draw: Draw, facts: Mapping[str, Any], cache_dir: str | Path) -> list[Path]:
         """Return their PNGs in the cache folder that belongs to `facts`; draw the missing ones.
 
-        More can be asked for later, in any batch size; `facts.json` says what the images depend
+        More can be asked for later, in any batch size. `facts.json` names what the images depend
         on.
 
         Args:
@@ -41,13 +41,14 @@ class ClassImages:
             Item("class", f"{i:05d}.png", self.prompt, self.prompt, self.seed + i)
             for i in range(self.count)
         ]
-        missing = sum(not (folder / item.file).exists() for item in items)
+        paths = [folder / item.file for item in items]
+        missing = sum(not path.exists() for path in paths)
         if missing:
             log.info("Drawing %d class images of %r", missing, self.prompt)
-        made = ImageStore(folder, facts).fill(draw, items, self.batch_size, keep_others=True)
-        if made:
+        if not (folder / "facts.json").exists():
             write_json(folder / "facts.json", facts)
-        return [folder / item.file for item in items]
+        ImageStore(folder, facts).fill(draw, items, self.batch_size, keep_others=True)
+        return paths
 
 
 def own_class_images(folder: str | Path, count: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Draw images: each depends on its own seed, whatever batch it is made in."""
+"""Draw images, each from its own seed, whatever batch it is drawn in."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def draw(
     The initial latents and any sampler noise of an image come from a CPU generator seeded with
     its own seed, so a batch size changes nothing but floating-point rounding.
     """
-    pipeline = model.pipeline(sampling.build(model.noise_scheduler.config))
+    pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
-    with evaluation_mode(pipeline), _one_dtype(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), _autocast(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -55,23 +55,27 @@ def torch_device(device: str) -> str:
 
 @contextmanager
 def evaluation_mode(pipeline: Any) -> Iterator[None]:
-    """Put a pipeline's modules in eval mode, and back: sampling must not change training."""
-    modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
-    modes = [m.training for m in modules]
-    for module in modules:
-        module.eval()
+    """Put a pipeline's networks in eval mode, and back: drawing must not change training."""
+    networks = _networks(pipeline)
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
 
 
-def _one_dtype(pipeline: Any, dtype: str) -> AbstractContextManager:
-    """Autocast where `dtype` asks for it, or where half-precision parts lie beside float32 ones."""
-    modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
-    held = {next(m.parameters()).dtype for m in modules}
-    half = {torch.float16, torch.bfloat16} & {*held, getattr(torch, dtype)}
-    if not half or (len(held) == 1 and held == half):
-        return nullcontext()
-    return torch.autocast(pipeline.device.type, sorted(half, key=str)[0])
+def _networks(pipeline: Any) -> list[torch.nn.Module]:
+    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
+
+def _autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
+    """Draw in half precision if `dtype` is one, or if some networks were cast to one while frozen.
+
+    The dtype of those networks comes first, because autocast does not convert their weights.
+    """
+    present = {next(network.parameters()).dtype for network in _networks(pipeline)}
+    wanted = next((d for d in present if d != torch.float32), getattr(torch, dtype))
+    return nullcontext() if present == {wanted} else torch.autocast(pipeline.device.type, wanted)

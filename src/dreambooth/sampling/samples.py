@@ -1,4 +1,4 @@
-"""A fixed set of prompts and seeds, drawn whenever one wants to see what a model has learned."""
+"""Sample images: a fixed set of prompts and seeds that shows what a model has learned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreambooth.sampling.store import ImageStore, items_of_prompts
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Prompts, the same prompts without the identifier, and seeds; drawn under `sampling`."""
+    """Every prompt with every seed; `class_only` holds the prompts without the identifier."""
 
     prompts: tuple[str, ...]
     class_only: tuple[str, ...]

@@ -9,6 +9,8 @@ from typing import Any
 from dreambooth.diffusion.samplers import check_scheduler, make_scheduler
 from dreambooth.errors import UserError
 
+DTYPES = ("float32", "float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -47,16 +49,18 @@ class Sampling:
         }
 
     def check(self) -> None:
-        """Refuse a sampler that diffusers does not have, or values that it refuses.
+        """Refuse a sampler that diffusers does not have, values that it refuses, and other dtypes.
 
         Raises:
-            UserError: names the sampler and the value.
+            UserError: names the sampler or the key, and the value.
         """
+        if self.dtype not in DTYPES:
+            raise UserError(f"sampling.dtype={self.dtype} is not one of {', '.join(DTYPES)}.")
         try:
             check_scheduler(self.scheduler, dict(self.options), self.num_inference_steps)
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def build(self, noise_config: Mapping[str, Any]):
-        """Make the diffusers scheduler on a model's own noise schedule (its scheduler config)."""
-        return make_scheduler(self.scheduler, dict(self.options), dict(noise_config))
+    def build(self, noise_scheduler: Any) -> Any:
+        """Make the diffusers scheduler on the noise schedule of a model's own scheduler."""
+        return make_scheduler(self.scheduler, dict(self.options), dict(noise_scheduler.config))

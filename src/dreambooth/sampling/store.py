@@ -1,12 +1,12 @@
 """A folder of drawn images with a manifest: what is there is kept, what is missing is drawn.
 
 Class images, samples and an evaluation's images are all kept this way. `manifest.csv` has one row
-per image: what it shows, its seed, its SHA-256, and the key of the facts it was drawn under.
+per image: what it shows, its seed, its SHA-256, and `provenance`, the key of the facts that it was
+drawn under.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, cache_key, file_hash, locked
+from dreambooth.files import atomic, cache_key, file_hash, locked, read_csv, write_csv
 
 SETS = ("subject", "class")
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """`prompts, seeds => images`, each depending on its own prompt and seed alone."""
+Rows = Mapping[str, Mapping[str, Any]]
+"""Rows of a manifest by file."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class ImageStore:
     def fill(
         self, draw: Draw, items: Sequence[Item], batch_size: int, keep_others: bool = False
     ) -> int:
-        """Draw the images that are missing; returns how many.
+        """Draw the images that are missing; return how many were.
 
         An image is kept if its file is the one that the manifest describes, drawn under the same
         facts. Images that no item asks for are removed, unless `keep_others`.
@@ -79,7 +81,8 @@ class ImageStore:
         with locked(self.folder.parent / f".{self.folder.name}"):
             recorded = self._recorded()
             rows = {item.file: recorded[item.file] for item in items if self._has(item, recorded)}
-            others = {file: row for file, row in recorded.items() if file not in _names(items)}
+            asked = {item.file for item in items}
+            others = {file: row for file, row in recorded.items() if file not in asked}
             if not keep_others:
                 for file in others:
                     (self.folder / Path(file).name).unlink(missing_ok=True)
@@ -96,7 +99,7 @@ class ImageStore:
         return len(missing)
 
     def replace(self, items: Sequence[Item], images: Sequence[Image.Image]) -> None:
-        """Save these images, whatever the folder held under the same names."""
+        """Save these images, over any of the same names, and record no others."""
         with locked(self.folder.parent / f".{self.folder.name}"):
             rows = {
                 item.file: self._save(item, image)
@@ -109,7 +112,8 @@ class ImageStore:
         rows = self._recorded().values()
         return bool(rows) and all(row.get("provenance") == self.provenance for row in rows)
 
-    def _has(self, item: Item, recorded: Mapping[str, dict[str, str]]) -> bool:
+    def _has(self, item: Item, recorded: Rows) -> bool:
+        """Tell whether an image's file is the one that its row describes, under these facts."""
         row, path = recorded.get(item.file), self.folder / item.file
         if row is None or row.get("provenance") != self.provenance or not path.is_file():
             return False
@@ -126,20 +130,15 @@ class ImageStore:
         """Read the manifest's rows by file; none where there is no manifest that can be read."""
         path = self.folder / "manifest.csv"
         try:
-            rows = _rows(path) if path.exists() else []
+            rows = read_csv(path) if path.exists() else []
         except UserError:
             return {}  # what it described is drawn again
         return {row["file"]: row for row in rows if row.get("file")}
 
-    def _record(self, items: Sequence[Item], rows: Mapping, others: Mapping) -> None:
+    def _record(self, items: Sequence[Item], rows: Rows, others: Rows) -> None:
         ours = [rows[item.file] for item in items if item.file in rows]
-        with (
-            atomic(self.folder / "manifest.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows([*ours, *(others[file] for file in sorted(others))])
+        rest = [others[file] for file in sorted(others)]
+        write_csv(self.folder / "manifest.csv", [*ours, *rest], COLUMNS)
 
 
 def read_manifest(folder: Path) -> list[Item]:
@@ -153,7 +152,7 @@ def read_manifest(folder: Path) -> list[Item]:
             bytes, or no image of the subject.
     """
     path = folder / "manifest.csv"
-    rows = _rows(path)
+    rows = read_csv(path)
     _check_rows(folder, path, rows)
     items = [
         Item(
@@ -177,6 +176,7 @@ def read_manifest(folder: Path) -> list[Item]:
 
 
 def _check_rows(folder: Path, path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Refuse a manifest whose rows are incomplete or do not describe the files."""
     if not rows:
         raise UserError(f"{path} names no images: generate images before scoring them.")
     for column in ("file", "prompt", "class_only"):
@@ -199,15 +199,3 @@ def _check_rows(folder: Path, path: Path, rows: Sequence[dict[str, str]]) -> Non
                 f"{folder / row['file']} is not the image that {path} describes (its SHA-256 "
                 "differs): generate it again, or take its sha256 out of the table."
             )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table ({error}): write it as CSV.") from error
-
-
-def _names(items: Sequence[Item]) -> set[str]:
-    return {item.file for item in items}

@@ -1,8 +1,7 @@
-"""Finished runs read back: the record, the configuration, the scores and the model."""
+"""A finished run read back: its record, configuration, scores and model."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import Any
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
+from dreambooth.files import read_csv
 from dreambooth.model.lora import load_lora
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.textual_inversion import load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
-from dreambooth.study.settings import flat, scored_with
+
+RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Run:
                 f"`python train.py {typed(f'hydra.run.dir={quoted(folder)}')}` and the same "
                 "options."
             ) from None
-        if not {"config", "written", "sampling"} <= record.keys():
+        if not isinstance(record, dict) or not set(RECORD) <= record.keys():
             raise UserError(
                 f"{folder / 'run.json'} was written by an earlier version: repeat the command that "
                 "made it, in the same folder; nothing is trained again."
@@ -76,16 +77,33 @@ class Run:
             subject["live"],
         )
 
-    def metrics(self, evaluation: str | None = None) -> dict[str, Any]:
-        """Return the metrics.json of an evaluation; {} if the run was not scored by it.
+    @property
+    def evaluations(self) -> list[str]:
+        """Names of the evaluations that scored the run, sorted."""
+        return sorted(path.parent.name for path in self.folder.glob("evaluation/*/metrics.json"))
 
-        None is the evaluation that the run was configured with, or without one the first that
-        evaluate.py made.
+    def metrics(self, evaluation: str | None = None) -> dict[str, Any]:
+        """Return the metrics.json of an evaluation; {} if it did not score the run.
+
+        None means the evaluation that the run was configured with; if that did not score it, the
+        first that did.
+
+        Raises:
+            UserError: a file that cannot be read.
         """
-        folders = sorted(path.parent for path in self.folder.glob("evaluation/*/metrics.json"))
-        own = scores_folder(self.folder, evaluation or self.config["evaluation"]["name"])
-        chosen = [own] if own in folders else folders[:1] if evaluation is None else []
-        return json.loads((chosen[0] / "metrics.json").read_text()) if chosen else {}
+        name, scored = evaluation or self.config["evaluation"]["name"], self.evaluations
+        if name not in scored and evaluation is None and scored:
+            name = scored[0]
+        if name not in scored:
+            return {}
+        path = scores_folder(self.folder, name) / "metrics.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): score the run again with `python evaluate.py "
+                f"{typed(f'run={quoted(self.folder)}')} evaluation={name}`."
+            ) from None
 
     def load_model(self) -> LatentDiffusion:
         """Load the model as it was exported: a pipeline, or its base with what was learned."""
@@ -105,41 +123,13 @@ class Run:
         """Return the last logged instance and prior losses."""
         columns, last = ("loss/instance", "loss/prior"), {}
         path = self.folder / "metrics.csv"
-        if path.exists():
-            with open(path, newline="") as file:
-                for line in csv.DictReader(file):
-                    last |= {c: round(float(line[c]), 4) for c in columns if line.get(c)}
+        for line in read_csv(path) if path.exists() else []:
+            last |= {
+                column: round(float(line[column]), 4) for column in columns if line.get(column)
+            }
         return last
 
 
 def find_runs(folder: Path) -> list[Path]:
     """List every finished run below a folder, sorted."""
     return sorted(path.parent for path in Path(folder).rglob("run.json"))
-
-
-def read_rows(folder: Path, evaluation: str | None = None) -> list[dict[str, Any]]:
-    """Read one row per run: `run` (its name), `settings` (flat), `scores` by variant id, costs.
-
-    `settings` holds the configuration and, under `scored.*`, what the scores depend on beside it;
-    `written` the same before references between keys (`${lr}`) were resolved.
-    """
-    rows = []
-    for path in find_runs(folder):
-        run = Run.read(path)
-        metrics = run.metrics(evaluation)
-        scored = scored_with(metrics)
-        scores = metrics.get("scores", {})
-        rows.append(
-            {
-                "run": str(path.relative_to(folder)),
-                "folder": path,
-                "record": run.record,
-                "metrics": metrics,
-                "settings": flat(run.config) | scored,
-                "written": flat(run.record["written"]) | scored,
-                "scores": {variant: entry["mean"] for variant, entry in scores.items()},
-                "names": {variant: entry["metric"] for variant, entry in scores.items()},
-                "losses": run.last_losses(),
-            }
-        )
-    return rows

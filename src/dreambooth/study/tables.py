@@ -1,9 +1,8 @@
-"""Many runs side by side: one row per run, and one per setting with means over subjects."""
+"""Many runs side by side: a table of runs, and one of settings with means over subjects."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic
+from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
-from dreambooth.study.runs import read_rows
+from dreambooth.study.other_subjects import with_other_subjects
+from dreambooth.study.scored_runs import ScoredRun, read_runs
 from dreambooth.study.settings import OVER, by_setting, varying
 
 SHORT = {"CLIP-T class_only": "CLIP-T", "CLIP-T with_id": "CLIP-T id", "DIV of class": "DIV class"}
+SCORES = ("dino", "clip_i", "clip_t", "pres", "div", "div_class")  # how variant ids begin
 
 
 @dataclass(frozen=True)
@@ -39,88 +40,100 @@ class ReportSpec:
 
 
 def report(spec: ReportSpec) -> int:
-    """Print and write both tables; 0.
+    """Print and write both tables; return 0.
 
     Raises:
-        UserError: there is no finished run below `folder`, or no GPU.
+        UserError: no finished run below the folder, none that was scored as asked, or no GPU.
     """
-    runs, note = read_rows(spec.runs, spec.evaluation), None
+    runs, note = read_runs(spec.runs, spec.evaluation), None
     if not runs:
         raise UserError(
             f"runs={spec.runs} holds no finished run (a folder with run.json): give the "
             "output folder of train.py."
         )
+    if spec.evaluation is not None and not any(run.metrics for run in runs):
+        known = sorted({name for run in runs for name in run.run.evaluations})
+        other = f", or choose one of {', '.join(known)}" if known else ""
+        raise UserError(
+            f"evaluation={spec.evaluation} has scored no run below {spec.runs}: score them with "
+            f"evaluate.py{other}."
+        )
     if spec.other_subjects:
-        from dreambooth.study.other_subjects import add_other_subjects
-
-        device, keys = torch_device(spec.device), varying(runs)
+        keys, device = varying(runs), torch_device(spec.device)
         try:
-            add_other_subjects(runs, keys, device, spec.encoders_dir, spec.cache_dir)
+            runs = with_other_subjects(runs, keys, device, spec.encoders_dir, spec.cache_dir)
         except UserError as error:
             note = f"PRES over other subjects is left out: {error}"
-    print_table(spec.runs, runs)
+    print_tables(spec.runs, runs)
     if note:
         Console().print(note, highlight=False)
     return 0
 
 
-def rows(folder: Path, runs: Sequence[dict] | None = None) -> list[dict[str, Any]]:
-    """One row a run: its name, what differs, scores under variant ids, last losses, costs."""
-    runs = read_rows(folder) if runs is None else runs
-    keys = varying(runs)
-    table = []
-    for run in runs:
-        costs = run["record"]["costs"]
-        row = {"run": run["run"], **{key: run["settings"].get(key) for key in keys}}
-        row |= {"evaluation": run["metrics"].get("evaluation"), **run["scores"], **run["losses"]}
-        table.append(row | {"seconds": costs["seconds"], "memory_gib": costs["peak_memory_gib"]})
-    return table
+def print_tables(folder: Path, runs: Sequence[ScoredRun] | None = None) -> None:
+    """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`.
 
-
-def print_table(folder: Path, runs: Sequence[dict] | None = None) -> None:
-    """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`."""
-    runs = read_rows(folder) if runs is None else runs
+    Args:
+        runs: those to show; by default every finished run below `folder`.
+    """
+    runs = read_runs(folder) if runs is None else runs
     keys = varying(runs)
     inner_last = sorted(keys, key=lambda key: key in OVER)  # a setting's subjects stand together
-    runs = sorted(runs, key=lambda r: [_order(r["settings"].get(key)) for key in inner_last])
-    names = {variant: name for run in runs for variant, name in run["names"].items()}
+    runs = sorted(runs, key=lambda run: [_order(run.settings.get(key)) for key in inner_last])
+    names = {variant: name for run in runs for variant, name in run.metric_names.items()}
     shown = {v: SHORT.get(n, n) for v, n in names.items() if not v.startswith("real_ref.")}
-    table = rows(folder, runs)
-    _write(folder / "runs.csv", table)
-    headers = {k: _header(k) for k in keys} or {"run": "run"}
-    headers |= {**_distinct(shown), "seconds": "s", "memory_gib": "GiB"}
+    table, settings, scores = runs_table(runs), by_setting(runs, keys), _distinct(shown)
+    write_csv(folder / "runs.csv", table)
+    write_csv(folder / "settings.csv", settings)
     console = Console()
     if not console.is_terminal:
         console.width = 160  # a pipe or a log has no edge to wrap at
+    headers = {key: _header(key) for key in keys} or {"run": "run"}
+    headers |= {**scores, "seconds": "s", "memory_gib": "GiB"}
     console.print(_table(f"{len(table)} runs: {folder}", table, headers))
-    settings = by_setting(runs, keys)
-    _write(folder / "settings.csv", settings)
-    if any(line["subjects"] > 1 or line["runs"] > 1 for line in settings):
-        for line in settings:
-            line |= {v: _with_interval(line, v) for v in shown if v in line}
-        headers = {k: _header(k) for k in keys if k not in OVER}
-        headers |= {"subjects": "subjects", "runs": "runs", **_distinct(shown)}
+    if any(row["subjects"] > 1 or row["runs"] > 1 for row in settings):
+        for row in settings:
+            row |= {variant: _with_interval(row, variant) for variant in shown if variant in row}
+        headers = {key: _header(key) for key in keys if key not in OVER}
+        headers |= {"subjects": "subjects", "runs": "runs", **scores}
         console.print(_table("means over subjects (95 % interval)", settings, headers))
     legend = Table.grid(padding=(0, 2))
-    for variant, header in _distinct(shown).items():
+    for variant, header in scores.items():
         legend.add_row(header, variant, style="dim")
     console.print(legend)
 
 
+def runs_table(runs: Sequence[ScoredRun]) -> list[dict[str, Any]]:
+    """List the runs: name, settings that differ, scores by variant id, last losses, costs."""
+    keys = varying(runs)
+    return [
+        {
+            "run": run.name,
+            **{key: run.settings.get(key) for key in keys},
+            "evaluation": run.metrics.get("evaluation"),
+            **run.scores,
+            **run.run.last_losses(),
+            "seconds": run.run.record["costs"]["seconds"],
+            "memory_gib": run.run.record["costs"]["peak_memory_gib"],
+        }
+        for run in runs
+    ]
+
+
 def _order(value: Any) -> tuple:
-    """Numbers by size, then anything else by its text."""
+    """Sort numbers by size, then anything else by its text."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return (0, value, "") if is_number else (1, 0, str(value))
 
 
 def _header(key: str) -> str:
-    """`subject.name` => `subject`, `scored.name` => `evaluation`, `scored.steps` => `steps`."""
+    """Shorten a key: `subject.name` => `subject`, `scored.name` => `evaluation`."""
     short = key.removesuffix(".name").removeprefix("scored.")
     return "evaluation" if short == "scored" else short
 
 
-def _distinct(shown: dict[str, str]) -> dict[str, str]:
-    """Variant => column header; variants of one metric have columns of their own, numbered."""
+def _distinct(shown: Mapping[str, str]) -> dict[str, str]:
+    """Name each variant's column; variants of one metric are numbered."""
     headers = {}
     for variant, name in shown.items():
         alike = [v for v in shown if shown[v] == name]
@@ -128,31 +141,22 @@ def _distinct(shown: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-def _with_interval(line: dict, variant: str) -> str:
-    low, high = line[f"{variant}.low_95"], line[f"{variant}.high_95"]
-    return f"{line[variant]:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None else "")
+def _with_interval(row: Mapping[str, Any], variant: str) -> str:
+    low, high = row[f"{variant}.low_95"], row[f"{variant}.high_95"]
+    return f"{row[variant]:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None else "")
 
 
-def _table(title: str, lines: Sequence[dict], headers: dict[str, str]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) -> Table:
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    present = {key: name for key, name in headers.items() if any(key in line for line in lines)}
+    present = {key: name for key, name in headers.items() if any(key in row for row in rows)}
     for name in present.values():
         table.add_column(name, overflow="fold", min_width=5)
-    for line in lines:
-        table.add_row(*(_cell(key, line.get(key)) for key in present))
+    for row in rows:
+        table.add_row(*(_cell(key, row.get(key)) for key in present))
     return table
 
 
 def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
-        is_score = key.partition(".")[0] in ("dino", "clip_i", "clip_t", "pres", "div", "div_class")
-        return f"{value:.3f}" if is_score else f"{value:.4g}"
+        return f"{value:.3f}" if key.partition(".")[0] in SCORES else f"{value:.4g}"
     return "" if value is None else escape(str(value))
-
-
-def _write(path: Path, lines: Sequence[dict]) -> None:
-    columns = list(dict.fromkeys(key for line in lines for key in line))
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(lines)

@@ -13,10 +13,9 @@ from pytorch_lightning.loggers import Logger
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.evaluate import folder_hash
 from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
-from dreambooth.files import bytes_of, write_json
+from dreambooth.files import bytes_of, folder_hash, write_json
 from dreambooth.model.lora import save_lora
 from dreambooth.model.textual_inversion import save_token
 from dreambooth.quoting import quoted, typed

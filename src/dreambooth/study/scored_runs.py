@@ -1,0 +1,110 @@
+"""Finished runs under their scores, as reports compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dreambooth.evaluation.plan import PROTOCOL
+from dreambooth.study.runs import Run, find_runs
+
+# what images depend on beside the trained model, in metrics.json
+DRAWN = (
+    "sampler",
+    "options",
+    "steps",
+    "guidance_scale",
+    "resolution",
+    "negative_prompt",
+    "dtype",
+    "dtypes",
+)
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run under one evaluation's scores, as reports compare it.
+
+    `name` is its folder below the report's. `metrics` is the metrics.json; a run that was not
+    scored has none of it. `settings` holds the flat configuration and, under `scored.*`, what the
+    scores depend on beside it; `written` the same before references between keys (`${lr}`) were
+    resolved. `scores` and `metric_names` are by variant id.
+    """
+
+    run: Run
+    name: str
+    metrics: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    written: Mapping[str, Any]
+    scores: Mapping[str, float]
+    metric_names: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path, name: str, evaluation: str | None) -> ScoredRun:
+        """Read a run and its scores.
+
+        Raises:
+            UserError: a record that cannot be read.
+        """
+        run = Run.read(folder)
+        metrics = run.metrics(evaluation)
+        scored, summary = scored_with(metrics), metrics.get("scores", {})
+        return cls(
+            run,
+            name,
+            metrics,
+            flat(run.config) | scored,
+            flat(run.record["written"]) | scored,
+            {variant: entry["mean"] for variant, entry in summary.items()},
+            {variant: entry["metric"] for variant, entry in summary.items()},
+        )
+
+    def with_score(self, variant: str, metric: str, value: float) -> ScoredRun:
+        """Return this run with one more score."""
+        scores, names = {**self.scores, variant: value}, {**self.metric_names, variant: metric}
+        return replace(self, scores=scores, metric_names=names)
+
+
+def read_runs(folder: Path, evaluation: str | None = None) -> list[ScoredRun]:
+    """Read every finished run below a folder, under one evaluation's scores.
+
+    Args:
+        evaluation: as in `Run.metrics`.
+
+    Raises:
+        UserError: a record that cannot be read.
+    """
+    return [
+        ScoredRun.read(path, str(path.relative_to(folder)), evaluation)
+        for path in find_runs(folder)
+    ]
+
+
+def scored_with(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """List what scores depend on beside the trained model, where their variant ids do not say it.
+
+    A network that an evaluation had no use for is not compared.
+    """
+    if not metrics:
+        return {}
+    protocol, drawn = metrics.get("protocol", {}), metrics.get("provenance", {})
+    networks = {k: v for k, v in metrics["encoders"].items() if isinstance(v, dict)}
+    scored = {
+        "name": metrics["evaluation"],
+        **{key: protocol.get(key) for key in (*PROTOCOL, "templates")},
+        **{key: drawn.get(key) for key in DRAWN},
+        "references": metrics["references"]["what"],
+        **{f"{name}.weights": network.get("weights") for name, network in networks.items()},
+    }
+    return {f"scored.{key}": value for key, value in scored.items()}
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of nested mappings: `{"a": {"b": 1}}` => `{"a.b": 1}`; lists stay whole."""
+    result = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        result |= flat(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
+    return result

@@ -1,0 +1,40 @@
+"""Sample images: which ones, and how they are kept."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+from PIL import Image
+
+from dreambooth.data.prompts import SubjectWords
+from dreambooth.files import cache_key
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.grid import grid
+from dreambooth.sampling.samples import SampleSet
+from dreambooth.sampling.spec import Sampling
+
+SAMPLING = Sampling("DDIMScheduler", 2, 4.0, 16, 3)
+WORDS = SubjectWords("sks dog", "dog", "a dog", live=True)
+
+
+def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
+    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    samples = SampleSet.of_templates(["a red {subject}", "a dog"], WORDS, [0, 7], SAMPLING)
+    assert samples.prompts == ("a red sks dog", "a dog")
+    assert samples.class_only == ("a red dog", "a dog")
+    assert samples.captions == ["a red sks dog", "a red sks dog", "a dog", "a dog"]
+    images = samples.draw(model, tmp_path, "final")
+    expected = draw(model, samples.captions, [0, 7, 0, 7], SAMPLING)
+    with open(tmp_path / "final" / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prompt"] for row in rows] == samples.captions
+    assert [row["seed"] for row in rows] == ["0", "7", "0", "7"]
+    assert [row["class_only"] for row in rows] == ["a red dog", "a red dog", "a dog", "a dog"]
+    assert {row["provenance"] for row in rows} == {cache_key(**SAMPLING.facts)}
+    for row, image, other in zip(rows, images, expected, strict=True):
+        kept = np.asarray(Image.open(tmp_path / "final" / row["file"]))
+        assert (kept == np.asarray(image)).all() and (kept == np.asarray(other)).all()
+    sheet = np.asarray(grid(images, 2, samples.prompts))
+    assert (np.asarray(Image.open(tmp_path / "final.png")) == sheet).all()
