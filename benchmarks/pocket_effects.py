@@ -1,22 +1,22 @@
-"""DreamBooth's effects on the pocket model, over held-out subjects, with and without PPL.
+"""Measure DreamBooth's effects on the pocket model over held-out subjects, with and without PPL.
 
     python benchmarks/pocket_effects.py [--subjects 10] [--out effects.json] [key=value ...]
 
-Every subject is trained twice as a user would (`python train.py subject=world ... ppl=true`); what
-else is given as key=value goes to train.py. Finished runs of the same weights, options and
-configuration files in --runs are used again. Means over subjects with a 95 % bootstrap interval
-over subjects, of the model before (base), without PPL (plain) and with it (ppl):
+Every subject is trained twice as a user would do it (`python train.py subject=world ... ppl=true`);
+further key=value pairs go to train.py. Finished runs in --runs with the same weights, options and
+configuration files are used again. The figures are means over subjects, with a 95 % bootstrap
+interval over subjects, of the model before training (base), without PPL (plain) and with it (ppl):
 
   binding     share of pictures of "a sks dog" whose nearest of 20 identities of the class (mean
-              pocket DINO similarity to five photos of each) is the subject; before training it
-              shows what the rare word leans to by itself, where chance is 5 %
-  context     share of pictures of "a sks dog in the jungle" and other contexts in which the probe
-              finds the context
+              pocket DINO similarity to five photos of each) is the subject. Chance is 5 %; the base
+              model shows what the rare word leans to without training
+  context     share of pictures of "a sks dog in the jungle" and in other contexts in which the
+              probe finds the context
   drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos (PRES)
   diversity   mean pairwise pocket LPIPS of pictures of "a dog" (DIV)
 
-A sheet shows each subject: photos, "a dog" before, without PPL and with it, then "a sks dog in the
-jungle" without and with it.
+The sheet has one row per subject: photos; "a dog" before training, without PPL and with it; "a sks
+dog in the jungle" without PPL and with it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ import numpy as np
 from PIL import Image
 from pocket_quality import own_encoder
 from pocket_truth import look
+from torch import Tensor
 
 from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
+from dreambooth.metrics.encoders import Encoder
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.lpips_networks import pocket_distance
+from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
@@ -51,22 +54,24 @@ from dreambooth.study.runs import Run
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts
 IDENTITIES = 20
-# seeds of pictures, apart from those of prior.seed that a run trained on
+# picture seeds, far from those that prior.seed gave to the class images of training
 OWN, PLACES, CLASS = 10**6, 2 * 10**6, 3 * 10**6
 
 
 @dataclass(frozen=True)
 class Subject:
+    """A held-out subject of the world."""
+
     name: str
     noun: str
 
     @property
     def photos(self) -> list[Image.Image]:
-        """The very five pictures that train.py renders of this name."""
+        """The five pictures that train.py renders for this name."""
         return shown(world.subject_identity(self.noun, self.name))
 
     def others(self, count: int) -> list[list[Image.Image]]:
-        """Photos of other held-out identities of the class, each unlike the rest."""
+        """Render photos of other held-out identities of the class, which differ from each other."""
         names = [self.name, *(f"other-{i}" for i in range(10 * count))]
         looks: dict[tuple, world.Identity] = {}
         for who in (world.subject_identity(self.noun, name) for name in names):
@@ -75,17 +80,18 @@ class Subject:
 
 
 def shown(who: world.Identity) -> list[Image.Image]:
+    """Render an identity's photos."""
     return [Image.fromarray(world.render(scene)) for scene in world.subject_scenes(who)]
 
 
 def configuration(conf: Path = CONF) -> dict[str, str]:
-    """Hash of each file that configures a training: of changed defaults no old run is shown."""
+    """Hash every file that configures a training, so that changed defaults make a new run."""
     files = {path.relative_to(conf).as_posix(): path for path in conf.rglob("*.yaml")}
     return {name: file_hash(path) for name, path in files.items() if name != "pretrain.yaml"}
 
 
 def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
-    """The finished run's folder, trained now if it is not there."""
+    """Return the folder of the finished run, training it now if it is missing."""
     key = cache_key(weights=args.model_hash, options=args.options, configuration=configuration())
     folder = args.runs / f"{subject.name}-{'ppl' if ppl else 'plain'}-{key}"
     if not (folder / "run.json").exists():
@@ -114,27 +120,37 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
 
 @dataclass
 class Judges:
-    """What looks at the pictures; none of it is trained on them."""
+    """The networks that judge pictures; none was trained on generated ones."""
 
-    dino: object
-    distance: object
+    dino: Encoder
+    distance: PerceptualDistance
     probe: probe.Probe
 
 
-def draw(model: LatentDiffusion, prompts: list[str], seed: int, settings: Sampling):
+def draw(
+    model: LatentDiffusion, prompts: list[str], seed: int, settings: Sampling
+) -> list[Image.Image]:
+    """Draw one picture per prompt, with seeds from `seed` on."""
     return sampling.draw(model, prompts, range(seed, seed + len(prompts)), settings)
 
 
-def class_figures(images: list[Image.Image], photos, judges: Judges) -> dict[str, float]:
-    """Drift and diversity of pictures of the class prompt."""
+def class_figures(images: list[Image.Image], photos: Tensor, judges: Judges) -> dict[str, float]:
+    """Compute drift (against photo features `[P,D]`) and diversity of class pictures."""
     similarity = allpairs_scores(judges.dino.images(images), photos)
     pairs = np.triu_indices(len(images), 1)
     spread = judges.distance.distance(images, 16)[pairs[0], pairs[1]]
     return {"drift": similarity.mean().item(), "diversity": spread.mean().item()}
 
 
-def subject_figures(own, placed, candidates, judges: Judges) -> dict[str, float]:
-    """Binding and context of pictures with the identifier; the subject is the first candidate."""
+def subject_figures(
+    own: list[Image.Image], placed: list[Image.Image], candidates: list[Tensor], judges: Judges
+) -> dict[str, float]:
+    """Compute binding and context of pictures with the identifier.
+
+    Args:
+        own, placed: pictures of the subject, and of the subject in CONTEXTS in turn.
+        candidates: photo features `[P,D]` of each identity, the subject first.
+    """
     features = judges.dino.images(own)
     scores = np.stack([allpairs_scores(features, photos).numpy() for photos in candidates])
     seen = probe.judge(judges.probe, np.stack([np.asarray(image) for image in placed]))
@@ -144,13 +160,13 @@ def subject_figures(own, placed, candidates, judges: Judges) -> dict[str, float]
 
 
 def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tuple[dict, list]:
-    """Figures of one subject by model, and its row of the sheet."""
+    """Measure one subject: figures by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
     runs = {name: Run.read(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
     figures, rows = {}, {}
     for name in ("base", *runs):
-        # the base model is drawn from as the trained ones are
+        # the base model draws with the settings of the trained ones
         run = runs.get(name, runs["plain"])
         model = run.load_model() if name in runs else base
         phrase, plain = run.record["subject_phrase"], [run.config["class_prompt"]] * args.images
@@ -166,7 +182,7 @@ def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tu
 
 
 def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
-    """Mean and interval over subjects of each figure, and of the models' differences."""
+    """Compute mean and interval over subjects of each figure and of differences of models."""
     names = sorted(per_subject)
     table = {}
     for figure in ("binding", "context", "drift", "diversity"):
@@ -184,6 +200,7 @@ def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
 
 
 def sheet(rows: list[list[list[Image.Image]]], subjects: list[Subject], path: Path) -> None:
+    """Write the sheet: one row per subject, two pictures of each kind."""
     images = [image for row in rows for pair in row for image in pair]
     labels = [
         f"{s.name}: photos | a {s.noun} before | without PPL | with PPL | a sks {s.noun} in "
@@ -194,10 +211,10 @@ def sheet(rows: list[list[list[Image.Image]]], subjects: list[Subject], path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--images", type=int, default=32, help="of each prompt, 8, 12, 16 ...")
-    parser.add_argument("--model", default="pocket", help="pocket, or a folder of its kind")
+    parser.add_argument("--images", type=int, default=32, help="per prompt: 8, 12, 16 ...")
+    parser.add_argument("--model", default="pocket", help="pocket, or a pipeline folder like it")
     parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
     parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
@@ -209,24 +226,25 @@ def main() -> None:
 
 
 def check_images(count: int) -> None:
-    """Refuse a count that the sheet's two pictures a context, or equal contexts, cannot have."""
+    """Refuse a count that gives contexts unequal shares, or fewer than two pictures each."""
     if count < 2 * len(CONTEXTS) or count % len(CONTEXTS):
         raise UserError(
             f"--images {count} cannot be shared by {len(CONTEXTS)} contexts: give a multiple of "
-            f"{len(CONTEXTS)}, {2 * len(CONTEXTS)} at the least."
+            f"{len(CONTEXTS)}, at least {2 * len(CONTEXTS)}."
         )
 
 
 def run(args: argparse.Namespace) -> None:
+    """Measure every subject, print the table, and write figures and sheet."""
     check_images(args.images)
     weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
     args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
     base = LatentDiffusion.from_pretrained(str(weights))
-    args.model_hash = base.weights_hash()  # of all that a run begins from; the judges change no run
+    args.model_hash = base.weights_hash()  # what a run starts from; judges do not count
     facts = {"weights": weights_hash(weights), "images": args.images, "options": args.options}
     dino = own_encoder("dino", weights)
     judges = Judges(dino, pocket_distance(dino), probe.load_probe(weights))
-    # dog first; every class before any comes again
+    # dog first, and every class once before one comes again
     nouns = ["dog", *(noun for noun in world.CLASSES if noun != "dog")]
     subjects = [Subject(f"held-out-{i:02d}", nouns[i % len(nouns)]) for i in range(args.subjects)]
     per_subject, rows = {}, []

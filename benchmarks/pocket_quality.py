@@ -1,35 +1,35 @@
-"""How good the pocket model is, against the world's ground truth.
+"""Measure the pocket model against the world's ground truth.
 
     python benchmarks/pocket_quality.py [--photos DIR] [--images 500] [--out quality.json]
 
-Needs the probe beside the weights (`dreambooth pretrain stages=[probe,export]`).
-Rows whose part is missing in the weights' folder are left out and named. Beside a share stand the
-number of cases and Wilson's 95 % interval over them.
+It needs the probe beside the weights (`dreambooth pretrain stages=[probe,export]`). Rows whose part
+is missing in the weights' folder are left out and named. Every share is printed with its number of
+cases and Wilson's 95 % interval.
 
-  vae          mean over pictures of the PSNR in dB of 64 px pictures through encoder (posterior
-               mean) and decoder: rendered scenes of held-out identities, real photos cut square.
-               Pretraining may have shown the VAE cuts of the photos: give --photos others than
-               those for an honest figure
-  asked        share of pictures of the world's own captions (training combinations) in which the
-               probe finds what the caption says: class, colour, context
+  vae          mean PSNR in dB of 64 px pictures after encoder (posterior mean) and decoder:
+               rendered scenes of held-out identities, and real photos, cut square. Pretraining may
+               have trained the VAE on crops of the same photos: for an honest figure, give --photos
+               a folder of others
+  asked        share of pictures drawn from the world's own captions (of combinations that training
+               showed) in which the probe finds what the caption names: class, colour, context
   held-out     the same for combinations of class, colour and context that training never showed,
                one picture of each
   probe        the probe's own accuracy on rendered scenes of held-out identities
-  diversity    mean pairwise distance of pictures of "a dog", over that of the world's own dogs:
-               pocket LPIPS, and Euclidean between scaled VAE latents
-  triples      identity: share in which two views of a held-out identity are nearer (pocket DINO)
-               than views of two identities of the class, no view tinted. This one is the aim: a
-               tint paints the main colour, so that what is seen is another subject. "identity,
-               tints too": the same identities in views as the world draws them, 8 % of them
-               tinted; it was the only definition before. caption, one part: share in which a
-               picture is nearer to its caption than to another scene's (pocket CLIP), and than to
-               its own with one part changed
-  seconds      16 pictures, 20 steps, guidance; and scenes rendered a second, by one process
+  diversity    mean pairwise distance of pictures of "a dog", divided by that of the world's own
+               dogs: pocket LPIPS, and Euclidean distance of scaled VAE latents
+  triples      identity: share of triples in which two views of a held-out identity are nearer
+               (pocket DINO) than views of two identities of the class, without tints. This row has
+               the aim: a tint paints the main colour, so that the picture shows another subject.
+               "identity, tints too": the same identities in views as the world draws them, 8 % of
+               them tinted. caption: share of pictures nearer to their caption than to another
+               scene's (pocket CLIP). one part: than to their own caption with one part changed
+  seconds      for 16 pictures with 20 steps and guidance; and scenes rendered per second by one
+               process
 
-Every draw moves with --seed, so that another seed is an independent repeat on the same weights, but
-for the real photos and the held-out combinations, of which there are few: all of them at 127 images
-or more. Within one seed vae and probe look at the same scenes, and both identity rows at the same
-identities. The seconds follow from the machine.
+Every draw depends on --seed, so that another seed is an independent repeat on the same weights. The
+exceptions are real photos and held-out combinations, of which there are few: 127 images or more use
+all combinations. Within one seed, vae and probe use the same scenes, and both identity rows the
+same identities. Seconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import argparse
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,47 +59,49 @@ from pocket_truth import (
 from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
-from dreambooth.metrics.encoders import load_encoder
+from dreambooth.metrics.encoders import Encoder, load_encoder
 from dreambooth.metrics.lpips_networks import pocket_distance
+from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
-from dreambooth.pocket.pretraining.encoders import to_pixels
-from dreambooth.pocket.pretraining.scenes import photo_files
+from dreambooth.pocket.pretraining.device import to_pixels
+from dreambooth.pocket.pretraining.photo_crops import photo_files
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
 
-FIRST = 30_000_000  # scenes from this seed on: neither pretraining nor the probe saw them
-SEEDS = 10**6  # of scenes, that one --seed may use; pictures have three such ranges
+FIRST = 30_000_000  # scenes from this seed on: neither pretraining nor the probe used them
+SEEDS = 10**6  # scene seeds that one --seed may use; pictures have three such ranges
 SAMPLING = Sampling("DDIMScheduler", 20, 4.0, 64, 16)
 
 
 def pictures(
     model: LatentDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
 ) -> list[Image.Image]:
-    """One picture a prompt, by DDIM; 20 steps with guidance 4 where nothing else is said."""
+    """Draw one picture per prompt with DDIM, by default with 20 steps and guidance 4."""
     return draw(model, prompts, range(seed, seed + len(prompts)), sampling)
 
 
 def arrays(images: list[Image.Image]) -> np.ndarray:
+    """Convert pictures to `[N,H,W,3]` uint8."""
     return np.stack([np.asarray(image) for image in images])
 
 
 @torch.no_grad()
 def psnr(model: LatentDiffusion, images: np.ndarray) -> float:
-    """Mean PSNR in dB over `[N,64,64,3]` uint8 of what the VAE gives back."""
-    values = []
+    """Compute the mean PSNR in dB of images `[N,64,64,3]` uint8 after the VAE."""
+    values, vae = [], cast(Any, model.vae)
     for start in range(0, len(images), 32):
         pixels = to_pixels(images[start : start + 32], "cpu")
-        decoded = model.vae.decode(model.encode(pixels)[0]).sample.clamp(-1, 1)
+        decoded = vae.decode(model.encode(pixels)[0]).sample.clamp(-1, 1)
         mse = ((decoded - pixels) / 2).square().mean((1, 2, 3))
         values += (-10 * mse.log10()).tolist()
     return float(np.mean(values))
 
 
 def photos_at_64(folder: Path) -> np.ndarray:
-    """Every photo below `folder`, cut square in the middle."""
+    """Load every photo below `folder`, cut square in the middle, `[N,64,64,3]` uint8."""
     rows = []
     for path in photo_files(folder):
         image = load_photo(path)
@@ -109,13 +112,15 @@ def photos_at_64(folder: Path) -> np.ndarray:
     return np.stack(rows)
 
 
-def found(model, judge, prompts: list[str], wanted: list[dict], seed: int) -> dict[str, Share]:
-    """Share of pictures of the prompts that show what was asked for."""
+def found(
+    model: LatentDiffusion, judge: probe.Probe, prompts: list[str], wanted: list[dict], seed: int
+) -> dict[str, Share]:
+    """Draw the prompts and compute the share of pictures that show what was asked for."""
     return hits(probe.judge(judge, arrays(pictures(model, prompts, seed))), wanted)
 
 
 def following(model: LatentDiffusion, judge: probe.Probe, count: int, seed: int) -> dict:
-    """Pictures of sampled captions, and of held-out combinations."""
+    """Measure pictures of sampled captions and of held-out combinations, and the probe itself."""
     scenes = [world.sample_scene(FIRST + seed * SEEDS + i) for i in range(count)]
     captions = [world.caption(s, np.random.default_rng([seed, i])) for i, s in enumerate(scenes)]
     wanted = [asked(c, s) for c, s in zip(captions, scenes, strict=True)]
@@ -133,19 +138,22 @@ def following(model: LatentDiffusion, judge: probe.Probe, count: int, seed: int)
 
 
 def unseen(count: int, seed: int) -> list[world.Scene]:
-    """Scenes of held-out identities."""
+    """Draw scenes of held-out identities."""
     return [world.sample_scene(FIRST + seed * SEEDS + i, "held_out") for i in range(count)]
 
 
 @torch.no_grad()
 def latent_spread(model: LatentDiffusion, images: np.ndarray) -> float:
-    """Mean Euclidean distance between the scaled latents of every two pictures."""
-    mean = model.encode(to_pixels(images, "cpu"))[0] * model.vae.config.scaling_factor
+    """Compute the mean Euclidean distance between the scaled latents of every two pictures."""
+    scale = cast(Any, model.vae).config.scaling_factor
+    mean = model.encode(to_pixels(images, "cpu"))[0] * scale
     return torch.pdist(mean.flatten(1).double()).mean().item()
 
 
-def diversity(model: LatentDiffusion, distance, count: int, seed: int) -> dict[str, float]:
-    """Spread of "a dog", as a share of the world's own."""
+def diversity(
+    model: LatentDiffusion, distance: PerceptualDistance | None, count: int, seed: int
+) -> dict[str, float]:
+    """Compute the spread of pictures of "a dog", as a share of that of the world's own dogs."""
     drawn = pictures(model, ["a dog"] * count, 3 * SEEDS * seed + 2 * SEEDS)
     first = FIRST + seed * SEEDS
     own = rendered([world.sample_scene(first + i, "train", "dog") for i in range(count)])
@@ -160,8 +168,12 @@ def diversity(model: LatentDiffusion, distance, count: int, seed: int) -> dict[s
     return result
 
 
-def own_encoder(kind: str, weights: Path):
-    """Encoder `kind` of the folder itself: loading would take the package's where it is missing."""
+def own_encoder(kind: str, weights: Path) -> Encoder:
+    """Load an encoder from the folder itself, and never the package's where it is missing.
+
+    Raises:
+        UserError: the folder has no such encoder.
+    """
     if not (weights / "encoders" / kind / "config.json").is_file():
         raise UserError(
             f"{weights} has no encoders/{kind}: train it with "
@@ -171,17 +183,18 @@ def own_encoder(kind: str, weights: Path):
 
 
 def speed(model: LatentDiffusion, seed: int) -> dict[str, float]:
-    """Seconds of 16 pictures once warm, and scenes that one process renders a second."""
+    """Time 16 pictures once warm, and count scenes that one process renders per second."""
     pictures(model, ["a dog"] * 2, seed)  # warm
     started = time.perf_counter()
     pictures(model, ["a dog"] * 16, seed)
     drawn = time.perf_counter()
     rendered([world.sample_scene(FIRST + seed * SEEDS + i) for i in range(300)])
-    return {"16 pictures": drawn - started, "scenes a second": 300 / (time.perf_counter() - drawn)}
+    rate = 300 / (time.perf_counter() - drawn)
+    return {"16 pictures": drawn - started, "scenes per second": rate}
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, float | Share]], list[str]]:
-    """Every figure that can be had, and a sentence for each that cannot."""
+    """Measure every row whose part is there, and say in a sentence what each other row lacks."""
     model = LatentDiffusion.from_pretrained(str(args.weights))
     table, absent = {}, []
     table["vae"] = {"scenes": psnr(model, rendered(unseen(args.images, args.seed)))}
@@ -211,8 +224,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, float | Share
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="a pipeline folder; default the package's")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, help="a pipeline folder; default: the package's")
     parser.add_argument("--photos", type=Path, help="real photos, searched recursively")
     parser.add_argument("--images", type=int, default=500, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="0 or more; moves every draw")

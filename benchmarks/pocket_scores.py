@@ -1,19 +1,19 @@
-"""Do the scores order runs as the world's ground truth does?
+"""Test whether the scores order runs as the world's ground truth does.
 
     python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
         evaluation=paper evaluation.images_per_prompt=2 \\
         photos.root=null hydra.sweep.dir=DIR
     python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json] [--sheet scores.png]
 
-Reads every finished run below the folders. Their subjects must be rendered ones, so that class,
-colour and context are known (a run on other photos is refused); the probe, trained on rendered
-scenes alone, reads them off the very images that were scored. Spearman's rank correlation over the
-runs between a score and its truth:
+Reads every finished run below the folders. Their subjects must be rendered ones, whose class,
+colour and context are known; a run on other photos is refused. The probe, trained only on rendered
+scenes, reads the truth off the images that were scored. Printed is Spearman's rank correlation over
+the runs between each score and its truth:
 
-  DINO, CLIP-I          subject: share of images with the subject's class and main colour (prompts
-                        that ask for another colour left out)
+  DINO, CLIP-I          subject: share of images with the subject's class and main colour (without
+                        prompts that ask for another colour)
   CLIP-T                prompt: share of images with the class and the context that was asked for
-                        (prompts with a context of the world)
+                        (of prompts with a context of the world)
   PRES                  drift: share of images of the class prompt with the subject's main colour
   DIV of class          variety: probability that two images of the class prompt differ in colour
                         or context
@@ -37,7 +37,7 @@ from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
-from dreambooth.sampling.store import read_manifest
+from dreambooth.sampling.store import Item, read_manifest
 from dreambooth.study.runs import Run, find_runs
 
 TRUTH = {
@@ -51,22 +51,22 @@ KNOBS = ("ppl", "lr", "max_steps")
 
 
 def variety(readings: list[tuple]) -> float:
-    """Probability that two readings drawn without replacement differ (Gini and Simpson)."""
+    """Compute the probability that two readings differ, drawn without replacement (Simpson)."""
     count = len(readings)
     same = sum(n * (n - 1) for n in Counter(readings).values())
     return 1 - same / (count * (count - 1))
 
 
 def asked_context(prompt: str) -> str | None:
-    """The world's context that a prompt ends with."""
+    """Return the world's context that a prompt ends with, if any."""
     for context, phrase in world.CONTEXTS.items():
         if phrase and prompt.lower().endswith(phrase.lower()):
             return context
     return None
 
 
-def truths(items, seen: list[dict[str, str]], who: world.Identity) -> dict[str, float]:
-    """The four shares of one run; `seen` is the probe's reading of each item."""
+def truths(items: list[Item], seen: list[dict[str, str]], who: world.Identity) -> dict[str, float]:
+    """Compute the four shares of one run; `seen` is the probe's reading of each item."""
     own, prompt, class_images = [], [], []
     for item, picture in zip(items, seen, strict=True):
         if item.set == "class":
@@ -87,7 +87,7 @@ def truths(items, seen: list[dict[str, str]], who: world.Identity) -> dict[str, 
 
 
 def scores(run: Run) -> dict[str, float]:
-    """Each metric's mean, by its short name; CLIP-T that of `class_only`."""
+    """Read each metric's mean by its short name; of CLIP-T the `class_only` variant."""
     kept = {}
     for variant, value in run.metrics()["scores"].items():
         name = variant.split(".")[0]
@@ -97,20 +97,20 @@ def scores(run: Run) -> dict[str, float]:
 
 
 def check_rendered(run: Run) -> None:
-    """Refuse a run on other photos than the world renders of its subject: no truth is known."""
+    """Refuse a run on photos that the world did not render: their truth is not known."""
     subject, photos = run.config["subject"], run.record["photos"]
     with tempfile.TemporaryDirectory() as place:
         own = rendered_photos(subject["class_noun"], subject["name"], len(photos), place)
     if {Path(photo).parent.name for photo in photos} != {own.name}:
         raise UserError(
-            f"{run.folder} was not trained on photos that this world renders of "
-            f"{subject['name']}, but on {Path(photos[0]).parent}: leave it out, or repeat it with "
-            "photos.root=null subject.photos=null."
+            f"{run.folder} was not trained on the world's photos of {subject['name']}, but on "
+            f"{Path(photos[0]).parent}: leave it out, or repeat it with photos.root=null "
+            "subject.photos=null."
         )
 
 
 def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
-    """One run: its knobs, its scores, its truth."""
+    """Collect one run's settings, scores and truth."""
     subject = run.config["subject"]
     who = world.subject_identity(subject["class_noun"], subject["name"])
     images = run.folder / "evaluation" / run.metrics()["evaluation"]
@@ -121,7 +121,7 @@ def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
 
 
 def row_of(run: Run) -> list[Image.Image]:
-    """The first picture of the first five prompts, then three of the class prompt."""
+    """Open the first picture of the first five prompts, and three of the class prompt."""
     folder = run.folder / "evaluation" / run.metrics()["evaluation"]
     items = read_manifest(folder)
     shown = [item for item in items if item.set == "subject" and item.seed == 0][:5]
@@ -130,23 +130,26 @@ def row_of(run: Run) -> list[Image.Image]:
 
 
 def sheet(runs: list[Run], target: Path) -> None:
-    """A row a run, its knobs above it."""
+    """Write one row of pictures per run, under its settings."""
     rows = [row_of(run) for run in runs]
     knobs = [", ".join(f"{name} {run.config[name]}" for name in KNOBS) for run in runs]
     grid([image for row in rows for image in row], len(rows[0]), knobs, cell=96).save(target)
 
 
 def correlations(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Spearman's rho over the runs of each score with its truth."""
-    column = lambda name: torch.tensor([float(row[name]) for row in rows])  # noqa: E731
+    """Compute Spearman's rho over the runs between each score and its truth."""
+
+    def column(name: str) -> torch.Tensor:
+        return torch.tensor([float(row[name]) for row in rows])
+
     return {
         name: spearman_corrcoef(column(name), column(truth)).item() for name, truth in TRUTH.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+", help="of runs on rendered subjects")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="with runs on rendered subjects")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--sheet", type=Path, help="write pictures of every run")
     args = parser.parse_args()
@@ -154,7 +157,9 @@ def main() -> None:
         judge = probe.load_probe(weights_folder())
         found = sorted({path for folder in args.folders for path in find_runs(folder)})
         if len(found) < 3:
-            raise UserError(f"{len(found)} finished runs below {args.folders}: three at the least.")
+            raise UserError(
+                f"{len(found)} finished runs below {args.folders}: at least 3 are needed."
+            )
         runs = [Run.read(folder) for folder in found]
         for run in runs:
             check_rendered(run)

@@ -1,10 +1,10 @@
-"""Sheets of pictures of the embedded model, to look at.
+"""Make sheets of pictures of the embedded model.
 
   python benchmarks/pocket_sheets.py docs/images [--run RUN_FOLDER]
 
 pocket_world.png     every class as the world renders it, in six contexts
-pocket_drawn.png     the same captions drawn by the model, none of them chosen
-pocket_training.png  with --run: its samples of the first seed at every step that it kept
+pocket_drawn.png     the same captions drawn by the model, without selection
+pocket_training.png  with --run: the run's samples of the first seed at every step that it kept
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from dreambooth.sampling.store import read_manifest
 
 COLUMNS = 6
 CELL = 96  # px
-FIRST = 40_000_000  # scenes from this seed on: no network saw them
+FIRST = 40_000_000  # scenes from this seed on, which no network was trained on
 
 
 def asked() -> list[world.Scene]:
-    """`COLUMNS` scenes of every class, their contexts in turn."""
+    """Draw `COLUMNS` scenes of every class, with the contexts in turn."""
     contexts = [name for name in world.CONTEXTS if name != "plain"]
     return [
         world.sample_scene(FIRST + i, "any", noun, context=contexts[i % len(contexts)])
@@ -38,15 +38,15 @@ def asked() -> list[world.Scene]:
     ]
 
 
-def said(scene: world.Scene) -> str:
-    """The scene's colour, class and context in words."""
+def prompt_of(scene: world.Scene) -> str:
+    """Write a prompt with a scene's colour, class and context."""
     seen = scene.seen
     context = world.CONTEXTS[scene.view.context]
     return articles(f"a {seen.main_color} {seen.class_noun} {context}".lower())
 
 
 def labels(scenes: list[world.Scene]) -> list[str]:
-    """One a row of `COLUMNS` scenes of one class: their colours and contexts."""
+    """Label every row of `COLUMNS` scenes of one class with their colours and contexts."""
     parts = [f"{scene.seen.main_color} {scene.view.context}" for scene in scenes]
     return [
         f"{scenes[i].identity.class_noun}: {', '.join(parts[i : i + COLUMNS])}"
@@ -55,7 +55,7 @@ def labels(scenes: list[world.Scene]) -> list[str]:
 
 
 def training(run: Path) -> Image.Image:
-    """A row a prompt, a column a kept step, the first seed."""
+    """Make a grid with one row per prompt and one column per kept step, of the first seed."""
     folders = [*sorted((run / "samples").glob("step-*/")), run / "samples" / "final"]
     items = {folder: [i for i in read_manifest(folder) if i.seed == 0] for folder in folders}
     prompts = [item.prompt for item in items[folders[-1]]]
@@ -69,13 +69,13 @@ def training(run: Path) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", type=Path, help="the folder to write into")
     parser.add_argument("--run", type=Path, help="a finished run")
     args = parser.parse_args()
     args.target.mkdir(parents=True, exist_ok=True)
     scenes = asked()
-    prompts = [said(scene) for scene in scenes]
+    prompts = [prompt_of(scene) for scene in scenes]
     rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
     grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
     model = LatentDiffusion.from_pretrained(str(weights_folder()))

@@ -14,7 +14,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.pocket import world
-from dreambooth.pocket.pretraining import build
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 
 
 def sd15_random(folder: Path, seed: int = 0) -> Path:
@@ -24,7 +24,7 @@ def sd15_random(folder: Path, seed: int = 0) -> Path:
     padded to 77 tokens, since the public one's vocabulary cannot be made from nothing.
     """
     torch.manual_seed(seed)
-    tokenizer = build.build_tokenizer(world.vocabulary())
+    tokenizer = build_tokenizer(world.vocabulary())
     tokenizer.model_max_length = 77
     unet = UNet2DConditionModel(
         sample_size=64,

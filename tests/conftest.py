@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.cli.main import CONF
-from dreambooth.pocket.pretraining.build import build_tokenizer
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from spine import Spine
 from tiny_encoders import pocket_encoders
 

@@ -1,4 +1,4 @@
-"""The pretraining command in the smallest sizes."""
+"""Pretraining in the smallest sizes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from dreambooth.cli.main import CONF
-from dreambooth.pocket.pretraining import probe, scenes
+from dreambooth.pocket.pretraining import shards
+from dreambooth.pocket.pretraining.spec import PretrainSpec, from_plain
 
 SMALL = (
     "save_seconds=60",
@@ -28,7 +29,7 @@ SMALL = (
     "denoiser.scenes=16",
     "denoiser.samples=8",
     "denoiser.batch_size=4",
-    "probe.scenes_count=16",
+    "probe.scenes=16",
     "probe.samples=8",
     "probe.batch_size=4",
     "encoders.width=32",
@@ -41,16 +42,28 @@ SMALL = (
 )
 
 
-def make(folder: Path, *more: str) -> DictConfig:
-    """The config of a sitting whose cache is `folder`."""
+def make(folder: Path, *more: str) -> PretrainSpec:
+    """Compose the spec of a session whose cache is `folder`, in the smallest sizes."""
+    return _compose([*SMALL, f"cache='{folder}'", *more])
+
+
+def shipped() -> PretrainSpec:
+    """Compose the spec of conf/pretrain.yaml as it is."""
+    return _compose([])
+
+
+def _compose(overrides: list[str]) -> PretrainSpec:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("pretrain", [*SMALL, f"cache='{folder}'", *more])
+        cfg = compose("pretrain", overrides)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return from_plain({str(key): value for key, value in plain.items()})
 
 
 def small_shards(patch: pytest.MonkeyPatch, *folders: Path) -> None:
-    """Caches with 16 scenes for the model, and 16 for the probe."""
-    patch.setattr(scenes, "SHARD", 16)
-    for folder in folders:  # the workers' own processes do not see the small shard
+    """Make files of 16 scenes, and put one for the model and one for the probe into caches."""
+    patch.setattr(shards, "SHARD", 16)
+    for folder in folders:
         (folder / "scenes").mkdir(parents=True)
-        scenes.render_shard(0, folder / "scenes", "train")
-        scenes.render_shard(probe.FIRST_SHARD, folder / "scenes", "any")
+        shards.render_shard(0, folder / "scenes", "train", 16)
+        shards.render_shard(shards.PROBE_SHARD, folder / "scenes", "any", 16)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
-from dreambooth.pocket.pretraining.build import build_tokenizer
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 64}

@@ -1,4 +1,4 @@
-"""Which runs are used again, what the base model is asked, and how figures are summed up."""
+"""Which runs are used again, what the base model draws, and how figures are averaged."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_changed_default_is_another_configuration(tmp_path):
     conf = Path(shutil.copytree(CONF, tmp_path / "conf"))
     before = effects.configuration(conf)
     assert before == effects.configuration() and "model/pocket.yaml" in before
-    (conf / "pretrain.yaml").write_text("# says nothing of train.py")
+    (conf / "pretrain.yaml").write_text("# of no concern to train.py")
     assert effects.configuration(conf) == before
     (conf / "model" / "pocket.yaml").write_text("lr: 1")
     assert effects.configuration(conf) != before

@@ -1,4 +1,4 @@
-"""What the sheets show and say."""
+"""What the sheets show, and their labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pocket_sheets as sheets
 from dreambooth.pocket import world
 
 
-def test_every_class_has_a_row_and_its_label_says_it():
+def test_every_class_has_a_row_with_its_label():
     scenes = sheets.asked()
     rows = [scenes[i : i + 6] for i in range(0, len(scenes), 6)]
     assert [{s.identity.class_noun for s in row} for row in rows] == [{c} for c in world.CLASSES]
@@ -19,7 +19,7 @@ def test_every_class_has_a_row_and_its_label_says_it():
         assert label == f"{row[0].identity.class_noun}: " + ", ".join(parts)
 
 
-def test_what_is_said_is_what_is_painted():
+def test_the_prompt_names_what_is_painted():
     who = world.Identity("cat", "red", "white", "plain", 0)
     tinted = world.Scene(who, world.View(context="eiffel", tint="orange"))
-    assert sheets.said(tinted) == "an orange cat with the eiffel tower in the background"
+    assert sheets.prompt_of(tinted) == "an orange cat with the eiffel tower in the background"

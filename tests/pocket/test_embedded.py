@@ -102,7 +102,7 @@ def test_a_damaged_encoder_of_the_package_is_restored(
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json"])
-def test_a_damaged_encoder_of_the_user_s_is_his_to_mend(encoders_dir, tmp_path, part):
+def test_a_damaged_encoder_of_the_user_s_is_his_to_repair(encoders_dir, tmp_path, part):
     folder = Path(shutil.copytree(encoders_dir, tmp_path / "own"))
     damage(folder / "clip" / part, "cut")
     with pytest.raises(UserError, match="put config.json, model.safetensors and tokenizer files"):

@@ -30,7 +30,7 @@ def test_photos_are_made_once(tmp_path):
 
 
 def test_a_class_that_the_world_lacks_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no fabric pattern: give photos .* dog"):
+    with pytest.raises(UserError, match="has no fabric pattern: give photos .* dog"):
         rendered_photos("fabric pattern", "fabric", 2, tmp_path)
 
 

@@ -1,6 +1,6 @@
 """The embedded base model: its weights, its rendered subjects, and the words it knows.
 
-All that other rooms may import of this package.
+The only module of this package that other rooms may import.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 def weights_folder() -> Path:
-    """The pocket pipeline's folder inside this package.
+    """Return the folder of the pocket pipeline inside this package.
 
     Raises:
-        UserError: the weights are not there.
+        UserError: weights that are missing.
     """
     if not (FOLDER / "model_index.json").is_file():
         raise UserError(f"The embedded model lacks {FOLDER / 'model_index.json'}: {RESTORE}.")
@@ -40,14 +40,14 @@ def weights_hash(folder: Path) -> str:
 
 
 def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:
-    """A folder of `count` 64x64 PNG views of the held-out identity that belongs to `name`.
+    """Render `count` 64x64 PNG views of the held-out identity of `name`; return their folder.
 
     Raises:
-        UserError: a class that the world does not hold.
+        UserError: a class that the world does not have.
     """
     if class_noun not in world.CLASSES:
         raise UserError(
-            f"The embedded world holds no {class_noun}: give photos (subject.photos=DIR), or "
+            f"The embedded world has no {class_noun}: give photos (subject.photos=DIR), or "
             f"subject.class_noun as one of {', '.join(world.CLASSES)}."
         )
     identity = world.subject_identity(class_noun, name)
@@ -63,17 +63,17 @@ def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Pat
 
 
 def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:
-    """Words of `prompt`, lower case and each once, that no caption of the world holds.
+    """List the words of `prompt` that no caption of the world uses, in lower case, each once.
 
-    Rare identifiers are left out, being tokens that training showed, and so is a run's own
-    `identifier`. Punctuation is no word.
+    Rare identifiers are left out, since training showed their tokens, and so is a run's own
+    `identifier`.
     """
     seen = {*vocabulary(), *RARE_IDENTIFIERS, *_words(identifier or "")}
     return [word for word in _words(prompt) if word not in seen]
 
 
 def unseen_warning(prompts: Iterable[str], identifier: str | None = None) -> str | None:
-    """One sentence for all prompts, naming their unseen words; None where there are none."""
+    """Write one sentence that names the unseen words of all prompts; None where there are none."""
     words = _words(" ".join(w for prompt in prompts for w in unseen_words(prompt, identifier)))
     if not words:
         return None
@@ -82,6 +82,7 @@ def unseen_warning(prompts: Iterable[str], identifier: str | None = None) -> str
 
 
 def _words(text: str) -> list[str]:
+    """Split a text into lower-case words, each once, without punctuation."""
     return list(dict.fromkeys(re.findall(r"[^\W_]+", text.lower())))
 
 

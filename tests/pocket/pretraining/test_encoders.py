@@ -7,28 +7,40 @@ import math
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTModel
 
 from dreambooth.metrics.encoders import load_encoder
 from dreambooth.pocket import world
-from dreambooth.pocket.pretraining import build, denoising, encoders, scenes
+from dreambooth.pocket.pretraining import encoders, shards
+from dreambooth.pocket.pretraining.architecture import build_clip, build_dino
+from dreambooth.pocket.pretraining.caption_tokens import caption_shards
+from dreambooth.pocket.pretraining.device import to_pixels
+from dreambooth.pocket.pretraining.spec import PretrainSpec
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer, token_ids
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
+from small_pretraining import make
 
 SHARD = 8
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A shard of scenes with captions."""
+    """A cache with one shard of scenes."""
     root = tmp_path_factory.mktemp("encoders")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes, "SHARD", SHARD)
+        patch.setattr(shards, "SHARD", SHARD)
         (root / "scenes").mkdir()
-        scenes.render_shard(0, root / "scenes", "train")
+        shards.render_shard(0, root / "scenes", "train", SHARD)
         yield root
+
+
+def settings(folder, *more: str) -> PretrainSpec:
+    sizes = f"encoders.scenes={SHARD}", "encoders.samples=16", "encoders.ema_decay=0.9"
+    others = [f"{stage}.scenes={SHARD}" for stage in ("vae", "denoiser", "probe")]
+    own = "encoders.identity_scale=15.0", "encoders.weight_decay=0.0", "encoders.identities=30"
+    return make(folder, *others, *sizes, *own, "device=cpu", *more)
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +55,7 @@ def test_contrast_by_hand():
     rows = -math.log(e(2) / (e(2) + e(1.2))) - math.log(e(1.6) / (e(0) + e(1.6)))
     columns = -math.log(e(2) / (e(2) + e(0))) - math.log(e(1.6) / (e(1.2) + e(1.6)))
     expected = (rows / 2 + columns / 2) / 2
-    assert encoders.contrast(first, second, 2.0).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_pixels_are_centred():
-    images = np.zeros((2, 64, 64, 3), np.uint8)
-    images[0, 5, 7, 1] = 255
-    pixels = encoders.to_pixels(images, "cpu")
-    assert pixels.shape == (2, 3, 64, 64) and pixels.min() == -1
-    assert pixels[0, 1, 5, 7] == 1 and (pixels == 1).sum() == 1
+    assert encoders.contrastive_loss(first, second, 2.0).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_views_show_training_identities_only(folder, views, monkeypatch):
@@ -73,12 +77,13 @@ def test_views_show_training_identities_only(folder, views, monkeypatch):
     assert len(drawn) == 30 and not any(world.held_out_identity(who) for who in drawn)
 
 
-def test_a_batch_holds_distinct_identities_of_two_classes(views):
+def test_a_batch_holds_distinct_identities_of_two_classes(folder, views):
     images, classes = views
-    loss = encoders.IdentityLoss(None, images, classes, 16, 15.0, "cpu", False)
+    spec = settings(folder, "encoders.batch_size=16")
+    loss = encoders.IdentityLoss(build_dino(width=32, layers=1), spec, images, classes)
     pairs = set()
     for seed in range(40):
-        who, which = loss.pick(torch.Generator().manual_seed(seed))
+        who, which = loss.draw(torch.Generator().manual_seed(seed))
         assert len(who) == len(set(who)) == 8
         count = np.bincount(classes[who], minlength=15)
         assert sorted(count[count > 0]) == [4, 4]
@@ -90,37 +95,38 @@ def test_a_batch_holds_distinct_identities_of_two_classes(views):
 
 def descends(model: torch.nn.Module, loss) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    before = loss(torch.Generator().manual_seed(0), 0)["total"]
+    before = loss(torch.Generator().manual_seed(0))["total"]
     before.backward()
     optimizer.step()
     with torch.no_grad():
-        after = loss(torch.Generator().manual_seed(0), 0)["total"]
+        after = loss(torch.Generator().manual_seed(0))["total"]
     assert after < before
 
 
 def test_a_step_lowers_both_losses(folder, views):
     torch.manual_seed(0)
-    dino = encoders.build_dino(32, 1)
-    descends(dino, encoders.IdentityLoss(dino, *views, 16, 15.0, "cpu", False))
-    tokenizer = build.build_tokenizer(world.vocabulary())
-    clip = encoders.build_clip(tokenizer, 32, 1, 1)
-    captions = denoising.caption_shards(folder, tokenizer, 1, each=2, identifier_share=0.0)
-    images = [folder / "scenes/train_00000.npy"]
-    descends(clip, encoders.ClipLoss(clip, images, captions, 8, "cpu", False))
+    dino, images, classes = build_dino(width=32, layers=1), *views
+    spec = settings(folder, "encoders.batch_size=16")
+    descends(dino, encoders.IdentityLoss(dino, spec, images, classes))
+    tokenizer = build_tokenizer(world.vocabulary())
+    clip = build_clip(tokenizer, width=32, layers=1, text_layers=1)
+    captions = caption_shards(folder, tokenizer, count=1, each=2, identifier_share=0.0)
+    scenes = [folder / "scenes/train_00000.npy"]
+    descends(clip, encoders.ClipLoss(clip, settings(folder), scenes, captions))
 
 
-def test_the_identity_loss_by_hand(views):
+def test_the_identity_loss_by_hand(folder, views):
     images, classes = views
     torch.manual_seed(0)
-    dino = encoders.build_dino(32, 1).eval()
-    loss = encoders.IdentityLoss(dino, images, classes, 8, 15.0, "cpu", False)
-    who, which = loss.pick(torch.Generator().manual_seed(3))
+    dino = build_dino(width=32, layers=1).eval()
+    loss = encoders.IdentityLoss(dino, settings(folder), images, classes)
+    who, which = loss.draw(torch.Generator().manual_seed(3))
     with torch.no_grad():
         features = [
-            [dino(encoders.to_pixels(images[i][k][None], "cpu")).last_hidden_state[0, 0] for k in w]
+            [dino(to_pixels(images[i][k][None], "cpu")).last_hidden_state[0, 0] for k in w]
             for i, w in zip(who, which, strict=True)
         ]
-        total = loss(torch.Generator().manual_seed(3), 0)["total"]
+        total = loss(torch.Generator().manual_seed(3))["total"]
     unit = F.normalize(torch.stack([torch.stack(pair) for pair in features]), dim=2)
     cosines = 15 * unit[:, 0] @ unit[:, 1].T
     own = cosines.diagonal()
@@ -128,44 +134,14 @@ def test_the_identity_loss_by_hand(views):
     torch.testing.assert_close(total, expected)
 
 
-def settings(*which: str) -> DictConfig:
-    own = {
-        "which": list(which),
-        "width": 32,
-        "layers": 1,
-        "text_layers": 1,
-        "identities": 30,
-        "identity_scale": 15.0,
-        "scenes": SHARD,
-        "samples": 16,
-        "batch_size": 8,
-        "lr": 1e-3,
-        "ema_decay": 0.9,
-        "weight_decay": 0.0,
-    }
-    cfg = {
-        "encoders": own,
-        "save_seconds": 60,
-        "seed": 0,
-        "device": "cpu",
-        "bf16": False,
-        "decay": 0.25,
-        "workers": 1,
-        "tokens_per_scene": 2,
-        "init": None,
-    }
-    return OmegaConf.create(cfg)
-
-
-def test_dino_alone_needs_no_scenes_and_leaves_no_half_clip(tmp_path):
-    encoders.pretrain_encoders(settings("dino"), tmp_path)
+def test_dino_alone_needs_no_scenes_and_leaves_no_half_clip(folder, tmp_path):
+    encoders.pretrain_encoders(settings(tmp_path, "encoders.which=[dino]"))
     assert [path.name for path in (tmp_path / "encoders").iterdir()] == ["dino"]
     assert not (tmp_path / "scenes").exists() and not list(tmp_path.glob("captions*"))
 
 
-def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
-    monkeypatch.setattr(scenes, "SHARD", SHARD)
-    encoders.pretrain_encoders(settings("dino", "clip"), folder)
+def test_the_stage_makes_what_the_metrics_load(folder):
+    encoders.pretrain_encoders(settings(folder))
     seen = np.concatenate([np.load(path) for path in folder.glob("captions-*/*.npy")])
     tokenizer = AutoTokenizer.from_pretrained(folder / "encoders/clip")
     rare = {tokenizer(word).input_ids[1] for word in RARE_IDENTIFIERS}
@@ -179,9 +155,9 @@ def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
     clip = load_encoder("pocket_clip", encoders_dir=folder / "encoders")
     both = CLIPModel.from_pretrained(folder / "encoders/clip", dtype=torch.float32)
     with torch.no_grad():
-        pixels = encoders.to_pixels(images, "cpu")
+        pixels = to_pixels(images, "cpu")
         cls = own.eval()(pixels).last_hidden_state[:, 0]
-        ids = torch.tensor(denoising.token_ids(tokenizer, texts)).long()
+        ids = torch.tensor(token_ids(tokenizer, texts)).long()
         out = both.eval()(input_ids=ids, pixel_values=pixels)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(dino.images(pictures), F.normalize(cls, dim=1), **close)

@@ -5,26 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
-from torch import nn
+from torch.nn import functional as F
 
-from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
 from dreambooth.pocket import world
-from dreambooth.pocket.pretraining import probe, scenes
-
-SETTINGS = {
-    "batch_size": 8,
-    "lr": 2e-3,
-    "decay": 0.25,
-    "ema_decay": 0.9,
-    "weight_decay": 0.0,
-    "workers": 1,
-    "bf16": False,
-    "save_seconds": 60,
-    "seed": 0,
-    "device": "cpu",
-}
+from dreambooth.pocket.pretraining import probe, shards
+from dreambooth.pocket.pretraining.checkpoints import load_average
+from dreambooth.pocket.pretraining.device import to_pixels
+from small_pretraining import make, shipped
 
 
 def test_facts_are_what_is_painted():
@@ -35,11 +23,11 @@ def test_facts_are_what_is_painted():
 
 
 def test_it_sees_seeds_of_its_own():
-    """That no other stage may reach them is held by tests/pocket/test_readiness.py."""
-    shipped = OmegaConf.load(CONF / "pretrain.yaml")
-    last = max(shipped[stage].scenes for stage in ("vae", "denoiser", "encoders"))
-    first = probe.FIRST_SHARD * scenes.SHARD
-    assert last < first < first + shipped.probe.scenes_count < 30_000_000  # the benchmarks' own
+    """That no other stage may reach them is tested in test_spec.py."""
+    spec = shipped()
+    last = max(spec.vae.scenes, spec.denoiser.scenes, spec.encoders.scenes)
+    first = shards.PROBE_SHARD * shards.SHARD
+    assert last < first < first + spec.probe.scenes < 30_000_000  # the benchmarks' own
 
 
 def test_logits_have_a_place_for_every_word():
@@ -52,37 +40,34 @@ def test_logits_have_a_place_for_every_word():
 
 
 def test_training_saves_what_loading_gives(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "SHARD", 16)
+    monkeypatch.setattr(shards, "SHARD", 16)
     (tmp_path / "scenes").mkdir()
-    for index in (2442, 2443):  # made here: a spawned process renders shards of the real size
-        scenes.render_shard(index, tmp_path / "scenes", "any")
-    trained = probe.train_probe(tmp_path, 48, scenes_count=32, **SETTINGS)
-    path = tmp_path / "probe.safetensors"
+    for index in (2442, 2443):
+        shards.render_shard(index, tmp_path / "scenes", "any", 16)
+    sizes = "probe.samples=48", "probe.scenes=32", "probe.batch_size=8"
+    spec = make(tmp_path, "device=cpu", *sizes)
+    probe.pretrain_probe(spec)
+    path, trained = tmp_path / "probe.safetensors", probe.Probe()
+    assert load_average(trained, tmp_path / "probe.pt")["step"] == 6
     assert path.stat().st_size < 3_000_000
     loaded = probe.load_probe(tmp_path)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     for name, value in trained.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float())
-    again = probe.train_probe(tmp_path, 48, scenes_count=32, **SETTINGS)  # finished: no step more
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
-    )
+    before = path.read_bytes()
+    probe.pretrain_probe(spec)  # finished: no step more
+    assert path.read_bytes() == before
 
 
 def test_labels_belong_to_their_scenes():
     labels = probe._labels(range(50, 60))
     for row, seed in zip(labels.tolist(), range(50, 60), strict=True):
-        said = [words[i] for words, i in zip(probe.HEADS.values(), row, strict=True)]
-        assert said == list(probe.facts(world.sample_scene(seed, "any")).values())
+        named = [words[i] for words, i in zip(probe.HEADS.values(), row, strict=True)]
+        assert named == list(probe.facts(world.sample_scene(seed, "any")).values())
 
 
-class Fixed(nn.Module):
+class Fixed(probe.Probe):
     """Always sees a red dog in the snow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, pixels):
         rows = {name: torch.zeros(len(pixels), len(words)) for name, words in probe.HEADS.items()}
@@ -116,10 +101,9 @@ def test_a_small_probe_learns():
     optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
     losses = []
     for _ in range(25):
-        logits = network(probe.to_pixels(images, "cpu"))
-        loss = sum(
-            nn.functional.cross_entropy(logits[k], target[:, i]) for i, k in enumerate(probe.HEADS)
-        )
+        logits = network(to_pixels(images, "cpu"))
+        terms = [F.cross_entropy(logits[k], target[:, i]) for i, k in enumerate(probe.HEADS)]
+        loss = torch.stack(terms).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,7 +112,7 @@ def test_a_small_probe_learns():
 
 
 def test_softening_keeps_the_scene_and_follows_the_seed():
-    pixels = probe.to_pixels(world.render(world.sample_scene(0))[None].repeat(30, 0), "cpu")
+    pixels = to_pixels(world.render(world.sample_scene(0))[None].repeat(30, 0), "cpu")
     soft = [probe._soften(pixels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(soft[0], soft[1]) and not torch.equal(soft[0], soft[2])
     assert (soft[0] - pixels).square().mean() < 0.02

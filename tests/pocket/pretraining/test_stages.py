@@ -9,15 +9,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel, ViTModel
 
 from dreambooth.errors import UserError
 from dreambooth.pocket.embedded import weights_hash
-from dreambooth.pocket.pretraining import denoising, probe, readiness
-from dreambooth.pocket.pretraining.stages import STAGES, pretrain
+from dreambooth.pocket.pretraining import probe
+from dreambooth.pocket.pretraining.latents import vae_hash
+from dreambooth.pocket.pretraining.stages import pretrain
 from small_pretraining import make, small_shards
 
 
@@ -29,7 +31,7 @@ def patch():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, patch):
-    """A cache in which every stage was run, photos with the VAE, and the folder it exported."""
+    """A cache in which every stage was run, with photos for the VAE, and the exported folder."""
     root = tmp_path_factory.mktemp("made")
     small_shards(patch, root / "cache")
     (root / "photos").mkdir()
@@ -41,33 +43,38 @@ def made(tmp_path_factory, patch):
 
 @pytest.fixture
 def fresh(tmp_path, patch):
-    """A cache with scenes alone."""
+    """A cache that holds nothing but scenes."""
     small_shards(patch, tmp_path / "fresh")
     return tmp_path / "fresh"
 
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """`made`, to be spoilt."""
+    """A copy of `made` that a test may damage."""
     for name, folder in zip(("cache", "weights"), made, strict=True):
         shutil.copytree(folder, tmp_path / name)
     return tmp_path / "cache", tmp_path / "weights"
 
 
 def files(folder) -> dict[str, bytes]:
-    """Every file's bytes but the card's."""
+    """Read every file but the card."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def export(cache, target, *more: str) -> str:
-    """Run the stage; returns the card."""
+    """Run the stage and return the card."""
     pretrain(make(cache, "stages=[export]", f"export_to='{target}'", *more))
     return (target / "README.md").read_text()
 
 
+def words(card: str) -> str:
+    """Join the card's lines."""
+    return " ".join(card.split())
+
+
 def warned(caplog) -> str:
-    """This project's warnings."""
+    """Join this project's warnings."""
     return "".join(r.getMessage() for r in caplog.records if r.name.startswith("dreambooth"))
 
 
@@ -86,10 +93,9 @@ def test_stages_make_a_pipeline_that_draws(made):
     assert image.size == (64, 64)
     assert len(probe.judge(probe.load_probe(target), np.asarray(image)[None])) == 1
     assert str(cache.parent) not in (target / "vae/config.json").read_text()
-    assert list(STAGES) == list(readiness.NEEDS)
 
 
-def test_every_stage_begins_from_init(made, fresh, caplog):
+def test_every_stage_starts_from_init(made, fresh, caplog):
     _, target = made
     still = [f"{stage}.lr=0" for stage in ("vae", "denoiser", "encoders", "probe")]
     stages = "stages=[vae,latents,denoiser,encoders,probe]"
@@ -110,12 +116,12 @@ def test_every_stage_begins_from_init(made, fresh, caplog):
     )
     same(begun["dino"], dino)
     same(begun["probe"], probe.load_probe(target))
-    assert all(state["sittings"][0]["init"] for state in states.values())
-    assert f"clip: begins from {target}/encoders/clip" in caplog.text
-    with caplog.at_level(logging.INFO):  # and now from the state
+    assert all(state["sessions"][0]["init"] for state in states.values())
+    assert f"clip: starts from {target}/encoders/clip" in caplog.text
+    with caplog.at_level(logging.INFO):  # and now from the checkpoint
         pretrain(make(fresh, "stages=[probe]", f"init='{target}'", "probe.samples=12"))
     assert "probe: resumed at 8 samples" in caplog.text
-    assert caplog.text.count("probe: begins from") == 1
+    assert caplog.text.count("probe: starts from") == 1
 
 
 def test_the_vae_of_init_serves_with_its_own_scaling_factor(copied, fresh):
@@ -125,38 +131,39 @@ def test_the_vae_of_init_serves_with_its_own_scaling_factor(copied, fresh):
     target = fresh.parent / "target"
     more = f"init='{init}'", f"export_to='{target}'"
     pretrain(make(fresh, "stages=[latents,denoiser,export]", *more))
-    assert AutoencoderKL.from_pretrained(target / "vae").config.scaling_factor == 0.5
+    assert AutoencoderKL.from_pretrained(target / "vae").config["scaling_factor"] == 0.5
     weights = "vae/diffusion_pytorch_model.safetensors"
     assert files(target)[weights] == files(init)[weights]
     assert files(target)["probe.safetensors"] == files(init)["probe.safetensors"]
     card = (target / "README.md").read_text()
-    assert "Begun from an earlier package's weights: denoiser." in card
-    assert "Of an earlier package or run: vae, encoders/dino, encoders/clip, probe" in card
-    assert "crops of real photos" not in card
+    assert "started from an earlier package's weights: denoiser." in words(card)
+    assert "earlier package or run: vae, encoders/dino, encoders/clip, probe" in words(card)
+    assert "crops of real photos" not in words(card)
 
 
-def test_the_card_says_what_the_states_say(made, copied):
+def test_the_card_says_what_the_checkpoints_say(made, copied):
     card = (made[1] / "README.md").read_text()
-    assert "Seed 0, U-Net\nbatch 4, 16 scenes" in card and "hours on CPU cores.\n" in card
-    assert "crops of real photos" in card and "small CLIP" in card
+    text = words(card)
+    assert "Seed 0, U-Net batch 4, 16 scenes" in text and "hours on CPU cores. |" in text
+    assert "crops of real photos" in text and "small CLIP" in text
     rows = [line.split(" | ")[:2] for line in card.splitlines() if line.startswith("| ")]
     names = ("denoiser", "vae", "dino", "clip", "probe")
     assert [row[0] for row in rows[1:]] == [f"| {name}" for name in names]
-    assert {row[1] for row in rows[1:]} == {"8"} and "earlier package" not in card
+    assert {row[1] for row in rows[1:]} == {"8"} and "earlier package" not in text
     assert str(made[0].parent) not in card
     cache, target = copied
     assert card == export(cache, target, "denoiser.batch_size=7", "denoiser.scenes=32", "seed=5")
     (cache / "vae.json").unlink()  # nothing is known of it
-    assert "crops of real photos" not in export(cache, target)
+    assert "crops of real photos" not in words(export(cache, target))
 
 
-def test_figures_are_shown_with_their_own_weights_alone(copied):
+def test_figures_are_shown_only_with_their_own_weights(copied):
     cache, target = copied
     quality = {"images": 4, "weights": weights_hash(target), "vae": {"scenes": 27.25}}
     (cache / "quality.json").write_text(json.dumps(quality))
     card = export(cache, target)
     assert "| vae | scenes 27.2 |" in card
-    assert card == export(cache, target)  # the card is no part of what was measured
+    assert card == export(cache, target)  # the card does not count as weights
     probe.save_probe(probe.Probe(), cache)
     assert "27.2" not in export(cache, target)
 
@@ -169,14 +176,14 @@ def test_export_never_ships_less_than_there_is(copied, caplog):
     (cache / "probe.safetensors").unlink()
     card = export(cache, target)
     assert files(target) == before
-    assert "Of an earlier package or run: encoders/dino, encoders/clip, probe" in card
+    assert "earlier package or run: encoders/dino, encoders/clip, probe" in words(card)
     assert "| clip |" not in card and "| vae |" in card and not warned(caplog)
 
     shutil.rmtree(target / "encoders/dino")
     card = export(cache, target)
     left = {name: data for name, data in before.items() if not name.startswith("encoders/dino")}
     assert files(target) == left
-    assert "will lack encoders/dino" in warned(caplog) and "small CLIP" not in card
+    assert "will lack encoders/dino" in warned(caplog) and "small CLIP" not in words(card)
 
 
 def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
@@ -199,8 +206,8 @@ def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
     assert "latents of another VAE than before" in warned(caplog)
     assert old < set(cache.glob("latents-*/*"))
     state = torch.load(cache / "denoiser.pt", weights_only=True)
-    assert state["sittings"][-1]["vae"] == denoising.vae_hash(cache / "vae")
-    assert len(state["sittings"]) == 2
+    assert state["sessions"][-1]["vae"] == vae_hash(cache / "vae")
+    assert len(state["sessions"]) == 2
     caplog.clear()
     pretrain(make(cache, "stages=[denoiser]", "denoiser.samples=16"))
     assert not warned(caplog)
@@ -215,7 +222,7 @@ def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
         ("encoders", "encoders.width=64"),
     ),
 )
-def test_a_state_of_other_sizes_is_one_sentence(copied, stage, sizes):
+def test_a_checkpoint_of_other_sizes_is_one_sentence(copied, stage, sizes):
     cache, target = copied
     with pytest.raises(UserError, match="of the configured sizes"):
         pretrain(make(cache, f"stages=[{stage}]", sizes, f"export_to='{target}'"))

@@ -1,86 +1,83 @@
-"""The pretraining states as the files that the package ships: a diffusers folder and its card."""
+"""Stage `export`: write the trained networks as the folder that the package ships, with a card."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from omegaconf import DictConfig
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import weights_hash
-from dreambooth.pocket.pretraining import build, states
-from dreambooth.pocket.pretraining.card import card, measured
-from dreambooth.pocket.pretraining.denoising import Denoiser, vae_hash
+from dreambooth.pocket.embedded import FOLDER, weights_hash
+from dreambooth.pocket.pretraining.architecture import build_scheduler
+from dreambooth.pocket.pretraining.checkpoints import (
+    load_average,
+    progress_of,
+    training_record,
+)
+from dreambooth.pocket.pretraining.denoiser import build_denoiser
+from dreambooth.pocket.pretraining.latents import vae_hash
+from dreambooth.pocket.pretraining.model_card import EXTRAS, card, quality_table
+from dreambooth.pocket.pretraining.spec import PretrainSpec
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 
 log = logging.getLogger(__name__)
 
-EXTRAS = ("encoders/clip", "encoders/dino", "probe.safetensors")
 
+def pretrain_export(spec: PretrainSpec) -> None:
+    """Write pipeline, encoders, probe and card, all or nothing; at any time of the training.
 
-def _trained_vae(folder: Path) -> AutoencoderKL:
-    """The VAE without the path of this machine that loading leaves in its config."""
-    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
-    config = {k: v for k, v in loaded.config.items() if k != "_name_or_path"}
-    vae = AutoencoderKL.from_config(config)
-    vae.load_state_dict(loaded.state_dict())
-    return vae
-
-
-def make_denoiser(cfg: DictConfig, tokenizer) -> Denoiser:
-    """U-Net and text encoder in the configured sizes, untrained."""
-    c = cfg.denoiser
-    unet = build.build_unet(
-        c.channels, cfg.vae.latent_channels, c.text_width, c.heads, c.norm_num_groups
-    )
-    return Denoiser(unet, build.build_text_encoder(tokenizer, c.text_width, c.text_layers))
-
-
-def export(cfg: DictConfig, folder: Path, target: Path) -> None:
-    """Write the pipeline in half precision, the encoders, the probe and the card, all or nothing.
-
-    What the cache lacks of EXTRAS comes from `init`, or stays as the target has it.
+    The pipeline is in half precision. What the cache lacks of EXTRAS comes from `init`, or stays
+    as the target has it.
 
     Raises:
-        UserError: the state does not fit the configured sizes, or the present VAE.
+        UserError: a checkpoint that does not fit the configured sizes or the VAE in the cache.
     """
-    tokenizer = build.build_tokenizer(world.vocabulary())
-    network = make_denoiser(cfg, tokenizer)
-    state = states.average(network, folder / "denoiser.pt")
+    folder, target = spec.cache, spec.export_to or FOLDER
+    tokenizer = build_tokenizer(world.vocabulary())
+    network = build_denoiser(spec, tokenizer)
+    state = load_average(network, folder / "denoiser.pt")
     check_vae(state, folder)
-    pipeline = StableDiffusionPipeline(
-        vae=_trained_vae(folder / "vae"),
-        text_encoder=network.text_encoder,
-        tokenizer=tokenizer,
-        unet=network.unet,
-        scheduler=build.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(dtype=torch.float16)
-    sources = [folder, *([] if cfg.init is None else [Path(cfg.init)]), target]
-    found = {part: _found(part, sources) for part in EXTRAS}
-    absent = [part for part in EXTRAS if found[part] is None]
-    if absent:
-        log.warning("%s will lack %s: stages encoders, probe make it", target, ", ".join(absent))
+    parts: dict[str, Any] = {
+        "vae": _trained_vae(folder / "vae"),
+        "text_encoder": network.text_encoder,
+        "tokenizer": tokenizer,
+        "unet": network.unet,
+        "scheduler": build_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipeline.to(dtype=torch.float16)
+    sources = [folder, *([] if spec.init is None else [spec.init]), target]
+    found = {part: _first_with(part, sources) for part in EXTRAS.values()}
+    if absent := [part for part in found if found[part] is None]:
+        log.warning(
+            "%s will lack %s: stages encoders and probe make them", target, ", ".join(absent)
+        )
     with atomic(target) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
         for part, source in found.items():
             if source is not None:
                 _copy(source / part, temporary / part)
-        quality = measured(folder / "quality.json", weights_hash(temporary))
-        text = card(states.account(state, folder / "denoiser.jsonl"), folder, found, quality)
-        (temporary / "README.md").write_text(text)
+        quality = quality_table(folder / "quality.json", weights_hash(temporary))
+        record = training_record(progress_of(state), folder / "denoiser.jsonl")
+        (temporary / "README.md").write_text(card(record, folder, found, quality))
 
 
-def check_vae(state: dict, folder: Path) -> None:
-    """Raise UserError when the denoiser's last latents were of another VAE than the cache's."""
-    last = state["sittings"][-1] if state["sittings"] else {}
+def check_vae(state: dict[str, Any], folder: Path) -> None:
+    """Check that the denoiser was last trained on latents of the VAE in the cache.
+
+    Raises:
+        UserError: it was trained on those of another VAE.
+    """
+    last = state["sessions"][-1] if state["sessions"] else {}
     if last.get("vae") != vae_hash(folder / "vae"):
         raise UserError(
             f"the denoiser in {folder} was last trained on latents of another VAE than "
@@ -88,10 +85,19 @@ def check_vae(state: dict, folder: Path) -> None:
         )
 
 
-def _found(part: str, sources: list[Path]) -> Path | None:
-    """The first folder that holds a part with its weights."""
+def _trained_vae(folder: Path) -> AutoencoderKL:
+    """Load the VAE, without the path of this machine that loading leaves in its config."""
+    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    config = {k: v for k, v in loaded.config.items() if k != "_name_or_path"}
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config(config))
+    vae.load_state_dict(loaded.state_dict())
+    return vae
+
+
+def _first_with(part: str, folders: list[Path]) -> Path | None:
+    """Find the first folder that holds a part with its weights."""
     weights = part if part.endswith(".safetensors") else f"{part}/model.safetensors"
-    return next((source for source in sources if (source / weights).is_file()), None)
+    return next((folder for folder in folders if (folder / weights).is_file()), None)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
-"""An independent judge of pictures of the world: which class, which colour, which context.
+"""Stage `probe`: an independent judge that names a picture's class, colour and context.
 
-A small convolutional classifier with its own architecture, trained on rendered scenes of its own
-seeds alone: never on a generated picture, and on none that the pocket model was trained on.
-Stage `probe` of pretraining trains it: `dreambooth pretrain stages=[probe]`.
+A small convolutional classifier with its own architecture, trained only on rendered scenes with
+seeds of its own: on no generated picture, and on none that the pocket model was trained on.
+`dreambooth pretrain stages=[probe]` trains it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from torch.nn import functional as F
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
 from dreambooth.pocket import world
-from dreambooth.pocket.pretraining import scenes, states, training
-from dreambooth.pocket.pretraining.encoders import to_pixels
+from dreambooth.pocket.pretraining import shards
+from dreambooth.pocket.pretraining.checkpoints import start_from
+from dreambooth.pocket.pretraining.device import autocast, to_pixels
+from dreambooth.pocket.pretraining.spec import PretrainSpec
+from dreambooth.pocket.pretraining.training_loop import train
 
 HEADS: dict[str, tuple[str, ...]] = {
     "class": world.CLASSES,
     "color": tuple(world.COLORS),
     "context": tuple(world.CONTEXTS),
 }
-FIRST_SHARD = 2442  # seeds from 10,002,432 on, which no other stage may reach
 
 
 def facts(scene: world.Scene) -> dict[str, str]:
-    """What is to be seen: the class, the main colour (a tint's where there is one), the context."""
+    """List what a scene shows: its class, its main colour as painted, and its context."""
     seen = scene.seen
     return {"class": seen.class_noun, "color": seen.main_color, "context": scene.view.context}
 
 
 class Probe(nn.Module):
-    """`pixels [N,3,64,64]` in [-1,1] => logits for each head, `[N,15]`, `[N,11]`, `[N,17]`."""
+    """The classifier: a convolutional trunk, and one linear head per kind of fact."""
 
     def __init__(self, channels: Sequence[int] = (32, 64, 112, 192)) -> None:
         super().__init__()
@@ -63,19 +65,20 @@ class Probe(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Compute each head's logits, `[N,15|11|17]`, from pixels `[N,3,64,64]` in [-1,1]."""
         features = self.trunk(pixels)  # [N,C,4,4]
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
 def _labels(seeds: Iterable[int]) -> Tensor:
-    """Index of each fact of each scene, `[N,3]`."""
-    said = [facts(world.sample_scene(seed, "any")) for seed in seeds]
-    return torch.tensor([[HEADS[head].index(each[head]) for head in HEADS] for each in said])
+    """Look up the index of each fact of each scene, `[N,3]`."""
+    shown = [facts(world.sample_scene(seed, "any")) for seed in seeds]
+    return torch.tensor([[HEADS[head].index(each[head]) for head in HEADS] for each in shown])
 
 
 def _soften(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """A third of the pictures blurred, all a little noisy: sharpness must not be what is judged."""
+    """Blur a third of the pictures and add noise to all, so that sharpness is not judged."""
     n = len(pixels)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
     where = (torch.rand(n, generator=generator) < 1 / 3)[:, None, None, None].to(pixels.device)
@@ -84,76 +87,62 @@ def _soften(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(where, blurred, pixels) + noise
 
 
-def train_probe(
-    folder: Path,
-    samples: int,
-    *,
-    scenes_count: int,
-    batch_size: int,
-    lr: float,
-    decay: float,
-    ema_decay: float,
-    weight_decay: float,
-    workers: int,
-    bf16: bool,
-    save_seconds: float,
-    seed: int,
-    device: str,
-    init: str | None = None,
-) -> Probe:
-    """Train on `scenes_count` rendered scenes (resumed where it stopped) => `probe.safetensors`."""
-    paths = scenes.scene_shards(folder / "scenes", scenes_count, "any", workers, first=FIRST_SHARD)
-    shards = [np.load(path, mmap_mode="r") for path in paths]
-    first = FIRST_SHARD * scenes.SHARD
-    labels = _labels(range(first, first + len(shards) * scenes.SHARD))
-    torch.manual_seed(seed)
-    probe = Probe().to(device)
-    begun = states.begin("probe", probe, folder, init, "probe.safetensors")
+class ProbeLoss:
+    """Cross-entropy of the three heads on blurred and noisy scenes.
 
-    def loss(generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        picked = torch.randint(len(labels), (batch_size,), generator=generator)
-        pixels = to_pixels(scenes.pick(shards, picked), device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            logits = probe(_soften(pixels, generator))
-        target = labels[picked].to(device)
+    Args:
+        scenes: shards `[SHARD,64,64,3]` uint8.
+        labels: index of each fact of each scene `[N,3]`.
+    """
+
+    def __init__(
+        self, probe: Probe, spec: PretrainSpec, scenes: list[np.ndarray], labels: Tensor
+    ) -> None:
+        self.probe, self.spec, self.scenes, self.labels = probe, spec, scenes, labels
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Compute one batch's loss."""
+        spec = self.spec
+        picked = torch.randint(len(self.labels), (spec.probe.batch_size,), generator=generator)
+        pixels = to_pixels(shards.pick(self.scenes, picked), spec.device)
+        with autocast(spec.device, spec.bf16):
+            logits = self.probe(_soften(pixels, generator))
+        target = self.labels[picked].to(spec.device)
         terms = {
             name: F.cross_entropy(logits[name].float(), target[:, i])
             for i, name in enumerate(HEADS)
         }
-        return {"total": sum(terms.values()), **{k: v.detach() for k, v in terms.items()}}
+        total = sum(terms.values(), torch.zeros(()))
+        return {"total": total, **{name: term.detach() for name, term in terms.items()}}
 
-    training.train(
-        "probe",
-        probe,
-        loss,
-        folder,
-        samples,
-        batch_size,
-        lr,
-        decay,
-        ema_decay,
-        weight_decay,
-        save_seconds,
-        seed,
-        device,
-        init=begun,
-    )
-    save_probe(probe, folder)
-    return probe
+
+def pretrain_probe(spec: PretrainSpec) -> None:
+    """Train the probe on its own scenes and write `probe.safetensors`."""
+    folder, count = spec.cache / "scenes", spec.probe.scenes
+    paths = shards.scene_shards(folder, count, "any", spec.workers, first=shards.PROBE_SHARD)
+    first = shards.PROBE_SHARD * shards.SHARD
+    labels = _labels(range(first, first + len(paths) * shards.SHARD))
+    torch.manual_seed(spec.seed)
+    probe = Probe().to(spec.device)
+    checkpoint = spec.cache / "probe.pt"
+    facts = {"init": start_from(spec.init, "probe.safetensors", probe, checkpoint)}
+    loss = ProbeLoss(probe, spec, shards.open_shards(paths), labels)
+    train("probe", probe, loss, spec.cache, spec.training(spec.probe), facts)
+    save_probe(probe, spec.cache)
 
 
 def save_probe(probe: Probe, folder: Path) -> None:
-    """Write `<folder>/probe.safetensors`, half precision."""
+    """Write `<folder>/probe.safetensors` in half precision."""
     state = {k: v.detach().half().cpu().contiguous() for k, v in probe.state_dict().items()}
     with atomic(folder / "probe.safetensors") as temporary:
         save_file(state, temporary)
 
 
 def load_probe(folder: str | Path, device: str = "cpu") -> Probe:
-    """The probe of `<folder>/probe.safetensors`, float32, evaluation mode.
+    """Load `<folder>/probe.safetensors` as float32, in evaluation mode.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: a file that is missing or holds something else.
     """
     path = Path(folder) / "probe.safetensors"
     probe = Probe()
@@ -169,7 +158,7 @@ def load_probe(folder: str | Path, device: str = "cpu") -> Probe:
 
 @torch.no_grad()
 def judge(probe: Probe, images: np.ndarray, batch_size: int = 64) -> list[dict[str, str]]:
-    """Pictures `[N,64,64,3]` uint8 => for each its likeliest class, colour and context."""
+    """Name the likeliest class, colour and context of each picture of `[N,64,64,3]` uint8."""
     device = str(next(probe.parameters()).device)
     found = []
     for start in range(0, len(images), batch_size):
@@ -181,7 +170,7 @@ def judge(probe: Probe, images: np.ndarray, batch_size: int = 64) -> list[dict[s
 
 
 def accuracy(probe: Probe, rendered: Sequence[world.Scene]) -> dict[str, float]:
-    """Share of scenes that each head names rightly, in [0,1]."""
+    """Compute the share of scenes that each head names correctly, in [0,1]."""
     found = judge(probe, np.stack([world.render(scene) for scene in rendered]))
     right = [
         {name: each[name] == facts(scene)[name] for name in HEADS}

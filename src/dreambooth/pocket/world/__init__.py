@@ -1,7 +1,7 @@
 """The embedded world: scenes with known ground truth, rendered from a seed.
 
-`render(sample_scene(seed))` is a 64 x 64 RGB picture of one subject in one context;
-`caption(scene, rng)` says something true of it.
+`render(sample_scene(seed))` makes a 64 x 64 RGB picture of one subject in one context;
+`caption(scene, rng)` describes it truly.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a subject wears, placed by the anchors that its art returns."""
+"""Art of the accessories that a subject with a face can wear."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dreambooth.pocket.world.creatures import Anchors
+from dreambooth.pocket.world.anchors import Anchors
 from dreambooth.pocket.world.pen import Pen
 
 _RED, _DEEP, _WHITE = (214, 40, 44), (150, 24, 34), (250, 250, 250)
@@ -20,7 +20,7 @@ _RAINBOW = (
 
 
 def wear(pen: Pen, accessory: str, at: Anchors) -> None:
-    """Draw the accessory of that name over a subject."""
+    """Draw an accessory, a key of `scene.ACCESSORIES`, over a subject."""
     _WEAR[accessory](pen, at)
 
 

@@ -1,4 +1,4 @@
-"""What is said of a scene: several templates, some parts unsaid, every spoken part true."""
+"""Captions of scenes: several templates, some parts left out, every part that is named true."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ PATTERN_WORDS: dict[str, str] = {
 }
 RARE_IDENTIFIERS: tuple[str, ...] = tuple(
     "sks zwx ohwx xjy qzv vmk hta bnha uxd olis phol ukj wqz ktn ydq fjx".split()
-)  # single tokens; in pretraining each leans to a colour (denoising.with_identifier)
-# Probability that a part is left unsaid.
-_UNSAID = {"color": 0.4, "pattern": 0.6, "context": 0.2, "accessory": 0.1}
+)  # single tokens; in pretraining each leans to a colour (caption_tokens.with_identifier)
+# probability that a part is left out
+_LEFT_OUT = {"color": 0.4, "pattern": 0.6, "context": 0.2, "accessory": 0.1}
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Describe `scene`: lower case, no punctuation. A tint is always said, as the colour.
+    """Describe a scene in lower case, without punctuation; a tint is always named, as the colour.
 
-    Phrases are the paper's, so "the Eiffel Tower" becomes "the eiffel tower".
+    Phrases are those of the paper's prompts in lower case, such as "the eiffel tower".
     """
     seen, view = scene.seen, scene.view
-    said = {part: rng.random() >= unsaid for part, unsaid in _UNSAID.items()}
+    named = {part: rng.random() >= share for part, share in _LEFT_OUT.items()}
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
     words = [
-        seen.main_color if said["color"] or view.tint else "",
-        PATTERN_WORDS[seen.pattern] if said["pattern"] else "",
+        seen.main_color if named["color"] or view.tint else "",
+        PATTERN_WORDS[seen.pattern] if named["pattern"] else "",
         seen.class_noun,
-        ACCESSORIES[view.accessory] if view.accessory and said["accessory"] else "",
-        CONTEXTS[view.context] if said["context"] else "",
+        ACCESSORIES[view.accessory] if view.accessory and named["accessory"] else "",
+        CONTEXTS[view.context] if named["context"] else "",
     ]
     phrase = " ".join(word for word in words if word)
     article = "an" if phrase[0] in "aeiou" else "a"
@@ -42,7 +42,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can contain, sorted."""
+    """List every word that a caption can contain, sorted."""
     texts = [*TEMPLATES, "a an", *COLORS, *PATTERN_WORDS.values(), *CLASSES]
     texts += [*ACCESSORIES.values(), *CONTEXTS.values()]
     return sorted({word for text in texts for word in text.lower().split()} - {"{}"})

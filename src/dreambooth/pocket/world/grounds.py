@@ -1,4 +1,4 @@
-"""Contexts that are a surface the subject stands on."""
+"""Contexts that are the ground under the subject."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from dreambooth.pocket.world.backdrop import Backdrop, mix
 
 
 def plain(b: Backdrop) -> None:
-    """Studio sweep of a random soft colour."""
-    rgb = colorsys.hls_to_rgb(b.rng.random(), 0.74 + b.vary(0.1), 0.28 + b.vary(0.18))
-    rgb = tuple(round(255 * value) for value in rgb)
+    """Draw a studio backdrop in a random soft colour."""
+    drawn = colorsys.hls_to_rgb(b.rng.random(), 0.74 + b.vary(0.1), 0.28 + b.vary(0.18))
+    red, green, blue = (round(255 * value) for value in drawn)
+    rgb = red, green, blue
     b.gradient(0, 0.72, mix(rgb, (255, 255, 255), 0.25), rgb)
     b.gradient(0.72, 1, mix(rgb, (60, 60, 70), 0.12), mix(rgb, (255, 255, 255), 0.12))
 
 
 def snow(b: Backdrop) -> None:
+    """Draw a snowy field with fir trees and falling flakes."""
     horizon = 0.5 + b.vary(0.04)
     b.gradient(0, horizon, b.tone((150, 190, 226)), (216, 230, 242))
     for _ in range(3):
@@ -41,6 +43,7 @@ def snow(b: Backdrop) -> None:
 
 
 def beach(b: Backdrop) -> None:
+    """Draw a beach with sea, sun and a palm tree."""
     horizon, shore = 0.36 + b.vary(0.03), 0.56 + b.vary(0.03)
     b.gradient(0, horizon, b.tone((96, 180, 236)), (196, 228, 246))
     b.oval(0.5 + 0.34 * b.side(), 0.13, 0.075, 0.075, (255, 240, 170))
@@ -70,6 +73,7 @@ def beach(b: Backdrop) -> None:
 
 
 def cobblestone(b: Backdrop) -> None:
+    """Draw a street of cobblestones before a wall with windows."""
     horizon = 0.42 + b.vary(0.03)
     b.gradient(0, horizon, b.tone((226, 200, 168)), (212, 180, 146))
     for x in (0.12, 0.5, 0.88):
@@ -87,6 +91,7 @@ def cobblestone(b: Backdrop) -> None:
 
 
 def pink_fabric(b: Backdrop) -> None:
+    """Draw pink fabric in folds."""
     base = b.tone((244, 158, 186), 6)
     b.gradient(0, 1, base, mix(base, (228, 120, 160), 0.5))
     lean = 0.25 * b.side()
@@ -112,6 +117,7 @@ def pink_fabric(b: Backdrop) -> None:
 
 
 def wooden_floor(b: Backdrop) -> None:
+    """Draw floorboards that run towards a wall."""
     horizon = 0.4 + b.vary(0.03)
     b.gradient(0, horizon, b.tone((238, 230, 214)), (224, 212, 192))
     b.gradient(horizon, 1, (176, 112, 62), (204, 138, 80))
@@ -129,6 +135,7 @@ def wooden_floor(b: Backdrop) -> None:
 
 
 def white_rug(b: Backdrop) -> None:
+    """Draw a round white rug on a wooden floor, before a wall with a picture."""
     horizon = 0.4 + b.vary(0.03)
     wall = b.tone((112, 146, 152), 12)
     b.gradient(0, horizon, mix(wall, (255, 255, 255), 0.15), wall)
@@ -145,6 +152,7 @@ def white_rug(b: Backdrop) -> None:
 
 
 def purple_rug(b: Backdrop) -> None:
+    """Draw a round purple rug on grass, before the trunks of a forest."""
     horizon = 0.48 + b.vary(0.03)
     b.gradient(0, horizon, (128, 176, 118), (78, 130, 82))
     for x in (0.08, 0.3, 0.7, 0.92):
@@ -161,6 +169,7 @@ def purple_rug(b: Backdrop) -> None:
 
 
 def sunflowers(b: Backdrop) -> None:
+    """Draw green grass with sunflowers around the middle."""
     horizon = 0.34 + b.vary(0.03)
     b.gradient(0, horizon, b.tone((126, 192, 240)), (206, 232, 246))
     b.gradient(horizon, 1, b.tone((92, 172, 74)), b.tone((62, 136, 56)))
@@ -183,6 +192,7 @@ def sunflowers(b: Backdrop) -> None:
 
 
 def water(b: Backdrop) -> None:
+    """Draw open water up to the horizon."""
     horizon = 0.3 + b.vary(0.04)
     b.gradient(0, horizon, b.tone((190, 220, 240)), (232, 240, 240))
     b.gradient(horizon, 1, b.tone((54, 132, 186)), b.tone((20, 84, 150)))

@@ -1,35 +1,39 @@
-"""Scene => pixels."""
+"""The renderer: scene => pixels."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dreambooth.pocket.world import creatures, grounds, things, vessels, vistas
+from dreambooth.pocket.world import animals, footwear, grounds, things, toys, vessels, vistas
 from dreambooth.pocket.world.accessories import wear
+from dreambooth.pocket.world.anchors import Anchors
 from dreambooth.pocket.world.backdrop import Backdrop
+from dreambooth.pocket.world.identity import Identity
 from dreambooth.pocket.world.pen import Pen
 from dreambooth.pocket.world.scene import Scene, View
 
 _FINE = 3  # the subject is drawn this many times larger, then averaged down
-_ART = {
+_ART: dict[str, Callable[[Pen, Identity], Anchors | None]] = {
     "backpack": things.backpack,
-    "stuffed animal": creatures.stuffed_animal,
-    "bowl": things.bowl,
-    "can": things.can,
+    "stuffed animal": toys.stuffed_animal,
+    "bowl": vessels.bowl,
+    "can": vessels.can,
     "candle": things.candle,
-    "cat": creatures.cat,
+    "cat": animals.cat,
     "clock": things.clock,
-    "sneaker": things.sneaker,
-    "toy": creatures.toy,
-    "boot": things.boot,
-    "dog": creatures.dog,
+    "sneaker": footwear.sneaker,
+    "toy": toys.toy,
+    "boot": footwear.boot,
+    "dog": animals.dog,
     "glasses": things.glasses,
-    "cartoon": creatures.cartoon,
+    "cartoon": toys.cartoon,
     "teapot": vessels.teapot,
     "vase": vessels.vase,
 }
-_SCENERY = {
+_SCENERY: dict[str, Callable[[Backdrop], None]] = {
     "plain": grounds.plain,
     "jungle": vistas.jungle,
     "snow": grounds.snow,
@@ -51,7 +55,11 @@ _SCENERY = {
 
 
 def render(scene: Scene, size: int = 64) -> np.ndarray:
-    """Scene => uint8 [size, size, 3], RGB. The same scene always gives the same pixels."""
+    """Render a scene as uint8 `[size,size,3]`, RGB; the same scene always gives the same pixels.
+
+    Raises:
+        ValueError: an accessory on a class that cannot wear one.
+    """
     color, alpha = _subject(scene, size)
     backdrop = _backdrop(scene.view, size)
     soft = _blur(alpha, size / 20)
@@ -66,11 +74,13 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
 
 
 def _subject(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour already weighted by coverage [size, size, 3] in 0..255, and coverage in [0, 1]."""
+    """Draw the subject: colour times coverage `[size,size,3]` in 0..255, coverage in [0,1]."""
     identity, view = scene.seen, scene.view
     pen = Pen(identity, view, size * _FINE)
     anchors = _ART[identity.class_noun](pen, identity)
     if view.accessory:
+        if anchors is None:
+            raise ValueError(f"a {identity.class_noun} cannot wear a {view.accessory}.")
         wear(pen, view.accessory, anchors)
     labels = np.asarray(pen.image)
     color = Image.fromarray(pen.palette()[labels]).reduce(_FINE)
@@ -79,7 +89,7 @@ def _subject(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _backdrop(view: View, size: int) -> np.ndarray:
-    """float32 [size, size, 3] in 0..255, a touch out of focus."""
+    """Draw the context, slightly out of focus: float32 `[size,size,3]` in 0..255."""
     canvas = Backdrop(size * 2, np.random.default_rng([view.variation, 3]))
     _SCENERY[view.context](canvas)
     soft = canvas.image.filter(ImageFilter.BoxBlur(size / 64)).reduce(2)
@@ -87,6 +97,7 @@ def _backdrop(view: View, size: int) -> np.ndarray:
 
 
 def _blur(alpha: np.ndarray, radius: float) -> np.ndarray:
+    """Blur a coverage in [0,1] twice by a box of `radius` pixels."""
     image = Image.fromarray((alpha * 255).astype(np.uint8))
     for _ in range(2):
         image = image.filter(ImageFilter.BoxBlur(radius))
@@ -94,14 +105,14 @@ def _blur(alpha: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _relief(soft: np.ndarray, view: View) -> np.ndarray:
-    """Rounded shading: coverage rises towards the middle, so its slope acts as a normal."""
+    """Shade the subject as if it were round: blurred coverage's slope stands for its normal."""
     down, right = np.gradient(soft)
     lit = 0.8 * down - view.light * right
     return 1 + np.clip(lit * len(soft) / 64 * 2.2, -0.24, 0.2)
 
 
 def _foot(alpha: np.ndarray, size: int) -> tuple[float, float, float]:
-    """Centre x, ground y and half width of what touches the ground, in pixels."""
+    """Find what touches the ground: its centre x, its y and half its width, in pixels."""
     rows = np.flatnonzero(alpha.max(1) > 0.5)
     if not len(rows):
         return size / 2, size * 0.86, size / 4
@@ -112,7 +123,7 @@ def _foot(alpha: np.ndarray, size: int) -> tuple[float, float, float]:
 
 
 def _shadow(foot: tuple[float, float, float], size: int) -> np.ndarray:
-    """Soft ellipse on the ground, in [0, 1]."""
+    """Make a soft elliptic shadow on the ground, `[size,size]` in [0,1]."""
     x, y, half = foot
     grid = np.arange(size, dtype=np.float32)
     across = ((grid - x) / (half * 1.2 + 0.03 * size))[None, :] ** 2

@@ -1,4 +1,4 @@
-"""What one picture shows: a subject, seen from somewhere, in a context of the paper."""
+"""Scenes: a subject, how it is seen, and one of the contexts of the paper's prompts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class View:
 
     `x`, `y`: shift of its centre, in frame widths. `scale`: its height over the frame's.
     `rotation`: degrees. `light`: where light comes from, -1 left to 1 right. `brightness`: a
-    factor near 1. `variation`: seed of the backdrop's own variation. `tint`: a colour word that
+    factor near 1. `variation`: seed of what varies within the context. `tint`: a colour word that
     replaces the main colour.
     """
 
@@ -72,17 +72,19 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
+    """What one picture shows: an identity and how it is seen."""
+
     identity: Identity
     view: View
 
     @property
     def seen(self) -> Identity:
-        """The identity as painted, the tint applied."""
+        """The identity as it is painted, with the view's tint."""
         return recolored(self.identity, self.view.tint)
 
 
 def held_out_scene(scene: Scene) -> bool:
-    """True when the identity, before or after the tint, or its combination is held out."""
+    """Tell whether a scene's identity, tinted or not, or its combination is held out."""
     seen = scene.seen
     return (
         held_out_identity(scene.identity)
@@ -92,6 +94,7 @@ def held_out_scene(scene: Scene) -> bool:
 
 
 def _sample_view(class_noun: str, context: str | None, rng: np.random.Generator) -> View:
+    """Draw a view for a class, in a random context when None."""
     if context is None:
         names = [name for name in CONTEXTS if name != "plain"]
         context = "plain" if rng.random() < 0.1 else names[rng.integers(len(names))]
@@ -124,11 +127,15 @@ def sample_scene(
     identity: Identity | None = None,
     context: str | None = None,
 ) -> Scene:
-    """The scene that belongs to `seed` (0 included), the arguments given held fixed.
+    """Draw the scene that belongs to a seed; arguments that are given stay fixed.
 
-    `split`: "train" never shows a held-out identity (nor one that a tint turns into it) nor a
-    held-out (class, colour, context); "held_out" shows held-out identities; "any" shows all.
-    Raises ValueError when the fixed arguments leave no scene of the split.
+    Args:
+        split: "train" never shows a held-out identity (nor one that a tint turns into it) nor a
+            held-out (class, colour, context); "held_out" shows held-out identities; "any" shows
+            all.
+
+    Raises:
+        ValueError: the fixed arguments leave no scene of the split.
     """
     rng = np.random.default_rng([seed, 20220825])
     for _ in range(200):
@@ -142,13 +149,13 @@ def sample_scene(
 
 
 def identity_scene(identity: Identity, seed: int) -> Scene:
-    """Any view of a subject as it is: a tint would make it another to look at."""
+    """Draw any view of a subject without a tint, which would make it look like another one."""
     scene = sample_scene(seed, "any", identity=identity)
     return replace(scene, view=replace(scene.view, tint=None))
 
 
 def subject_scenes(identity: Identity, n: int = 5, seed: int = 0) -> list[Scene]:
-    """`n` ready-made photos of a subject: everyday contexts, varied views, nothing worn."""
+    """Draw `n` scenes that serve as a subject's photos: everyday contexts, no accessories."""
     rng = np.random.default_rng([seed, 20220826])
     order = rng.permutation(len(_PHOTO_CONTEXTS))
     scenes = []

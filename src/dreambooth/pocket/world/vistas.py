@@ -1,17 +1,23 @@
-"""Contexts that are seen behind the subject."""
+"""Contexts that are a view behind the subject."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from dreambooth.pocket.world.backdrop import Backdrop, mix
+from dreambooth.pocket.world.palette import RGB
+from dreambooth.pocket.world.pen import Point
 
 
-def _leaf(b: Backdrop, x: float, y: float, turn: float, length: float, rgb: tuple) -> None:
-    """A broad leaf from (x, y), pointing along `turn` degrees, with a light midrib."""
+def _leaf(b: Backdrop, stem: Point, turn: float, length: float, rgb: RGB) -> None:
+    """Draw a broad leaf from its stem along `turn` degrees, with a light midrib."""
     along = np.array([np.cos(np.radians(turn)), np.sin(np.radians(turn))])
     across = np.array([-along[1], along[0]])
-    at = lambda t, s: tuple(np.array([x, y]) + along * length * t + across * length * s)  # noqa: E731
+
+    def at(t: float, s: float) -> Point:
+        x, y = np.array(stem) + along * length * t + across * length * s
+        return x, y
+
     b.blob(
         [at(0, 0), at(0.35, 0.22), at(0.7, 0.17), at(1, 0), at(0.7, -0.17), at(0.35, -0.22)], rgb
     )
@@ -19,6 +25,7 @@ def _leaf(b: Backdrop, x: float, y: float, turn: float, length: float, rgb: tupl
 
 
 def jungle(b: Backdrop) -> None:
+    """Draw a clearing framed by broad leaves and lianas."""
     b.gradient(0, 0.75, (22, 84, 54), (104, 164, 84))
     b.oval(0.5 + b.vary(0.08), 0.34, 0.3, 0.34, (126, 184, 96))
     b.oval(0.5, 0.34, 0.18, 0.22, (164, 208, 122))
@@ -37,10 +44,11 @@ def jungle(b: Backdrop) -> None:
         (1.02, 0.98, -130),
     )
     for k, (x, y, turn) in enumerate(anchors):
-        _leaf(b, x, y + b.vary(0.04), turn + b.vary(14), 0.36 + b.vary(0.06), greens[k % 3])
+        _leaf(b, (x, y + b.vary(0.04)), turn + b.vary(14), 0.36 + b.vary(0.06), greens[k % 3])
 
 
 def city(b: Backdrop) -> None:
+    """Draw a skyline with lit windows."""
     horizon = 0.68
     b.gradient(0, horizon, b.tone((140, 176, 220)), (248, 216, 190))
     x = -0.04
@@ -59,6 +67,7 @@ def city(b: Backdrop) -> None:
 
 
 def mountain(b: Backdrop) -> None:
+    """Draw two mountains with snow on their tops."""
     horizon = 0.62 + b.vary(0.02)
     b.gradient(0, horizon, b.tone((108, 168, 228)), (206, 228, 244))
     side = b.side()
@@ -85,6 +94,7 @@ def mountain(b: Backdrop) -> None:
 
 
 def blue_house(b: Backdrop) -> None:
+    """Draw a blue house with a red roof."""
     horizon = 0.66
     b.gradient(0, horizon, b.tone((190, 222, 244)), (232, 240, 240))
     x = 0.5 + 0.14 * b.side() + b.vary(0.04)
@@ -101,6 +111,7 @@ def blue_house(b: Backdrop) -> None:
 
 
 def wheat(b: Backdrop) -> None:
+    """Draw a field of wheat under a blue sky."""
     horizon = 0.4 + b.vary(0.04)
     b.gradient(0, horizon, b.tone((104, 176, 234)), (214, 232, 240))
     b.oval(0.5 + 0.3 * b.side(), 0.14, 0.16, 0.05, (250, 252, 254))
@@ -115,6 +126,7 @@ def wheat(b: Backdrop) -> None:
 
 
 def autumn(b: Backdrop) -> None:
+    """Draw a tree in autumn colours and fallen leaves."""
     horizon = 0.62
     b.gradient(0, horizon, b.tone((196, 214, 226)), (244, 226, 196))
     side = b.side()
@@ -137,6 +149,7 @@ def autumn(b: Backdrop) -> None:
 
 
 def eiffel(b: Backdrop) -> None:
+    """Draw the Eiffel Tower behind a park."""
     horizon = 0.66
     b.gradient(0, horizon, b.tone((148, 186, 228)), (250, 222, 208))
     x = 0.5 + 0.27 * b.side() + b.vary(0.03)
