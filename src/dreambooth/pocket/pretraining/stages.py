@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.cli.main import entry
 from dreambooth.files import atomic
 from dreambooth.pocket import embedded, world
 from dreambooth.pocket.pretraining import (
@@ -176,7 +175,3 @@ def pretrain(cfg: DictConfig) -> None:
         log.info("vae: copied from %s", cfg.init)
     for stage in cfg.stages:
         STAGES[stage](cfg, folder)
-
-
-if __name__ == "__main__":
-    entry("pretrain", pretrain)
