@@ -18,6 +18,8 @@ from dreambooth.study.runs import load_model, load_run
 from dreambooth.training.callbacks import StopAtStepBoundary
 from spine import Spine, checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "full": ("train_text_encoder=true", "accumulate=2"),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),

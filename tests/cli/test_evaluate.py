@@ -11,6 +11,8 @@ import torch
 
 from dreambooth.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def record(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())

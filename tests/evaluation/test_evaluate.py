@@ -22,6 +22,8 @@ from dreambooth.metrics import encoders as encoders_module
 from spine import ROOT, checkpoint, environment, same
 from tiny_encoders import canonical_encoders
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def networks(encoders_dir, tmp_path) -> Encoders:

@@ -20,6 +20,7 @@ from dreambooth.metrics.perceptual import (
 from dreambooth.metrics.preservation import diversity
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("net", "size"), [("alex", 96), ("vgg", 64)])
 def test_distances_are_the_packages_own(net, size, picture):
@@ -79,6 +80,7 @@ def test_batch_size_and_order_do_not_matter(picture):
     assert torch.allclose(distance.distance(images[::-1]).flip(0, 1), matrix, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "make"), [("alex", models.alexnet), ("vgg", models.vgg16)])
 def test_backbone_comes_from_torchvisions_file(net, make, tmp_path):
     torch.manual_seed(1)

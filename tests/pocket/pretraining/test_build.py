@@ -130,6 +130,7 @@ def test_the_noise_schedule_is_stable_diffusions():
     assert scheduler.config.prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_ids_are_the_same_in_every_process(tokenizer):
     code = (
         "from dreambooth.pocket.pretraining.build import build_tokenizer;"

@@ -163,6 +163,7 @@ def test_dino_alone_needs_no_scenes_and_leaves_no_half_clip(tmp_path):
     assert not (tmp_path / "scenes").exists() and not list(tmp_path.glob("captions*"))
 
 
+@pytest.mark.slow
 def test_the_stage_makes_what_the_metrics_load(folder, monkeypatch):
     monkeypatch.setattr(scenes, "SHARD", SHARD)
     encoders.pretrain_encoders(settings("dino", "clip"), folder)

@@ -39,6 +39,7 @@ def test_splits_do_not_share_a_file(small, tmp_path):
     assert train != held and not np.array_equal(np.load(train), np.load(held))
 
 
+@pytest.mark.slow
 def test_scenes_come_in_whole_shards_over_processes(small, tmp_path):
     # made beforehand, since a spawned process renders shards of the real size
     made = [scenes.render_shard(index, tmp_path, "train") for index in range(3)]

@@ -20,6 +20,8 @@ from dreambooth.pocket.pretraining import denoising, probe, readiness
 from dreambooth.pocket.pretraining.stages import STAGES, pretrain
 from small_pretraining import make, small_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def patch():
