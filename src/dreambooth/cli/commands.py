@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate
+from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 
 
 def train(cfg: DictConfig) -> int:
     """Fine-tune on a subject's photos, export, draw samples, score; return the exit code."""
     check(cfg)
+    check_packages(cfg)
     from dreambooth.training.job import run
 
     return run(cfg)
@@ -18,6 +19,7 @@ def train(cfg: DictConfig) -> int:
 def generate(cfg: DictConfig) -> int:
     """Draw images with a finished run's model; return the exit code."""
     check_generate(cfg)
+    check_packages(cfg)
     from dreambooth.cli.generate import draw
 
     return draw(cfg)
@@ -26,6 +28,7 @@ def generate(cfg: DictConfig) -> int:
 def evaluate(cfg: DictConfig) -> int:
     """Score a finished run, a folder of images, or photos against themselves; return the code."""
     check_evaluate(cfg)
+    check_packages(cfg)
     from dreambooth.cli.evaluate import assess
 
     return assess(cfg)

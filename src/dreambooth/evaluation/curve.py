@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -163,6 +162,8 @@ class Curve:
 
 def draw_curve(rows: list[dict[str, float]], path: Path, best: int | None) -> None:
     """One panel a metric over optimizer steps, as PNG; the best step is a dashed line."""
+    from matplotlib.figure import Figure
+
     variants = [key for key in rows[0] if key.partition(".")[0] in NAMES]
     panels = list(dict.fromkeys(key.partition(".")[0] for key in variants))
     figure = Figure(figsize=(3.2 * len(panels), 2.8), layout="constrained")

@@ -22,6 +22,7 @@ from dreambooth.metrics.perceptual import (
     pocket_distance,
 )
 from dreambooth.metrics.preprocess import ImageLike
+from dreambooth.packages import need
 
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
 FAMILIES = {
@@ -89,6 +90,8 @@ def check_networks(encoders: str | Sequence[str], metrics: Sequence[str]) -> dic
                 f"evaluation.encoders={encoders} names no {NEEDS[metric]} network for {metric}: "
                 "add one, or begin the list with canonical or pocket."
             )
+    if "div" in metrics and names["lpips"] in BACKBONES:
+        need("lpips", "evaluation.metrics=[div]", "leave div out or use encoders=pocket")
     return names
 
 

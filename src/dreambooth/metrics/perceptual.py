@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lpips
 import torch
 from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
@@ -21,10 +21,18 @@ from dreambooth.metrics.encoders import hash_weights, load_encoder
 from dreambooth.metrics.features import Encoder, full_precision
 from dreambooth.metrics.preprocess import HALF, ImageLike, Preprocess, open_image
 
+if TYPE_CHECKING:
+    import lpips
+
 BACKBONES = {  # torchvision's ImageNet weights, which the lpips package's linear heads were fit on
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
 }
+
+
+def _unit(layer: Tensor) -> Tensor:
+    """Divide features `[N,C,H,W]` by their length over channels, as lpips.normalize_tensor does."""
+    return layer / (torch.sqrt(torch.sum(layer**2, dim=1, keepdim=True)) + 1e-10)
 
 
 def pairwise_distance(features: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -65,7 +73,7 @@ class PerceptualDistance:
             batch = [self.preprocess(open_image(i)) for i in images[start : start + batch_size]]
             with full_precision(self.device):
                 layers = self.layers(torch.stack(batch).to(self.device))
-                parts.append([lpips.normalize_tensor(layer) for layer in layers])
+                parts.append([_unit(layer) for layer in layers])
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
     def distance(self, images: Sequence[ImageLike], batch_size: int = 4) -> Tensor:
@@ -102,6 +110,8 @@ def lpips_network(net: str, backbone: dict[str, Tensor] | None) -> lpips.LPIPS:
 
     `backbone=None` leaves the backbone random.
     """
+    import lpips
+
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package calls torchvision's deprecated signature
         model = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
