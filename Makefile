@@ -1,15 +1,20 @@
 # `make demo` sets up and runs the main job; `make test` sets up and passes the tests.
-# Both install once, into .venv, and skip that the next time.
-PYTHON ?= python3
+# Both install what constraints.txt names into .venv, once, and again when it changes.
+PYTHON ?= $(shell .ci/python)
 VENV := .venv
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: demo test clean
+.PHONY: demo test test-fast lint constraints clean
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+# setuptools first: without build isolation, it too is the version that was tested
+$(STAMP): pyproject.toml setup.py constraints.txt
+	test -n '$(PYTHON)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--no-build-isolation --editable '.[dev]'
 	touch $(STAMP)
 
 # a finished demo is not made again; remove outputs/demo for a fresh one
@@ -17,11 +22,22 @@ demo: $(STAMP) outputs/demo/run.json
 	@echo "See outputs/demo/samples/final.png"
 
 outputs/demo/run.json: | $(STAMP)
-	$(VENV)/bin/python train.py subject=dog ppl=true hydra.run.dir=outputs/demo
+	$(BIN)/python train.py subject=dog ppl=true hydra.run.dir=outputs/demo
 
-test: $(STAMP)
-	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m pytest
+test: lint
+	$(PYTEST)
+
+# a minute instead of four
+test-fast: $(STAMP)
+	$(PYTEST) -m 'not slow'
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/pyright
+
+constraints:
+	.ci/constraints '$(PYTHON)'
 
 clean:
 	rm -rf $(VENV) outputs multirun

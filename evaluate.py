@@ -1,20 +1,11 @@
-"""Scores without training: `python evaluate.py run=outputs/... evaluation=paper`.
+"""Score without training: `python evaluate.py run=outputs/... evaluation=paper`.
 
-Also any folder of images (`images=DIR photos=DIR`), and the dataset's photos against themselves
-(`calibrate=true photos.root=DIR`); conf/evaluate.yaml explains every option.
+It also scores any folder of images (`images=DIR photos=DIR`), and the dataset's photos against
+themselves (`calibrate=true photos.root=DIR`); conf/evaluate.yaml explains every option.
 """
 
-from dreambooth.cli.checks import check_evaluate
+from dreambooth.cli.commands import evaluate
 from dreambooth.cli.main import entry
-
-
-def evaluate(cfg) -> int:
-    """Scores, printed and written; returns the exit code."""
-    check_evaluate(cfg)
-    from dreambooth.cli import evaluate  # torch and diffusers only once the line is right
-
-    return evaluate.evaluate(cfg)
-
 
 if __name__ == "__main__":
     entry("evaluate", evaluate)

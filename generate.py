@@ -1,16 +1,10 @@
-"""Images from a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`."""
+"""Draw images with a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`.
 
-from dreambooth.cli.checks import check_generate
+conf/generate.yaml explains every option.
+"""
+
+from dreambooth.cli.commands import generate
 from dreambooth.cli.main import entry
-
-
-def generate(cfg) -> int:
-    """PNGs, a manifest and a grid in `cfg.output_dir`; returns the exit code."""
-    check_generate(cfg)
-    from dreambooth.cli import generate  # torch and diffusers only once the line is right
-
-    return generate.generate(cfg)
-
 
 if __name__ == "__main__":
     entry("generate", generate)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+
+# one thread for each process: pytest-xdist runs one process per core; read when torch loads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -21,6 +26,9 @@ from dreambooth.cli.main import CONF
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from spine import Spine
 from tiny_encoders import pocket_encoders
+
+# a shell that starts the tests in the background has them ignore Ctrl-C, which some tests send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = "a an photo of on in the with dog cat toy pattern fabric red blue beach grass snow".split()
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -14,6 +14,9 @@ from omegaconf import OmegaConf
 from dreambooth.cli import checks
 from dreambooth.cli import main as config
 from dreambooth.cli.main import CONF
+from dreambooth.data.photos import list_photos
+from dreambooth.pocket.embedded import rendered_photos
+from dreambooth.study.settings import flat
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
@@ -94,7 +97,13 @@ def own(group: str, name: str) -> tuple[str, ...]:
     return ()
 
 
-@pytest.mark.parametrize(("group", "name"), choices(*GROUPS))
+# every kind of subject; the others differ from `dog` in words alone, which the next test holds
+TRAINED_SUBJECTS = ("dog", "bear_plushie", "fabric", "folder", "world")
+TRAINED = [c for c in choices(*GROUPS) if c[0] != "subject" or c[1] in TRAINED_SUBJECTS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "name"), TRAINED)
 def test_every_choice_trains_a_step(spine, encoders_dir, tmp_path, monkeypatch, group, name):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     more = own(group, name)
@@ -107,6 +116,31 @@ def test_every_choice_trains_a_step(spine, encoders_dir, tmp_path, monkeypatch, 
     assert (out / "scores.csv").exists() == (group == "evaluation" and name != "none")
 
 
+WORDS = {
+    "subject.name",
+    "subject.class_noun",
+    "subject.live",
+    "method.subject_phrase",
+    "subject_phrase",
+    "instance_prompt",
+    "class_prompt",
+    "samples.prompts",
+}
+UNTRAINED = [name for _, name in choices("subject") if name not in TRAINED_SUBJECTS]
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_every_other_subject_is_the_dog_in_other_words_and_is_rendered(name, tmp_path):
+    cfg, dog = (composed("train", f"subject={n}", "output_dir=out") for n in (name, "dog"))
+    a, b = (flat(OmegaConf.to_container(c, resolve=True)) for c in (cfg, dog))
+    assert a.keys() == b.keys()
+    assert {key for key in a if a[key] != b[key]} <= WORDS
+    assert name == cfg.subject.name and cfg.subject.class_noun in cfg.instance_prompt
+    folder = rendered_photos(cfg.subject.class_noun, name, 2, tmp_path)
+    assert len(list_photos(folder)) == 2
+
+
+@pytest.mark.slow
 def test_every_identity_of_the_world_is_another_subject(spine, tmp_path):
     """Also where a copy of the dataset lies ready, in which there is no such subject."""
     (tmp_path / "dataset/dog").mkdir(parents=True)
@@ -149,6 +183,7 @@ def test_the_checks_name_keys_that_exist(tmp_path):
         assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", checks.CHOICES["lr_schedule"])
 def test_every_schedule_trains(spine, tmp_path, schedule):
     warmup = int(schedule != "constant")

@@ -25,6 +25,8 @@ from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
 from dreambooth.training.module import DreamBooth, Loss
 
+pytestmark = pytest.mark.slow
+
 STEPS, LR = 5, 1e-4
 # not 1e-8, at which Adam makes whole steps out of the rounding noise of vanishing gradients (those
 # of key biases are 0 in exact arithmetic), so that two right sums in another order would differ

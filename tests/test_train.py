@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from dreambooth.training.callbacks import StopAtStepBoundary
 
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.study.runs import load_model, load_run
-from dreambooth.training.callbacks import StopAtStepBoundary
 from spine import Spine, checkpoint, same
+
+pytestmark = pytest.mark.slow
 
 METHODS = {
     "full": ("train_text_encoder=true", "accumulate=2"),
@@ -208,8 +210,9 @@ def test_stopping_ends_at_a_whole_step_and_the_same_command_goes_on(
 def test_a_signal_during_the_samples_before_the_first_step_waits_for_it(
     spine, tmp_path, monkeypatch, number
 ):
-    from dreambooth.training.job import run
     from dreambooth.training.stages import Samples
+
+    from dreambooth.training.job import run
 
     monkeypatch.setattr(Samples, "during", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(number)

@@ -15,6 +15,8 @@ from dreambooth.metrics.variants import dino_id
 from dreambooth.study.runs import Run
 from dreambooth.study.tables import ReportSpec, report
 
+pytestmark = pytest.mark.slow
+
 
 def record(folder: Path, evaluation: str = "quick") -> dict:
     return json.loads((folder / "evaluation" / evaluation / "metrics.json").read_text())

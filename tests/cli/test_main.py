@@ -128,6 +128,7 @@ def bad_photos(kind: str, folder: Path, spine: Spine) -> None:
         Image.new("1", (30_000, 30_000)).save(folder / "b.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -162,6 +163,7 @@ def test_a_model_that_lacks_a_part_is_one_sentence(command_line, spine, tmp_path
     assert code == 2 and re.search(f"model lacks {part}", sentence(said)), said
 
 
+@pytest.mark.slow
 def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
     for argument, expected in (
         ("model.path=/absent/model", "/absent/model does not exist"),
@@ -180,6 +182,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in sorted(files)}
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
     before, config = tree(out), load_run(out).config
@@ -199,6 +202,7 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert read_runs(out)[0]["settings"] == flat(config), arguments
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_a_bad_run_and_says_so(command_line, tmp_path):
     sweep = (f"hydra.sweep.dir='{tmp_path / 'sweep'}'", "hydra.sweep.subdir=${hydra.job.num}")
     code, said = command_line("hydra.mode=MULTIRUN", "max_steps=1", "lr=1e-3,-1,1e-4", *sweep)
@@ -222,6 +226,7 @@ def test_help_is_quick_and_a_typo_is_refused_before_torch_is_loaded(tmp_path):
     assert not {"torch", "diffusers", "transformers", "PIL", "wandb"} & imported
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_at_a_step_and_the_same_command_goes_on(spine, tmp_path):
     command = spine.command(
         f"hydra.run.dir='{tmp_path / 'run'}'",

@@ -22,6 +22,8 @@ from dreambooth.evaluation import curve
 from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
 from spine import ROOT, checkpoint, environment, same
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def networks(encoders_dir, tmp_path) -> Encoders:

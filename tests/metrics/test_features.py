@@ -77,6 +77,7 @@ def test_hf_dino_is_another_variant_with_the_same_weights(encoders_dir):
     assert hub.model.layernorm.eps == 1e-6 and hf.model.layernorm.eps == 1e-12
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_clip_b32_is_transformers_own(picture, tokenizer):
     """ViT-B/32 at full size (transformers' default configuration is OpenAI's B/32)."""

@@ -8,11 +8,11 @@ import signal
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from dreambooth.training.callbacks import EveryNSteps, Progress, StopAtStepBoundary, StopOnNonFinite
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
 from dreambooth.errors import UserError
-from dreambooth.training.callbacks import EveryNSteps, Progress, StopAtStepBoundary, StopOnNonFinite
 from spine import Spine, checkpoint
 
 
@@ -35,6 +35,7 @@ def micro_steps(trainer: FakeTrainer, callback, steps: int, accumulate: int) -> 
             callback.on_train_batch_end(trainer, None, None, None, i)
 
 
+@pytest.mark.slow
 def test_the_average_is_the_one_computed_by_hand(spine: Spine, tmp_path):
     decay = 0.75
     out = spine.run(

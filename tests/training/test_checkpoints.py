@@ -148,6 +148,7 @@ def _save_forever(folder: Path) -> None:
         save(folder / f"step-{step:06d}.ckpt", step)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_only_whole_checkpoints(tmp_path):
     draw, seen = random.Random(0), 0
     for attempt in range(10):
@@ -232,6 +233,7 @@ def test_a_new_history_replaces_what_lay_beyond_its_start(tmp_path):
     assert steps(tmp_path) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "names"),
     [

@@ -37,6 +37,7 @@ def columns(folder: Path) -> dict[str, list[str]]:
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
+@pytest.mark.slow
 def test_offline_without_a_key(no_key, spine: Spine, tmp_path):
     out = spine.run(tmp_path / "run", *WANDB)
     offline = list((out / "wandb").glob("offline-run-*/*.wandb"))
@@ -72,6 +73,7 @@ class Broken:
         raise ConnectionError("the service has died")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["import", "init", "after"])
 def test_a_failing_wandb_stops_nothing(no_key, spine, tmp_path, monkeypatch, caplog, when):
     if when == "import":

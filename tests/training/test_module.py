@@ -64,6 +64,7 @@ def loss_on_fixed_batches(spine: Spine, folder) -> float:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ppl", ["true", "false"])
 def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkeypatch, ppl):
     inside, ran = [], []
@@ -216,6 +217,7 @@ def test_schedules_warm_up_and_bend(tiny_model_dir, name, expected):
     assert rates == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_every_precision_lowers_the_loss(spine, tmp_path, precision):
     # 16-mixed on a CPU is bfloat16, as Lightning says in a warning
@@ -230,6 +232,7 @@ def test_every_precision_lowers_the_loss(spine, tmp_path, precision):
     assert moments["exp_avg"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
     out = spine.run(tmp_path, "max_steps=25", "lr=3e-3", "optimizer=adamw_8bit")
     assert loss_on_fixed_batches(spine, out / "model") < loss_on_fixed_batches(spine, spine.model)
@@ -239,6 +242,7 @@ def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
     assert torch.uint8 in kinds  # of matrices that are large enough
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen_dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "method",
@@ -266,6 +270,7 @@ def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
     assert not same(a, LatentDiffusion.from_pretrained(str(spine.model)).state_dict())
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_trains_to_the_same_weights(spine, tmp_path, monkeypatch):
     # without the code generator, which takes minutes: what is held is the graph
     compile = torch.nn.Module.compile

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreambooth.errors import UserError
+from dreambooth.packages import need
 
 POSITIVE = (
     "lr",
@@ -174,3 +175,19 @@ def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[object]
         f"a list that is not empty, such as '{key}={example}'",
         lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
     )
+
+
+def check_packages(cfg: DictConfig) -> None:
+    """Refuse options whose package is not installed; without W&B a run warns and goes on.
+
+    Raises:
+        UserError: names the option and the package.
+    """
+    target = OmegaConf.select(cfg, "optimizer._target_")
+    if target is not None:
+        need(target.partition(".")[0], f"optimizer={target}", "choose optimizer=adamw")
+    for key in ("scheduler", "prior.sampler"):
+        if OmegaConf.select(cfg, f"{key}.name") == "LMSDiscreteScheduler":
+            need("scipy", f"{key}.name=LMSDiscreteScheduler", f"choose another {key}")
+    if OmegaConf.select(cfg, "evaluation.every_n_steps"):
+        need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")

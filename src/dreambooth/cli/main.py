@@ -22,7 +22,9 @@ from dreambooth.errors import UserError
 from dreambooth.files import disk_full
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-CONF = Path(__file__).resolve().parents[3] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+# a wheel holds conf/ inside the package, a checkout at its top level
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
 
 OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
 OmegaConf.register_new_resolver("finished", lambda run: _finished(run), replace=True)

@@ -11,6 +11,7 @@ from dreambooth.metrics.encoders import ENCODERS, load_encoder
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
+from dreambooth.packages import need
 
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
 FAMILIES = {
@@ -88,6 +89,8 @@ def check_networks(encoders: str | Sequence[str], metrics: Sequence[str]) -> dic
                 f"evaluation.encoders={encoders} names no {NEEDS[metric]} network for {metric}: "
                 "add one, or begin the list with canonical or pocket."
             )
+    if "div" in metrics and names["lpips"] in BACKBONES:
+        need("lpips", "evaluation.metrics=[div]", "leave div out or use evaluation.encoders=pocket")
     return names
 
 

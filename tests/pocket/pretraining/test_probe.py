@@ -39,6 +39,7 @@ def test_logits_have_a_place_for_every_word():
     }
 
 
+@pytest.mark.slow
 def test_training_saves_what_loading_gives(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 16)
     (tmp_path / "scenes").mkdir()

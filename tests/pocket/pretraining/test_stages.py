@@ -22,6 +22,8 @@ from dreambooth.pocket.pretraining.latents import vae_hash
 from dreambooth.pocket.pretraining.stages import pretrain
 from small_pretraining import make, small_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def patch():
