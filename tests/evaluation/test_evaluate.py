@@ -10,15 +10,16 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import ViTModel
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation import curve
 from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
-from dreambooth.metrics import encoders as encoders_module
 from spine import ROOT, checkpoint, environment, same
 
 
@@ -232,7 +233,7 @@ def test_what_no_evaluation_could_use_is_refused_before_training(spine, tmp_path
 def test_a_run_is_not_lost_when_its_encoders_cannot_be_had(
     spine, tmp_path, caplog, monkeypatch, evaluate
 ):
-    monkeypatch.setattr(encoders_module, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     out = spine.run(tmp_path / "run", "evaluation=quick", "evaluation.encoders=canonical")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert f"python evaluate.py \"run='{out}'\" evaluation" in warning and "\n" not in warning
@@ -318,7 +319,7 @@ def test_other_wrong_inputs_are_one_sentence(scored, spine, evaluate, tmp_path, 
     (tmp_path / "empty").mkdir()
     photos = f"photos='{spine.photos}'"
     broken = shutil.copytree(encoders_dir, tmp_path / "nan")
-    model = encoders_module.ViTModel.from_pretrained(broken / "dino", add_pooling_layer=False)
+    model = ViTModel.from_pretrained(broken / "dino", add_pooling_layer=False)
     model.layernorm.bias.data[0] = float("nan")
     model.save_pretrained(broken / "dino")
     for arguments, word in (
