@@ -6,8 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from dreambooth.cli.main import CONF
+from dreambooth.cli.specs import report_spec
 from dreambooth.errors import UserError
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.study.tables import ReportSpec, _table, print_tables, report, runs_table
@@ -73,6 +76,20 @@ def test_a_report_is_of_the_runs_own_evaluation_or_of_the_one_asked_for(tmp_path
     assert sorted(shown) == [("", ""), ("cornell", "0.75")]
     with pytest.raises(UserError, match="evaluation=paper has scored no run .* cornell, quick"):
         report(spec(tmp_path, "paper"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], None),
+        (["evaluation=cornell"], "cornell"),
+        (["evaluation=quick", "evaluation.name=mine"], "mine"),
+    ],
+)
+def test_an_evaluation_is_named_as_everywhere(tmp_path, overrides, expected):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("report", [f"runs='{tmp_path}'", "cache_dir=c", *overrides])
+    assert report_spec(cfg) == ReportSpec(tmp_path, expected, True, "auto", None, "c")
 
 
 def test_the_runs_of_a_report_are_never_markup():

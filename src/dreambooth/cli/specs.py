@@ -117,8 +117,9 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
     """Build what report.py shows."""
-    keys = ("evaluation", "other_subjects", "device", "encoders_dir", "cache_dir")
-    return ReportSpec(Path(cfg.runs), **{key: cfg[key] for key in keys})
+    evaluation = cfg.evaluation.name if "evaluation" in cfg else None
+    keys = ("other_subjects", "device", "encoders_dir", "cache_dir")
+    return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 
 def _device(trainer: Mapping[str, Any]) -> str:
