@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
 
-from dreambooth.cli import specs as compose
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import unseen_warning, unseen_words
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
-from dreambooth.training import stages as job
 
 
 def test_words_of_captions_are_seen():
@@ -44,20 +38,3 @@ def test_a_warning_names_the_words_of_all_prompts():
     assert "these words" in sentence and "shiny, mars" in sentence
     assert "this word" in unseen_warning(["a shiny dog"])
     assert unseen_warning(["a sks dog in the jungle"]) is None and unseen_warning([]) is None
-
-
-@pytest.mark.parametrize("path, said", (("pocket", True), ("some/other-model", False)))
-def test_a_run_warns_once_and_only_with_the_embedded_model(path, said, caplog):
-    with caplog.at_level(logging.WARNING):
-        job.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
-    assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
-        [(True, False)] if said else []
-    )
-
-
-def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path):
-    cfg = spine.compose(tmp_path, "evaluation=quick", "identifier=wug")
-    settings, drawn = compose.evaluation(cfg), SimpleNamespace(prompts=["a wug dog on mars"])
-    said = compose.prompts(cfg, drawn, settings)
-    assert {"a wug dog", "a dog", "a wug dog on mars", "a red wug dog"} <= set(said)
-    assert set(compose.prompts(cfg, drawn, None)) == {"a wug dog", "a dog", "a wug dog on mars"}

@@ -21,7 +21,6 @@ from dreambooth.training.checkpoints import (
     VerifiedCheckpointIO,
     find,
     record_path,
-    refuse_other_facts,
     verify,
 )
 from spine import checkpoint
@@ -68,17 +67,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
             refuse(path)
 
 
-def test_auto_takes_the_newest_that_is_whole(tmp_path, caplog):
-    assert find(tmp_path / "absent", "auto") is None
-    for step in (2, 10, 9):
-        save(tmp_path / f"step-{step:06d}.ckpt", step)
-    assert find(tmp_path, "auto").name == "step-000010.ckpt" and not caplog.text
-    (tmp_path / "step-000010.ckpt").write_bytes(b"torn")
-    assert find(tmp_path, "auto").name == "step-000009.ckpt"
-    assert "step-000010.ckpt is damaged" in caplog.text
-    assert find(tmp_path, None) is None
-
-
 def test_no_object_is_unpickled(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -89,21 +77,6 @@ def test_no_object_is_unpickled(tmp_path):
     with pytest.raises(Exception, match="(?i)weights.only"):
         load(path)
     assert not (tmp_path / "pwned").exists()
-
-
-def test_other_facts_are_named_with_both_values(tmp_path):
-    path = save(tmp_path / "a.ckpt", 1)
-    refuse_other_facts(path, json.loads(json.dumps(FACTS)))
-    changed = {"lr": 2e-3, "prior": {"weight": 1.0}, "phase": {"unet": "full"}, "ppl": True}
-    with pytest.raises(UserError) as caught:
-        refuse_other_facts(path, changed)
-    for part in (
-        "lr (was 0.001, is 0.002)",
-        "ppl (was None, is True)",
-        "prior.seed (was 0, is None)",
-    ):
-        assert part in str(caught.value)
-    assert "weight" not in str(caught.value) and "phase" not in str(caught.value)
 
 
 @pytest.mark.parametrize("at", ["torch.save", "os.replace", "os.fsync"])

@@ -81,10 +81,9 @@ def facts_of(
     facts = {key: _select(spec.config, key) for key in WEIGHTS}
     if spec.optimizer.lr_schedule != "constant":
         facts["max_steps"] = spec.config["max_steps"]  # such a schedule depends on its length
-    method = spec.config["method"]
     return facts | {
         "model": model.weights_hash(),
-        "method": {k: v for k, v in method.items() if k != "phases"},
+        "method": {part: spec.config["method"][part] for part in ("lora", "token")},
         "photos": cache_key(hashes=[file_hash(path) for path in photos]),
         "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),

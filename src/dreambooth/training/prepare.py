@@ -48,7 +48,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     photos = find_photos(spec.subject, spec.cache_dir)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     batches = _batches(spec, model, photos, costs)
-    warn_of_unseen_words(base.path, _prompts(spec), spec.subject.identifier)
+    warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     return Prepared(spec, costs, model, photos, batches)
 
 
@@ -66,6 +66,14 @@ def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | No
     """Warn once of the words in a run's prompts that the embedded model was not trained on."""
     if path == "pocket" and (sentence := unseen_warning(prompts, identifier)):
         log.warning(sentence)
+
+
+def prompts_of(spec: TrainSpec) -> list[str]:
+    """List every prompt of a run: for training, samples and scores."""
+    words = spec.subject.words
+    items = spec.evaluation.items(words) if spec.evaluation else []
+    scored = [item.prompt for item in items]
+    return [spec.subject.instance_prompt, words.class_prompt, *spec.samples.set.prompts, *scored]
 
 
 def make_curve(prepared: Prepared) -> Curve | None:
@@ -104,14 +112,6 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         str(spec.cache_dir),
     )
     return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
-
-
-def _prompts(spec: TrainSpec) -> list[str]:
-    """List every prompt of a run: for training, samples and scores."""
-    words = spec.subject.words
-    items = spec.evaluation.items(words) if spec.evaluation else []
-    scored = [item.prompt for item in items]
-    return [spec.subject.instance_prompt, words.class_prompt, *spec.samples.set.prompts, *scored]
 
 
 def _batches(

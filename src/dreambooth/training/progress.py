@@ -14,12 +14,17 @@ from dreambooth.training.memory import peak_memory_gib
 
 
 class Progress(RichProgressBar):
-    """Show Lightning's bar, counting optimizer steps and no epochs."""
+    """Show Lightning's bar, counting a phase's optimizer steps and no epochs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shown: dict[str, Any] = {}
         self.due = 0.0  # when to read the metrics again
+
+    @property
+    def total_train_batches(self) -> int:
+        """The bar's end, in a resumed phase too."""
+        return self.trainer.max_steps
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
@@ -29,7 +34,8 @@ class Progress(RichProgressBar):
     ) -> None:
         """Advance once per optimizer step, not once per micro-batch."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            last = trainer.global_step - 1  # counted from 0, as Lightning counts batches
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, last)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return both losses, images per second and memory; no version number.
