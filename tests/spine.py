@@ -38,6 +38,7 @@ SMALL = (
     "logger=csv",
     "evaluation=none",
 )
+CONSTANT = ("max_steps=4", "checkpoint.every_n_steps=100", "checkpoint.keep=2")
 
 
 class Spine:
@@ -100,6 +101,15 @@ def checkpoint(out: Path, phase: int = 0) -> dict:
     """The newest checkpoint of a run."""
     newest = sorted((out / "checkpoints" / f"phase-{phase}").glob("*.ckpt"))[-1]
     return torch.load(newest, weights_only=True)
+
+
+def copy_checkpoint(source: Path, target: Path, name: str) -> Path:
+    """A checkpoint and its record, alone in another run's folder."""
+    for suffix in ("", ".json"):
+        file = target / f"{name}{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes((source / f"{name}{suffix}").read_bytes())
+    return target / name
 
 
 def same(a: object, b: object) -> bool:

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from dreambooth.cli.checks import check
 from dreambooth.cli.main import CONF
-from dreambooth.cli.specs import optimization
+from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
-from dreambooth.training.module import DreamBooth, Loss
+from dreambooth.training.module import DreamBooth
 
 pytestmark = pytest.mark.slow
 
@@ -72,8 +72,8 @@ class Recorder(pl.Callback):
 def make_module(folder, text_encoder, cfg):
     model = LatentDiffusion.from_pretrained(str(folder))
     prepare(model, Phase("full", text_encoder), None, None, 0)
-    loss = Loss(cfg.prior.weight, cfg.loss.min_snr_gamma, cfg.loss.noise_schedule_dtype)
-    module = DreamBooth(model, loss, optimization(cfg, cfg.method.phases[0]))
+    spec = train_spec(cfg)
+    module = DreamBooth(model, spec.loss, spec.optimizer, spec.method.phases[0])
     module.embed_once(["a sks dog", "a dog"])
     return module
 

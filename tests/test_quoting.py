@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from dreambooth.data.prompts import SubjectWords
 from dreambooth.quoting import quoted, typed
-from dreambooth.study.runs import load_run
-from dreambooth.training.summary import closing_summary
+from dreambooth.study.runs import Run
+from dreambooth.training.summary import print_summary
 
 TEXTS = ("lr=1e-3,ppl=true", "it's", "a\\b", "a\\", "a\\'b", '$HOME `x` "y" !', "[1]{2}(3) <dog>")
 
@@ -34,7 +35,8 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     folder.mkdir()
     costs = {"seconds": 1.0, "peak_memory_gib": 1.0, "bytes_written": 1}
     snippet = f'load("{"a long path/" * 20}")\n'
-    closing_summary(folder, snippet, "<it's> dog", "a dog", costs, None)
+    words = SubjectWords("<it's> dog", "dog", "a dog", live=True)
+    print_summary(folder, snippet, words, costs, None)
     printed = capsys.readouterr().out
     assert snippet in printed  # whole, however narrow the terminal
     line = next(line for line in printed.splitlines() if line.startswith("python generate.py"))
@@ -47,6 +49,6 @@ def test_the_command_for_an_unfinished_run_names_its_folder(tmp_path):
     folder = Path(tmp_path / "lr=1,seed=0")
     folder.mkdir()
     with pytest.raises(Exception, match="is not a finished run") as caught:
-        load_run(folder)
+        Run.read(folder)
     command = str(caught.value).split("`")[1]
     assert parsed(shlex.split(command)[2:]) == {"hydra.run.dir": str(folder)}

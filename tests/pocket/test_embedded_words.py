@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
-import pytest
 
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import unseen_warning, unseen_words
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
-from dreambooth.training import prepare
-from dreambooth.training.costs import Costs
 
 
 def test_words_of_captions_are_seen():
@@ -43,27 +38,3 @@ def test_a_warning_names_the_words_of_all_prompts():
     assert "these words" in sentence and "shiny, mars" in sentence
     assert "this word" in unseen_warning(["a shiny dog"])
     assert unseen_warning(["a sks dog in the jungle"]) is None and unseen_warning([]) is None
-
-
-@pytest.mark.parametrize("path, said", (("pocket", True), ("some/other-model", False)))
-def test_a_run_warns_once_and_only_with_the_embedded_model(path, said, caplog):
-    with caplog.at_level(logging.WARNING):
-        prepare.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
-    assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
-        [(True, False)] if said else []
-    )
-
-
-def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(prepare, "warn_of_unseen_words", lambda *arguments: asked.append(arguments))
-    samples = ("identifier=wug", "samples.prompts=['a {subject} on mars']")
-    drawn = {"a wug dog", "a dog", "a wug dog on mars"}
-    scored = {"a wug dog in the jungle", "a red wug dog"}
-    for name in ("quick", "none"):
-        spec = spine.spec(tmp_path, f"evaluation={name}", *samples)
-        prepare.prepare(spec, Costs())
-        path, prompts, identifier = asked.pop()
-        assert (path, identifier) == (str(spine.model), "wug") and not asked
-        assert drawn <= set(prompts) and (set(prompts) == drawn) == (name == "none")
-        assert (scored <= set(prompts)) == (name == "quick")

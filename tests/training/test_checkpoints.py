@@ -7,23 +7,21 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.training import checkpoints
 from dreambooth.training.checkpoints import (
     Checkpoints,
     VerifiedCheckpointIO,
-    find,
     record_path,
-    refuse_other_facts,
     verify,
 )
+from dreambooth.training.resume import find
 from spine import checkpoint
 
 FACTS = {"lr": 1e-3, "prior": {"weight": 1.0, "seed": 0}, "phase": {"unet": "full"}}
@@ -68,17 +66,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
             refuse(path)
 
 
-def test_auto_takes_the_newest_that_is_whole(tmp_path, caplog):
-    assert find(tmp_path / "absent", "auto") is None
-    for step in (2, 10, 9):
-        save(tmp_path / f"step-{step:06d}.ckpt", step)
-    assert find(tmp_path, "auto").name == "step-000010.ckpt" and not caplog.text
-    (tmp_path / "step-000010.ckpt").write_bytes(b"torn")
-    assert find(tmp_path, "auto").name == "step-000009.ckpt"
-    assert "step-000010.ckpt is damaged" in caplog.text
-    assert find(tmp_path, None) is None
-
-
 def test_no_object_is_unpickled(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -89,21 +76,6 @@ def test_no_object_is_unpickled(tmp_path):
     with pytest.raises(Exception, match="(?i)weights.only"):
         load(path)
     assert not (tmp_path / "pwned").exists()
-
-
-def test_other_facts_are_named_with_both_values(tmp_path):
-    path = save(tmp_path / "a.ckpt", 1)
-    refuse_other_facts(path, json.loads(json.dumps(FACTS)))
-    changed = {"lr": 2e-3, "prior": {"weight": 1.0}, "phase": {"unet": "full"}, "ppl": True}
-    with pytest.raises(UserError) as caught:
-        refuse_other_facts(path, changed)
-    for part in (
-        "lr (was 0.001, is 0.002)",
-        "ppl (was None, is True)",
-        "prior.seed (was 0, is None)",
-    ):
-        assert part in str(caught.value)
-    assert "weight" not in str(caught.value) and "phase" not in str(caught.value)
 
 
 @pytest.mark.parametrize("at", ["torch.save", "os.replace", "os.fsync"])
@@ -143,32 +115,54 @@ def test_a_full_disk_in_the_middle_of_a_save(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "a.ckpt.json"]
 
 
-def _save_forever(folder: Path) -> None:
-    for step in itertools.count(1):
-        save(folder / f"step-{step:06d}.ckpt", step)
+def _replace_by_a_new_one(folder: Path, killed_at: int) -> None:
+    """Write step 2 and remove step 1; die just before the n-th change of the disk (0: never)."""
+    changes = itertools.count(1)
+
+    def deadly(function):
+        def call(*args, **kwargs):
+            if next(changes) == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    for owner, name in (
+        (os, "fsync"),
+        (os, "replace"),
+        (os, "rename"),
+        (Path, "unlink"),
+        (Path, "write_text"),
+        (checkpoints._Hashing, "write"),
+    ):
+        setattr(owner, name, deadly(getattr(owner, name)))
+    save(folder / "step-000002.ckpt", 2)
+    VerifiedCheckpointIO(FACTS).remove_checkpoint(folder / "step-000001.ckpt")
+    os._exit(next(changes) % 256)
 
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_only_whole_checkpoints(tmp_path):
-    draw, seen = random.Random(0), 0
-    for attempt in range(10):
-        folder = tmp_path / str(attempt)
-        process = multiprocessing.get_context("fork").Process(target=_save_forever, args=(folder,))
+    newest, killed_at, ended = [], 0, None
+    while ended is None or ended < 0:
+        folder, killed_at = tmp_path / str(killed_at), killed_at + 1
+        save(folder / "step-000001.ckpt", 1)
+        arguments = (folder, killed_at)
+        process = multiprocessing.get_context("fork").Process(
+            target=_replace_by_a_new_one, args=arguments
+        )
         process.start()
-        deadline = time.monotonic() + 60
-        while len(list(folder.glob("*.json"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
         process.join()
-        recorded = sorted(folder.glob("*.ckpt.json"))
-        for record in recorded:
+        ended = process.exitcode
+        for record in folder.glob("*.ckpt.json"):
             path = record.with_suffix("")
             step = verify(path)["step"]
             assert torch.equal(load(path)["state_dict"]["w"], torch.full((50_000,), float(step)))
-        assert find(folder, "auto") == recorded[-1].with_suffix("")
-        seen += len(recorded)
-    assert seen >= 20
+        found = find(folder, "auto")
+        assert found is not None, f"killed before change {killed_at} of the disk"
+        newest.append(verify(found)["step"])
+    assert ended == killed_at  # the last process made all changes and was not killed
+    assert killed_at > 10 and newest == sorted(newest) and set(newest) == {1, 2}
 
 
 class FakeTrainer:

@@ -11,12 +11,20 @@ import torch
 import wandb
 from PIL import Image
 
-from dreambooth.cli import specs as compose
 from dreambooth.errors import UserError
-from dreambooth.training.loggers import finish, log_images, make_loggers, merge_csv
+from dreambooth.training.loggers import (
+    TolerantWandbLogger,
+    finish_loggers,
+    log_images,
+    make_loggers,
+    merge_csv,
+)
 from dreambooth.training.module import DreamBooth
+from dreambooth.training.spec import LoggerSpec
 from spine import Spine
 
+WITH_WANDB = LoggerSpec(True, "dreambooth", "dog_1", "sweep", ["dog", "full"])
+CSV_ALONE = LoggerSpec(False, "", "", "", [])
 WANDB = ("logger=wandb", "samples.every_n_steps=1", "trainer.log_every_n_steps=1")
 
 
@@ -63,7 +71,8 @@ def test_a_run_that_fails_keeps_its_numbers_and_closes_it(no_key, spine, tmp_pat
 def test_only_the_first_process_starts_a_run(spine, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert len(compose.loggers(spine.compose(tmp_path, "logger=wandb"), tmp_path)) == 1
+    spec = spine.spec(tmp_path, "logger=wandb")
+    assert spec.logger.wandb and len(make_loggers(tmp_path, spec.logger, spec.config)) == 1
 
 
 class Broken:
@@ -94,7 +103,7 @@ def test_a_failing_wandb_stops_nothing(no_key, spine, tmp_path, monkeypatch, cap
 def test_wandb_is_told_what_the_run_is(no_key, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(wandb, "init", lambda **kw: given.update(kw) or Broken())
-    make_loggers(tmp_path, True, "dreambooth", "dog_1", "sweep", ["dog", "full"], {"lr": 1e-4})
+    make_loggers(tmp_path, WITH_WANDB, {"lr": 1e-4})
     assert given["project"] == "dreambooth" and given["group"] == "sweep"
     assert given["name"] == "dog_1" and given["tags"] == ["dog", "full"]
     assert given["settings"].mode == "offline"
@@ -104,7 +113,7 @@ def test_an_unreachable_server_holds_a_run_for_a_minute_at_most(no_key, tmp_path
     given = {}
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb, "init", lambda **kw: given.update(kw) or Broken())
-    make_loggers(tmp_path, True, "p", "n", "g", [], {})
+    make_loggers(tmp_path, WITH_WANDB, {})
     assert given["settings"].mode == "online"
     assert 0 < given["settings"].init_timeout <= 60 and 0 < given["settings"].finish_timeout <= 60
 
@@ -121,15 +130,27 @@ def test_images_are_shown_with_their_prompts(no_key, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
     monkeypatch.setattr(wandb, "Image", lambda image, caption: (image.size, caption))
     Run.config = type("Config", (), {"update": lambda self, *a, **k: None})()
-    loggers = make_loggers(tmp_path, True, "p", "n", "g", [], {})
+    loggers = make_loggers(tmp_path, WITH_WANDB, {})
     images = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
     log_images(loggers, "samples", images, ["a sks dog", "a dog"])
     assert shown == [{"samples": [((8, 8), "a sks dog"), ((8, 8), "a dog")]}]
 
 
-def test_a_resumed_sitting_replaces_the_rows_from_its_start(tmp_path):
-    sittings = ([(0, 1.0), (1, 2.0), (2, 3.0)], [(1, 20.0), (2, 30.0)], [], [(2, 300.0), (3, 4.0)])
-    for i, rows in enumerate(sittings):
+def test_every_sheet_of_samples_is_logged_the_final_one_too(no_key, spine, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        TolerantWandbLogger,
+        "log_image",
+        lambda self, key, images, caption: shown.append((key, [i.size for i in images], caption)),
+    )
+    spine.run(tmp_path / "run", *WANDB, "samples.seeds=[0,1]")
+    sheet = ("samples", [(16, 16)] * 2, ["a sks dog"] * 2)
+    assert shown == [sheet] * 3  # before training, after step 1, and the final one
+
+
+def test_a_resumed_session_replaces_the_rows_from_its_start(tmp_path):
+    sessions = ([(0, 1.0), (1, 2.0), (2, 3.0)], [(1, 20.0), (2, 30.0)], [], [(2, 300.0), (3, 4.0)])
+    for i, rows in enumerate(sessions):
         folder = tmp_path / "logs" / f"version_{i + 9}"  # 10 comes after 9, not before
         folder.mkdir(parents=True)
         with open(folder / "metrics.csv", "w") as file:
@@ -143,7 +164,7 @@ def test_a_resumed_sitting_replaces_the_rows_from_its_start(tmp_path):
 
 def test_csv_alone_needs_no_wandb(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    loggers = make_loggers(tmp_path, False, "p", "n", "g", [], {})
+    loggers = make_loggers(tmp_path, CSV_ALONE, {})
     loggers[0].log_metrics({"loss": 1.5}, step=3)
-    finish(loggers, {}, tmp_path)
+    finish_loggers(loggers, {}, tmp_path)
     assert columns(tmp_path) == {"step": ["3"], "loss": ["1.5"]}

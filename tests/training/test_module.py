@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
@@ -17,23 +20,22 @@ from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare, trainable_parameters
-from dreambooth.training.module import DreamBooth, Loss, Optimization
-from spine import Spine, checkpoint, same
+from dreambooth.training.module import DreamBooth
+from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
+from spine import Spine, checkpoint
 
 FULL = Phase("full", "frozen")
 
 
-def optimization(**changed) -> Optimization:
-    base = {"optimizer": torch.optim.AdamW, "lr": 1e-3, "text_encoder_lr": None, "max_steps": 10}
-    base |= {"lr_schedule": "constant", "lr_warmup_steps": 0, "max_grad_norm": 1.0}
-    return Optimization(**{**base, **changed})
-
-
-def make_module(folder, phase=FULL, loss=None, **changed) -> DreamBooth:
+def make_module(folder, parts=FULL, loss=None, max_steps=10, **changed) -> DreamBooth:
     """A module on a fresh tiny model; the text encoder's prompts embedded."""
     model = LatentDiffusion.from_pretrained(str(folder))
-    prepare(model, phase, None, None, seed=0)
-    module = DreamBooth(model, loss or Loss(1.0), optimization(**changed))
+    prepare(model, parts, None, None, seed=0)
+    base = {"factory": torch.optim.AdamW, "text_encoder_lr": None, "max_grad_norm": 1.0}
+    base |= {"lr_schedule": "constant", "lr_warmup_steps": 0, "accumulate": 1, "ema_decay": None}
+    optimization = OptimizerSpec(**{**base, **changed})
+    phase = PhaseSpec(parts, 1e-3, max_steps)
+    module = DreamBooth(model, loss or Loss(1.0), optimization, phase)
     module.embed_once(["a sks dog", "a dog"])
     return module
 
@@ -259,15 +261,36 @@ def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, fro
 
 
 def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
-    plain, frugal = (
-        spine.run(tmp_path / on, "train_text_encoder=true", f"gradient_checkpointing={on}")
-        for on in ("false", "true")
-    )
-    a, b = checkpoint(plain)["state_dict"], checkpoint(frugal)["state_dict"]
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-7)
-    assert not same(a, LatentDiffusion.from_pretrained(str(spine.model)).state_dict())
+    calls = Counter()
+
+    def count(owner):
+        forward = owner.forward
+
+        def counted(self, *args, **kwargs):
+            calls[owner.__name__] += 1
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, "forward", counted)
+
+    for block in (ResnetBlock2D, CLIPEncoderLayer):
+        count(block)
+    spine.run(tmp_path / "cached")  # class images and latents
+    runs, counts = [], []
+    for on in ("false", "true"):
+        calls.clear()
+        out = tmp_path / on
+        spine.run(out, "train_text_encoder=true", f"gradient_checkpointing={on}")
+        runs.append(checkpoint(out)["state_dict"])
+        counts.append(calls.copy())
+    assert counts[0].keys() == counts[1].keys() == {"ResnetBlock2D", "CLIPEncoderLayer"}
+    assert all(counts[1][name] > counts[0][name] for name in counts[0])  # computed again
+    plain, frugal = runs
+    assert plain.keys() == frugal.keys()
+    for name in plain:
+        torch.testing.assert_close(plain[name], frugal[name], rtol=0, atol=1e-7)
+    base = LatentDiffusion.from_pretrained(str(spine.model)).state_dict()
+    unchanged = [name for name in plain if torch.equal(plain[name], base[name])]
+    assert len(unchanged) < len(plain) / 10  # both trained
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -16,15 +17,15 @@ STARTED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 
 @contextmanager
 def same_job(output_dir: str) -> Iterator[None]:
-    """Let Lightning start its other processes on this job alone and in this job's folder.
+    """Make Lightning start its other processes on this job alone, in this job's folder.
 
-    Lightning repeats the command line, which in a sweep is the whole sweep, and Hydra would give
-    another folder to a process that starts in another second. Afterwards the processes are
-    forgotten, so that the next job of a sweep starts its own.
+    Lightning repeats the command line, which in a sweep is the whole sweep, and Hydra names a
+    folder by the second in which a process starts. Afterwards the processes are forgotten, so that
+    the next job of a sweep starts its own.
     """
     ours = not any(name in os.environ for name in STARTED) and HydraConfig.initialized()
     argv, hydra = sys.argv, HydraConfig.instance()
-    composed = hydra.cfg
+    composed: Any = hydra.cfg
     if ours:
         folder = quoted(output_dir)
         sys.argv = [

@@ -1,6 +1,7 @@
 """What trained weights depend on: the one place that resuming, reuse and reports ask.
 
-Every key of `conf/train.yaml` is in exactly one of the tables below, which a test checks.
+Every key of `conf/train.yaml` belongs to the table with the longest name that it is under; a test
+goes through all keys.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ WEIGHTS = (
     "trainer.precision",
     "trainer.devices",
 )
-# trained weights depend on the content that these name, or on a part of them: see `facts_of`
-CONTENT = ("model", "subject", "photos", "method", "max_steps")
-# these change images or scores of a run, and no weights
+# trained weights depend on the content that these name, or on a part of them: see `facts_of`;
+# sampling.dtype is that of the class images
+CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype")
+# images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",
     "subject_phrase",
@@ -52,7 +54,7 @@ RESULTS = (
     "compile",
     "trainer",
 )
-# these change nothing that a run is compared by; what an evaluation was is kept with its scores
+# nothing that runs are compared by depends on these; scores keep a record of their evaluation
 NEITHER = (
     "output_dir",
     "cache_dir",
@@ -62,7 +64,7 @@ NEITHER = (
     "samples",
     "checkpoint.every_n_steps",
     "checkpoint.keep",
-    "experiment",
+    "trainer.log_every_n_steps",
     "objective",
 )
 
@@ -75,14 +77,13 @@ def is_under(key: str, names: Sequence[str]) -> bool:
 def facts_of(
     spec: TrainSpec, model: LatentDiffusion, photos: Sequence[Path], batches: KeyedBatches
 ) -> dict[str, Any]:
-    """Name what the weights of all phases depend on, as plain values that a user can compare."""
+    """List what the weights of all phases depend on, as plain values that a user can compare."""
     facts = {key: _select(spec.config, key) for key in WEIGHTS}
     if spec.optimizer.lr_schedule != "constant":
         facts["max_steps"] = spec.config["max_steps"]  # such a schedule depends on its length
-    method = spec.config["method"]
     return facts | {
         "model": model.weights_hash(),
-        "method": {k: v for k, v in method.items() if k != "phases"},
+        "method": {part: spec.config["method"][part] for part in ("lora", "token")},
         "photos": cache_key(hashes=[file_hash(path) for path in photos]),
         "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),
@@ -90,9 +91,9 @@ def facts_of(
 
 
 def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name what each phase's weights depend on: its own settings, and the phases before it.
+    """List what each phase's weights depend on: its own settings, and the phases before it.
 
-    The number of steps is left out at a constant rate: more of them continue the phase.
+    The number of steps is left out at a constant learning rate: more steps continue the phase.
     """
     result, facts = [], dict(facts)
     for number, phase in enumerate(spec.method.phases):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +27,29 @@ from dreambooth.training.summary import print_summary
 log = logging.getLogger(__name__)
 
 
-@dataclass
 class Finish:
     """The closing stages of a run whose phases have all been trained.
 
-    The run is recorded as soon as its model is exported, so that both are of one configuration and
-    nothing is lost where sampling or scoring fails. Earlier scores, and an earlier curve where none
-    was asked for, stay only beside the same weights.
+    The run is recorded as soon as its model is exported, so that run.json matches the weights even
+    if sampling or scoring fails. Earlier scores, and an earlier curve if this run has none, are
+    kept only if the weights have not changed.
     """
 
-    prepared: Prepared
-    loggers: list[Logger]
-    curve: Curve | None
-    phases: dict[str, Any]  # costs of every phase
-    record: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spec, self.model = self.prepared.spec, self.prepared.model
-        self.folder, self.costs = self.spec.folder, self.prepared.costs
-        spec, config = self.spec, self.spec.config
-        self.record = {
-            "model": {k: config["model"][k] for k in ("name", "path", "revision", "variant")},
-            "export": spec.method.export,
-            "subject": {k: config["subject"][k] for k in ("name", "class_noun", "live")},
-            "subject_phrase": spec.subject.words.phrase,
-            "photos": [str(path.resolve()) for path in self.prepared.photos],
-            "sampling": asdict(spec.sampling),
-            "best_step": None,
-            "config": dict(config),
-            "written": dict(spec.written),
-        }
+    def __init__(
+        self,
+        prepared: Prepared,
+        loggers: list[Logger],
+        curve: Curve | None,
+        phases: dict[str, Any],
+    ) -> None:
+        self.prepared, self.loggers, self.curve = prepared, loggers, curve
+        self.phases = phases  # costs of every phase
+        self.spec, self.model = prepared.spec, prepared.model
+        self.folder, self.costs = self.spec.folder, prepared.costs
+        self.best_step: int | None = None
 
     def run(self) -> Scores | None:
-        """Do all of it; return the scores, if the run has any."""
+        """Export, draw, score and record the run; return its scores, if it has any."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
@@ -77,7 +67,7 @@ class Finish:
         return scores
 
     def _finish_curve(self, curve: Curve) -> None:
-        """Score the last step too, and load the best one where that is what is exported."""
+        """Score the last step, and load the best one if that is to be exported."""
         last = self.spec.method.steps_before(len(self.spec.method.phases))
         if curve.last_step is None or curve.last_step < last:
             scores = curve.score(last)
@@ -85,10 +75,14 @@ class Finish:
                 logger.log_metrics(scores, step=last)
         self.phases["curve"] = {"seconds": round(curve.seconds, 2)}
         if self.spec.checkpoint.best is not None:
-            self.record["best_step"] = curve.load_best()
+            self.best_step = curve.load_best()
 
     def _export(self) -> str:
-        """Export and record the model; remove scores of another model; return the loading lines."""
+        """Export and record the model; remove scores of different weights.
+
+        Returns:
+            the lines of Python that load the export.
+        """
         patterns = ["evaluation/*/metrics.json", "evaluation/*/scores.csv"]
         patterns += [] if self.curve else ["curve.csv", "curve.png"]
         earlier = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
@@ -101,12 +95,13 @@ class Finish:
             for path in earlier:
                 path.unlink()
             log.info(
-                "Removed %s of the model before.",
+                "Removed %s of the previous weights.",
                 " and ".join(str(p.relative_to(self.folder)) for p in earlier),
             )
         return snippet
 
     def _export_files(self, folder: Path) -> str:
+        """Write what was learned in diffusers' format; return the lines that load it."""
         start = "from diffusers import StableDiffusionPipeline\n"
         base = f'pipe = StableDiffusionPipeline.from_pretrained("{self.model.path}")\n'
         if self.spec.method.export == "full":
@@ -123,14 +118,27 @@ class Finish:
 
     def _write_record(self) -> Mapping[str, Any]:
         """Write run.json; return the run's costs."""
-        written = bytes_of([self.folder])
-        total = {**self.costs.record, "bytes_written": written, **self.phases}
-        write_json(self.folder / "run.json", {**self.record, "costs": total})
+        spec, words = self.spec, self.spec.subject.words
+        subject = {"name": spec.subject.name, "class_noun": words.class_noun, "live": words.live}
+        costs = {**self.costs.record, "bytes_written": bytes_of([self.folder]), **self.phases}
+        record = {
+            "model": asdict(spec.model),
+            "export": spec.method.export,
+            "subject": subject,
+            "subject_phrase": words.phrase,
+            "photos": [str(path.resolve()) for path in self.prepared.photos],
+            "sampling": asdict(spec.sampling),
+            "best_step": self.best_step,
+            "config": dict(spec.config),
+            "written": dict(spec.written),
+            "costs": costs,
+        }
+        write_json(self.folder / "run.json", record)
         (self.folder / STOPPED).unlink(missing_ok=True)
-        return total
+        return costs
 
     def _score(self) -> Scores | None:
-        """Score the run; what prevents it is one warning, for the training is done."""
+        """Score the run; if that fails, warn once, because the training is done."""
         settings = self.spec.evaluation
         if settings is None:
             return None
@@ -142,7 +150,7 @@ class Finish:
                 places.append(images)
         except (UserError, torch.OutOfMemoryError) as error:
             log.warning(
-                "%s; the run is complete, score it later with `python evaluate.py %s "
+                "%s; the run is complete: score it later with `python evaluate.py %s "
                 "evaluation=%s evaluation.encoders_dir=DIR`.",
                 str(error).rstrip("."),
                 typed(f"run={quoted(self.folder)}"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import random
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +15,10 @@ from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
-from dreambooth.training.loggers import finish_loggers, make_loggers
-from dreambooth.training.phase import find_starts, train_phases
+from dreambooth.training.loggers import finish_loggers, make_loggers, silence_libraries
+from dreambooth.training.phase import train_phases
 from dreambooth.training.prepare import make_curve, prepare
+from dreambooth.training.resume import find_starts
 from dreambooth.training.spec import TrainSpec
 
 
@@ -32,14 +31,14 @@ class Outcome:
 
 
 def run(spec: TrainSpec) -> Outcome:
-    """Do the whole job in `spec.folder`; every stage's cost is kept.
+    """Do the whole job in `spec.folder`, and record what each stage costs.
 
     All ranks run the same job; rank 0 writes.
 
     Raises:
-        UserError: whatever a user can fix, before the first step where it can be known there.
+        UserError: a mistake that the user can fix, before the first step if it can be found there.
     """
-    _silence_libraries()
+    silence_libraries()
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
     prepared = prepare(spec, costs)
@@ -67,20 +66,7 @@ def run(spec: TrainSpec) -> Outcome:
 
 
 def _seed_libraries(seed: int) -> None:
-    """Make what a library still draws from a global generator repeatable."""
+    """Seed the global generators, for libraries that draw from them."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def _silence_libraries() -> None:
-    """Silence warnings that a user can do nothing about."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*LeafSpec.*",
-        ".*lr_scheduler.step.*",
-        ".*in eval mode at the start of training.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ import csv
 import logging
 import netrc
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,23 @@ class TolerantWandbLogger(WandbLogger):
         self.attempt(super().finalize, status)
 
 
-def make_loggers(folder: Path, spec: LoggerSpec, config: Mapping[str, Any]) -> list[Logger]:
-    """Open CSV files under `logs/`, one per session, and a W&B run of the same name.
+def silence_libraries() -> None:
+    """Silence warnings that a user can do nothing about."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*lr_scheduler.step.*",
+        ".*in eval mode at the start of training.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
-    Without a key W&B runs offline. It never blocks the run's end for an upload, and if it cannot
+
+def make_loggers(folder: Path, spec: LoggerSpec, config: Mapping[str, Any]) -> list[Logger]:
+    """Open CSV files under `logs/`, one folder per session, and a W&B run if `spec` asks for it.
+
+    Without a key W&B runs offline. It delays the end of a run by a minute at most, and if it cannot
     start, the run goes on with the CSV alone.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
@@ -84,7 +98,7 @@ def make_loggers(folder: Path, spec: LoggerSpec, config: Mapping[str, Any]) -> l
 def _wandb(folder: Path, spec: LoggerSpec) -> WandbLogger:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE", "online" if _has_key() else "offline")
+    mode: Any = os.environ.get("WANDB_MODE", "online" if _has_key() else "offline")
     settings = wandb.Settings(
         init_timeout=30, finish_timeout=60, console="off", silent=True, mode=mode
     )
@@ -111,15 +125,17 @@ def _has_key() -> bool:
         return False
 
 
-def log_images(loggers: list[Logger], key: str, images: list, captions: list[str]) -> None:
-    """Show images with their prompts in W&B, at the step that W&B stands at."""
+def log_images(
+    loggers: list[Logger], key: str, images: list[Image.Image], captions: list[str]
+) -> None:
+    """Show images with their prompts in W&B, at its present step."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key, images, caption=captions)
 
 
 def log_image_table(loggers: list[Logger], scores: Scores, folder: Path) -> None:
-    """Log every scored image with its prompt and scores as a table in W&B; never fatal."""
+    """Log a table of every scored image, its prompt and scores in W&B; an error is a warning."""
     rows = [row for row in scores.rows if row["set"] != "photo"]
     names = list(dict.fromkeys(key for row in rows for key in row if key not in COLUMNS))
     for logger in loggers:
@@ -136,7 +152,7 @@ def log_image_table(loggers: list[Logger], scores: Scores, folder: Path) -> None
                     for row in rows
                 ]
                 logger.log_table("scores", ["image", *COLUMNS, *names], data)
-            except Exception as error:  # whatever W&B raises, the files have it all
+            except Exception as error:  # whatever W&B raises, the files hold everything
                 log.warning("Weights & Biases did not take the scores' images (%s).", error)
 
 
@@ -168,7 +184,7 @@ def merge_csv(folder: Path) -> None:
 def finish_loggers(
     loggers: list[Logger], summary: Mapping[str, Any], folder: Path, failed: bool = False
 ) -> None:
-    """Write `metrics.csv` and the run's summary, and close W&B without ever failing the run."""
+    """Write `metrics.csv` and the run's summary, and close W&B; an error of W&B is a warning."""
     try:
         for logger in loggers:
             logger.save()

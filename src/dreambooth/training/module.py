@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from diffusers.optimization import get_scheduler
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights, two_term_loss
@@ -19,49 +20,31 @@ from dreambooth.model.trainable import (
     trainable_parameters,
     trained_state,
 )
-
-
-@dataclass(frozen=True)
-class Loss:
-    """`prior_loss_weight` is the paper's lambda; `min_snr_gamma` None leaves errors unweighted.
-
-    `noise_schedule_dtype` "latents" casts the schedule as diffusers does; float32 is right.
-    """
-
-    prior_loss_weight: float
-    min_snr_gamma: float | None = None
-    noise_schedule_dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """`optimizer` is `(parameter groups, lr) => Optimizer`; steps are optimizer updates."""
-
-    optimizer: Callable[..., torch.optim.Optimizer]
-    lr: float
-    text_encoder_lr: float | None
-    lr_schedule: str
-    lr_warmup_steps: int
-    max_steps: int
-    max_grad_norm: float
+from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 
 
 class DreamBooth(pl.LightningModule):
-    """Wraps a latent diffusion model whose trainable parts are already prepared.
+    """Train a latent diffusion model whose trainable parts are already prepared for `phase`.
 
     Checkpoints hold only what trains; see `checkpoints.py`. `steps_before` counts the optimizer
-    steps of earlier phases, so that the logged step goes on from there.
+    steps of earlier phases, so that the logged step continues from there.
     """
 
-    strict_loading = False  # checkpoints leave the frozen weights out
+    alphas_cumprod: Tensor  # [T], a buffer
 
     def __init__(
-        self, model: LatentDiffusion, loss: Loss, optimization: Optimization, steps_before: int = 0
+        self,
+        model: LatentDiffusion,
+        loss: Loss,
+        optimization: OptimizerSpec,
+        phase: PhaseSpec,
+        steps_before: int = 0,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints leave the frozen weights out
         self.model = model
         self.loss = loss
-        self.optimization = optimization
+        self.optimization, self.phase = optimization, phase
         self.steps_before = steps_before
         alphas_cumprod = model.noise_scheduler.alphas_cumprod.float()
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
@@ -69,21 +52,24 @@ class DreamBooth(pl.LightningModule):
         self._embedded: dict[str, Tensor] = {}
 
     def embed_once(self, prompts: Iterable[str]) -> None:
-        """Embed every prompt now, if the text encoder is frozen: it then never runs in a step."""
+        """Embed every prompt before training if the text encoder is frozen: no step runs it."""
         if not self.trains_text:
             unique = sorted(set(prompts))
             with torch.no_grad():
                 self._embedded = dict(zip(unique, self.model.embed(unique), strict=True))
 
     def embeddings(self, prompts: list[str]) -> Tensor:
-        """`[N,L,D]`: each unique prompt is embedded at most once."""
+        """Embed N prompts as `[N,L,D]`, each unique prompt at most once."""
         if not self.trains_text:
             return torch.stack([self._embedded[prompt] for prompt in prompts]).to(self.device)
         unique = sorted(set(prompts))
         return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
 
     def errors(self, batch: dict) -> Tensor:
-        """Each sample's error `[N]`, weighted by Min-SNR where asked (before any splitting)."""
+        """Compute each sample's squared error `[N]`, weighted by Min-SNR if the loss asks for it.
+
+        Weights apply per sample, before the loss splits instance from class images.
+        """
         latents = self.model.sample_latents(
             batch["mean"], batch["logvar"], batch["posterior_noise"]
         )
@@ -105,11 +91,11 @@ class DreamBooth(pl.LightningModule):
         return error * min_snr_weights(ratio, self.loss.min_snr_gamma, prediction_type)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        """What a network draws from the global generators, as dropout does, is keyed too."""
+        """Seed the global generators for each batch, for dropout."""
         torch.manual_seed(batch["key"])
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """The two-term loss; all three terms are logged."""
+        """Compute the two-term loss; log the instance, prior and total terms."""
         terms = two_term_loss(self.errors(batch), batch["is_prior"], self.loss.prior_loss_weight)
         for name, value in terms._asdict().items():
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
@@ -118,48 +104,60 @@ class DreamBooth(pl.LightningModule):
             self.log("step", float(self.steps_before + self.global_step), batch_size=1)
         return terms.total
 
-    def configure_optimizers(self):
-        """One optimizer; the text encoder may have its own learning rate."""
-        o = self.optimization
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make one optimizer with its schedule; the text encoder may have its own learning rate.
+
+        A token's rate is always its phase's.
+        """
+        spec, lr = self.optimization, self.phase.lr
+        is_token = self.phase.parts.text_encoder == "token"
+        text_lr = lr if is_token or spec.text_encoder_lr is None else spec.text_encoder_lr
         parameters = trainable_parameters(self.model)
-        text = [p for name, p in parameters.items() if name.startswith("text_encoder.")]
-        image = [p for name, p in parameters.items() if name.startswith("unet.")]
         groups = [
-            {"params": image, "lr": o.lr},
-            {"params": text, "lr": o.lr if o.text_encoder_lr is None else o.text_encoder_lr},
+            {"params": [p for name, p in parameters.items() if name.startswith(part)], "lr": rate}
+            for part, rate in (("unet.", lr), ("text_encoder.", text_lr))
         ]
-        optimizer = o.optimizer([g for g in groups if g["params"]], lr=o.lr)
+        optimizer = spec.factory([g for g in groups if g["params"]], lr=lr)
         schedule = get_scheduler(
-            o.lr_schedule,
+            spec.lr_schedule,
             optimizer,
-            num_warmup_steps=o.lr_warmup_steps,
-            num_training_steps=o.max_steps,
+            num_warmup_steps=spec.lr_warmup_steps,
+            num_training_steps=self.phase.max_steps,
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, **_) -> None:
-        """One joint norm over everything that trains, as diffusers."""
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the joint norm of all gradients, as diffusers does."""
         # not Lightning's own clipping, which refuses fused optimizers
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)
 
-    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
-        """An update, after which no gradient is held and every token but the new ones is kept."""
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Update, then drop the gradients and restore every token but the new ones."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad(set_to_none=True)
         restrict_token_update(self.model)
 
-    def optimizer_zero_grad(self, *_) -> None:
-        """Nothing: Lightning would keep the old gradients through the whole forward pass."""
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Do nothing: Lightning would keep the old gradients through the whole forward pass."""
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains and leave the frozen weights out."""
         checkpoint["state_dict"] = trained_state(self.model)
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Load what trained, strictly."""
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load what trained; refuse a checkpoint that holds more or less."""
         load_trained_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,59 +13,20 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
-from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.model.trainable import prepare as prepare_phase
 from dreambooth.model.trainable import trainable_parameters
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
-from dreambooth.training.fingerprint import facts_of_phases
 from dreambooth.training.loggers import log_images
-from dreambooth.training.module import DreamBooth, Optimization
+from dreambooth.training.memory import free_memory
+from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
+from dreambooth.training.resume import Start
 from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
-from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a phase begins: its folder, what it depends on, and a checkpoint to go on from."""
-
-    folder: Path
-    facts: Mapping[str, Any]
-    checkpoint: Path | None
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps of this phase that are done."""
-        return checkpoints.read_record(self.checkpoint)["step"] if self.checkpoint else 0
-
-
-def find_starts(spec: TrainSpec, facts: Mapping[str, Any]) -> list[Start]:
-    """Find each phase's checkpoint; a wrong one is refused before any phase trains.
-
-    Raises:
-        UserError: a checkpoint of another configuration, or of more steps than the phase has.
-    """
-    starts, resume = [], spec.checkpoint.resume
-    for number, own in enumerate(facts_of_phases(spec, facts)):
-        folder = spec.folder / "checkpoints" / f"phase-{number}"
-        named = resume if number == 0 or resume is None else "auto"
-        start = Start(folder, own, checkpoints.find(folder, named))
-        if start.checkpoint is not None:
-            checkpoints.refuse_other_facts(start.checkpoint, own)
-            most = spec.method.phases[number].max_steps
-            if start.step > most:
-                raise UserError(
-                    f"{start.checkpoint} was trained for {start.step} steps, more than "
-                    f"max_steps={most}: raise max_steps, choose another output folder, or pass "
-                    "resume=null."
-                )
-        starts.append(start)
-    return starts
 
 
 def train_phases(
@@ -76,6 +36,7 @@ def train_phases(
     costs, stopped = {}, None
     for number, start in enumerate(starts):
         costs[f"phase_{number}"] = result = _Phase(prepared, number, loggers, curve).train(start)
+        free_memory()  # the phase's optimizer state, before anything else needs room
         stopped = result["stopped"]
         if stopped is not None:
             break
@@ -92,9 +53,10 @@ class _Phase:
         self.number, self.phase = number, self.spec.method.phases[number]
         self.loggers, self.curve = loggers, curve
         self.module = self._module()
+        self.trained = list(trainable_parameters(self.model).values())
         self.batches = self._batches(prepared.batches)
         decay = self.spec.optimizer.ema_decay
-        self.average = MovingAverage(decay) if decay is not None else None
+        self.average = None if decay is None else MovingAverage(self.trained, decay)
         images = self.batches.batch_size
         images += self.batches.prior_batch_size if self.batches.prior else 0
         self.rates = Rates(images * self.spec.optimizer.accumulate)
@@ -109,28 +71,27 @@ class _Phase:
         Raises:
             UserError: a loss that is not finite.
         """
-        self.module.embed_once(
-            {*self.batches.instance.prompts, *getattr(self.batches.prior, "prompts", ())}
-        )
+        prompts = set(self.batches.instance.prompts)
+        if self.batches.prior is not None:
+            prompts.update(self.batches.prior.prompts)
+        self.module.embed_once(prompts)
         stop = StopAtStepBoundary()
         if start.step < self.phase.max_steps:
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
-            self.average.apply(self.module)
-        trained = trainable_parameters(self.model).values()
-        rates = self.rates
-        per_second = rates.steps * rates.images_per_step / max(rates.seconds, 1e-9)
+            self.average.apply()
         return {
-            "seconds": round(rates.seconds, 2),
-            "steps": rates.steps,
-            "images_per_second": round(per_second, 2),
+            "seconds": round(self.rates.seconds, 2),
+            "steps": self.rates.steps,
+            "images_per_second": round(self.rates.images_per_second, 2),
             "stopped": stop.received,
-            "trained_parameters": sum(p.numel() for p in trained),
+            "trained_parameters": sum(p.numel() for p in self.trained),
         }
 
     def _module(self) -> DreamBooth:
+        """Make the model train this phase's parts, and the module that trains them."""
         spec, method, hardware = self.spec, self.spec.method, self.spec.hardware
         dtype = getattr(torch, hardware.frozen_dtype)
         prepare_phase(self.model, self.phase.parts, method.lora, method.token, spec.seed, dtype)
@@ -138,39 +99,31 @@ class _Phase:
             self.model.enable_gradient_checkpointing()
         if hardware.compile:
             self.model.unet.compile()
-        o = spec.optimizer
-        is_token = self.phase.parts.text_encoder == "token"  # whose rate is the phase's own
-        optimization = Optimization(
-            o.factory,
-            self.phase.lr,
-            None if is_token else o.text_encoder_lr,
-            o.lr_schedule,
-            o.lr_warmup_steps,
-            self.phase.max_steps,
-            o.max_grad_norm,
-        )
-        return DreamBooth(self.model, spec.loss, optimization, method.steps_before(self.number))
+        steps_before = method.steps_before(self.number)
+        return DreamBooth(self.model, spec.loss, spec.optimizer, self.phase, steps_before)
 
     def _batches(self, batches: KeyedBatches) -> KeyedBatches:
+        """Leave the class images out where only a token trains: no class prompt holds it."""
         parts = self.phase.parts
         if (parts.unet, parts.text_encoder) == ("frozen", "token"):
-            return replace(batches, prior=None)  # a class prompt does not hold the new token
+            return replace(batches, prior=None)
         return batches
 
     def _fit(self, start: Start, stop: StopAtStepBoundary) -> None:
+        """Run Lightning's Trainer, with our handling of signals."""
         if start.checkpoint is not None:
             log.info("Resuming from %s.", start.checkpoint)
         trainer = self._trainer(start, stop)
         data = DreamBoothData(self.batches)
         try:
             trainer.fit(self.module, data, ckpt_path=start.checkpoint, weights_only=True)
-        except SystemExit:  # what Lightning makes of a Ctrl-C that came before the first step
+        except SystemExit:  # Lightning's answer to a Ctrl-C before the first step
             raise KeyboardInterrupt from None
         finally:
             stop.give_back()
 
     def _load(self, start: Start) -> None:
-        """Load a phase that is finished."""
+        """Load the weights of a phase that is finished."""
         io = checkpoints.VerifiedCheckpointIO(start.facts)
         state = io.load_checkpoint(start.checkpoint)
         self.module.on_load_checkpoint(state)
@@ -178,11 +131,7 @@ class _Phase:
             self.average.load_state_dict(state["callbacks"][self.average.state_key])
 
     def _trainer(self, start: Start, stop: StopAtStepBoundary) -> pl.Trainer:
-        spec = self.spec
-        saving = checkpoints.Checkpoints(
-            start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep
-        )
-        average = [self.average] if self.average is not None else []
+        spec, average = self.spec, [] if self.average is None else [self.average]
         trainer = spec.hardware.trainer(
             logger=self.loggers,
             max_steps=self.phase.max_steps,
@@ -193,10 +142,12 @@ class _Phase:
                 stop,
                 Progress(),
                 self.rates,
-                *average,  # before the actions, which look at it
+                *average,  # before the actions, which show it
                 *self._actions(),
-                StopOnNonFinite(10),
-                saving,
+                StopOnNonFinite(self.trained, 10),
+                checkpoints.Checkpoints(
+                    start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep
+                ),
             ],
             enable_progress_bar=True,
             enable_model_summary=False,
@@ -204,35 +155,36 @@ class _Phase:
             use_distributed_sampler=False,
             default_root_dir=start.folder,
         )
-        # a run shorter than the interval still logs
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.phase.max_steps)
+        # a run shorter than the interval still logs; Lightning's logger connector set the value
+        interval = min(trainer.log_every_n_steps, self.phase.max_steps)  # pyright: ignore
+        trainer.log_every_n_steps = interval  # pyright: ignore[reportAttributeAccessIssue]
         return trainer
 
     def _actions(self) -> list[pl.Callback]:
-        """Draw samples and score the curve every n steps, of the average where there is one."""
-        spec, actions = self.spec, []
+        """Draw samples and score the curve every n steps.
+
+        The phase's last step is left out: `Finish` draws and scores it, or the next phase begins
+        with it. Where `Finish` exports the best step instead, the last one is drawn here.
+        """
+        spec, actions, last = self.spec, [], self.phase.max_steps
+        is_last_phase = self.number == len(spec.method.phases) - 1
+        exports_best = spec.checkpoint.best is not None and is_last_phase
         if every := spec.samples.every_n_steps:
-            is_last = self.number == len(spec.method.phases) - 1
-            last = self.phase.max_steps if is_last else None  # which `final` shows
-            actions.append(EveryNSteps(every, self._averaged(self._draw), last))
+            draw = self._on_shown_weights(self._draw)
+            actions.append(EveryNSteps(every, draw, None if exports_best else last))
         if spec.curve is not None and self.curve is not None:
-            actions.append(EveryNSteps(spec.curve.every_n_steps, self._averaged(self._score)))
+            score = self._on_shown_weights(self._score)
+            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last))
         return actions
 
-    def _averaged(self, action: Callable[[int], None]) -> Callable:
-        def act(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-            with self._shown_weights():
-                action(self.module.steps_before + trainer.global_step)
+    def _on_shown_weights(self, action: Callable[[int], None]) -> Callable[[int], None]:
+        """Make an action on the run's step, and on the average if there is one."""
+
+        def act(step: int) -> None:
+            with self.average.swapped_in() if self.average is not None else nullcontext():
+                action(self.module.steps_before + step)
 
         return act
-
-    @contextmanager
-    def _shown_weights(self) -> Iterator[None]:
-        if self.average is None:
-            yield
-        else:
-            with self.average.swapped_in(self.module):
-                yield
 
     def _draw(self, step: int) -> None:
         samples = self.spec.samples.set

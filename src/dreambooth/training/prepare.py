@@ -28,9 +28,9 @@ from dreambooth.training.spec import SubjectSpec, TrainSpec
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """All that the phases of a run work with."""
+    """What the phases of a run work with."""
 
     spec: TrainSpec
     costs: Costs
@@ -50,12 +50,12 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     photos = find_photos(spec.subject, spec.cache_dir)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     batches = _batches(spec, model, photos, costs)
-    warn_of_unseen_words(base.path, _prompts(spec), spec.subject.identifier)
+    warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     return Prepared(spec, costs, model, photos, batches)
 
 
 def find_photos(subject: SubjectSpec, cache_dir: Path) -> list[Path]:
-    """List the subject's photos: its folder's, the dataset's, rendered ones, or the download's."""
+    """List the subject's photos: of its folder, of the dataset, rendered or downloaded."""
     if subject.photos is None and subject.root is None and subject.rendered is not None:
         from dreambooth.pocket.embedded import rendered_photos
 
@@ -65,13 +65,25 @@ def find_photos(subject: SubjectSpec, cache_dir: Path) -> list[Path]:
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
-    """Name the words of a run's prompts that the embedded model never saw, in one warning."""
+    """Warn once of the words in a run's prompts that the embedded model was not trained on."""
     if path == "pocket" and (sentence := unseen_warning(prompts, identifier)):
         log.warning(sentence)
 
 
+def prompts_of(spec: TrainSpec) -> list[str]:
+    """List every prompt of a run: for training, samples and scores."""
+    words = spec.subject.words
+    items = spec.evaluation.items(words) if spec.evaluation else []
+    scored = [item.prompt for item in items]
+    return [spec.subject.instance_prompt, words.class_prompt, *spec.samples.set.prompts, *scored]
+
+
 def make_curve(prepared: Prepared) -> Curve | None:
-    """Make the curve that was asked for; a run goes on without it, unless it chooses the export."""
+    """Make the curve that the run asks for, or warn that its networks are not available.
+
+    Raises:
+        UserError: they are not available, and the curve chooses the exported step.
+    """
     spec = prepared.spec
     if spec.curve is None:
         return None
@@ -99,23 +111,15 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         settings.metrics,
         spec.hardware.device,
         settings.encoders_dir,
-        spec.cache_dir,
+        str(spec.cache_dir),
     )
     return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
-
-
-def _prompts(spec: TrainSpec) -> list[str]:
-    """List every prompt of a run: trained on, drawn, scored."""
-    words = spec.subject.words
-    items = spec.evaluation.items(words) if spec.evaluation else []
-    scored = [item.prompt for item in items]
-    return [spec.subject.instance_prompt, words.class_prompt, *spec.samples.set.prompts, *scored]
 
 
 def _batches(
     spec: TrainSpec, model: LatentDiffusion, photos: list[Path], costs: Costs
 ) -> KeyedBatches:
-    """Encode every photo, and the class images where they serve."""
+    """Encode every photo, and the class images if the run uses them."""
     data, words = spec.data, spec.subject.words
     encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
     with costs.stage("latents"):  # before the class images: a bad photo is found at once
@@ -136,7 +140,7 @@ def _batches(
         prior,
         data.batch_size,
         data.prior_batch_size,
-        model.noise_scheduler.config.num_train_timesteps,
+        model.noise_scheduler.config["num_train_timesteps"],
         spec.seed,
         data.noise_offset,
         data.pairing,
@@ -144,7 +148,7 @@ def _batches(
 
 
 def _class_images(spec: TrainSpec, model: LatentDiffusion) -> list[Path]:
-    """Return class images of the model, which is still frozen, or the user's own."""
+    """Return the user's own class images, or those of the model, which is still frozen."""
     prior = spec.prior
     assert prior is not None
     if prior.images_dir is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -13,23 +14,33 @@ from dreambooth.training.memory import peak_memory_gib
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar, counting optimizer steps and no epochs."""
+    """Show Lightning's bar, counting a phase's optimizer steps and no epochs."""
 
-    shown: dict = {}
-    due = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, Any] = {}
+        self.due = 0.0  # when to read the metrics again
+
+    @property
+    def total_train_batches(self) -> int:
+        """The bar's end, in a resumed phase too."""
+        return self.trainer.max_steps
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Advance once a step, not once a micro-batch."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance once per optimizer step, not once per micro-batch."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            last = trainer.global_step - 1  # counted from 0, as Lightning counts batches
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, last)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
-        """Return both losses, images a second and memory; no version number.
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return both losses, images per second and memory; no version number.
 
-        They are read twice a second at most, because reading them waits for the device.
+        They are read at most twice a second, because reading them waits for the device.
         """
         if time.monotonic() >= self.due:
             items = super().get_metrics(trainer, pl_module)
@@ -39,58 +50,64 @@ class Progress(RichProgressBar):
 
 
 class EveryNSteps(Callback):
-    """Call `action(trainer, module)` before the first step and every n optimizer steps.
+    """Call `action(step)` before the first step of a phase and every n optimizer steps.
 
-    `last` is a step at which it is not called, because what it would do is done after training.
-    The action must draw no random number from a global generator, or it would change training.
+    `last` is a step at which it is not called, because what the action does is done after it in
+    any case. The action must draw no random number from a global generator: it would change
+    training.
     """
 
     def __init__(
-        self,
-        every_n_steps: int,
-        action: Callable[[Trainer, LightningModule], None],
-        last: int | None = None,
+        self, every_n_steps: int, action: Callable[[int], None], last: int | None = None
     ) -> None:
         self.every_n_steps, self.action, self.last = every_n_steps, action, last
         self.done = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the model before training; a resumed run does not repeat its step."""
+        """Act on the model before training; a resumed run does not repeat its step."""
         if trainer.global_step == 0:
-            self._act(trainer, pl_module)
+            self._act(trainer)
         self.done = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        """Act once a step, not once a micro-batch."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Act once per optimizer step, not once per micro-batch."""
         step = trainer.global_step
         if step != self.done and step % self.every_n_steps == 0:
             if step != self.last:
-                self._act(trainer, pl_module)
+                self._act(trainer)
             self.done = step
 
-    def _act(self, trainer: Trainer, module: LightningModule) -> None:
+    def _act(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             with torch.no_grad():
-                self.action(trainer, module)
+                self.action(trainer.global_step)
         trainer.strategy.barrier()
 
 
 class Rates(Callback):
-    """Log images a second and memory in use, and keep the phase's own sums."""
+    """Log images per second and memory in use, and keep the phase's own sums."""
 
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step  # instance and class images of an optimizer step
         self.seconds = 0.0
         self.steps = 0
 
+    @property
+    def images_per_second(self) -> float:
+        """The rate since training began, sampling included."""
+        return self.steps * self.images_per_step / max(self.seconds, 1e-9)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock after setting up."""
         self.started, self.first = time.monotonic(), trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        """Log the rates since training began, sampling included."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the rate and the peak memory so far."""
         self.seconds = time.monotonic() - self.started
         self.steps = trainer.global_step - self.first
-        rate = self.steps * self.images_per_step / self.seconds
-        pl_module.log("images_per_second", rate, prog_bar=True, batch_size=1)
+        pl_module.log("images_per_second", self.images_per_second, prog_bar=True, batch_size=1)
         pl_module.log("memory_gib", peak_memory_gib(), prog_bar=True, batch_size=1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from dreambooth.errors import UserError
-from dreambooth.model.trainable import trainable_parameters
 
 _FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
 
@@ -18,38 +20,44 @@ _FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
 class StopOnNonFinite(Callback):
     """End the run at a NaN or infinite loss, naming the step and the files of its batch.
 
-    Losses are looked at every `every_n_steps` micro-steps, because looking waits for the device,
-    at each on a CPU, and always before a checkpoint is written, so that the last good one is kept.
+    Losses are read every `every_n_steps` micro-steps, because reading one waits for the device; on
+    a CPU after each. They are always read before a checkpoint is written, so that the last good
+    one is kept. `parameters` are those that train.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, parameters: Sequence[Tensor], every_n_steps: int) -> None:
+        self.parameters = list(parameters)
         self.every_n_steps = every_n_steps
         self.pending: list[tuple[int, list[str], Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at every loss on a CPU, where looking costs nothing."""
+        """Read every loss on a CPU, where it costs nothing."""
         if pl_module.device.type == "cpu":
             self.every_n_steps = 1
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Remember the loss; look at those remembered now and then."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the loss; check the remembered ones every n micro-steps."""
         self.pending.append((trainer.global_step, batch["names"], outputs["loss"].detach()))
         if len(self.pending) >= self.every_n_steps:
             self.check(trainer)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        """Never write a checkpoint after a loss that was not finite, nor one of such weights.
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to write a checkpoint after a loss that was not finite, or of such weights.
 
         Raises:
             UserError: as `check`; or the loss was finite and its gradient was not.
         """
         self.check(trainer)
-        weights = trainable_parameters(pl_module.model).values()
-        if not bool(torch.stack([w.detach().isfinite().all() for w in weights]).all()):
+        finite = [weights.detach().isfinite().all() for weights in self.parameters]
+        if not bool(torch.stack(finite).all()):
             raise UserError(f"The weights are not finite after step {trainer.global_step}: {_FIX}.")
 
     def check(self, trainer: Trainer) -> None:
-        """Look at the remembered losses, of every rank.
+        """Read the remembered losses of every rank.
 
         Raises:
             UserError: one of them is not finite.
@@ -70,7 +78,7 @@ class StopOnNonFinite(Callback):
 
 
 class StopAtStepBoundary(Callback):
-    """End training at SIGINT or SIGTERM after the step in flight; a checkpoint is then written.
+    """End training at SIGINT or SIGTERM after the step that is running; a checkpoint follows.
 
     Make it before the trainer runs and call `give_back` after. It is the first of the callbacks, so
     that a signal does not interrupt what the others draw before the first step.
@@ -87,16 +95,18 @@ class StopAtStepBoundary(Callback):
         for number in self.before:
             signal.signal(number, self._receive)
 
-    def _receive(self, number: int, _) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.received = number
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        """Stop once an optimizer step is whole, on every rank at the same one."""
-        whole, self.step = trainer.global_step != self.step, trainer.global_step
-        if not whole:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop when an optimizer step is complete, on every rank at the same one."""
+        complete, self.step = trainer.global_step != self.step, trainer.global_step
+        if not complete:
             return
         if trainer.world_size > 1:
             number = torch.tensor(self.received or 0, device=pl_module.device)

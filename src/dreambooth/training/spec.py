@@ -18,7 +18,6 @@ from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
-from dreambooth.training.module import Loss
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class ModelSpec:
 class SubjectSpec:
     """A subject's words, and where its photos come from.
 
-    `photos` is a folder; else `root` is a copy of the dataset; else `rendered` pictures of the
-    embedded world are made, or with None the dataset is downloaded.
+    `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
+    pictures of the embedded world are made; with None the dataset is downloaded.
     """
 
     name: str
@@ -50,7 +49,7 @@ class SubjectSpec:
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The class images of prior preservation; `images_dir` holds a user's own."""
+    """The class images of prior preservation; `images_dir` is a folder of the user's own."""
 
     num_class_images: int
     images_dir: str | None
@@ -88,13 +87,26 @@ class MethodSpec:
 
     @property
     def export(self) -> str:
-        """What the run leaves: `full` (a pipeline), `lora` or `token` (files for the base)."""
+        """What the run exports: `full` (a pipeline), `lora` or `token` (files for the base)."""
         parts = [kind for p in self.phases for kind in (p.parts.unet, p.parts.text_encoder)]
         return "full" if "full" in parts else "lora" if "lora" in parts else "token"
 
     def steps_before(self, number: int) -> int:
         """Count the optimizer steps of the phases before phase `number`."""
         return sum(phase.max_steps for phase in self.phases[:number])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The two-term loss. `prior_loss_weight` is the paper's lambda.
+
+    `min_snr_gamma` None leaves errors unweighted. `noise_schedule_dtype` "latents" casts the
+    schedule to the latents' dtype, as diffusers does; float32 is exact.
+    """
+
+    prior_loss_weight: float
+    min_snr_gamma: float | None = None
+    noise_schedule_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,11 @@ class HardwareSpec:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """What is kept to resume from; `resume` is `auto`, None or a `.ckpt`."""
+    """What is kept to resume from, and what is resumed.
+
+    `resume` is `auto`, a `.ckpt` or None. `best` is the rule by which the curve chooses the
+    exported step; None exports the last one.
+    """
 
     every_n_steps: int
     keep: int
@@ -152,7 +168,7 @@ class CurveSpec:
 
 @dataclass(frozen=True)
 class LoggerSpec:
-    """Weights & Biases beside the CSV files; `config` is what it shows of the configuration."""
+    """Whether Weights & Biases logs beside the CSV files, and what it calls the run."""
 
     wandb: bool
     project: str

@@ -1,0 +1,161 @@
+"""Blocks of a training configuration as the frozen values that a run works with, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
+from dreambooth.errors import UserError
+from dreambooth.model.lora import LoRASettings
+from dreambooth.model.textual_inversion import TokenSettings
+from dreambooth.model.trainable import Phase
+from dreambooth.sampling.spec import Sampling
+from dreambooth.training.checkpoints import verify
+from dreambooth.training.spec import (
+    CheckpointSpec,
+    HardwareSpec,
+    MethodSpec,
+    OptimizerSpec,
+    PhaseSpec,
+)
+
+Made = TypeVar("Made")
+
+INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
+
+
+def named(key: str, make: Callable[..., Made], *args: Any, **values: Any) -> Made:
+    """Call `make`, and name the key of the configuration in what it refuses."""
+    try:
+        return make(*args, **values)
+    except UserError as error:
+        if key in str(error):
+            raise
+        raise UserError(f"{key}: {error}") from error
+    except TypeError as error:  # a field too many, or a value of the wrong type
+        raise UserError(f"{key} cannot be used ({error}): correct the {key}.* keys.") from error
+
+
+def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampling:
+    """Build a sampler from a block's settings and the scheduler that `sampler` names.
+
+    All samplers of a run share its batch size and dtype.
+    """
+    settings, scheduler, shared = config[block], config, config["sampling"]
+    for part in sampler.split("."):
+        scheduler = scheduler[part]
+    sampling = Sampling(
+        scheduler["name"],
+        settings["num_inference_steps"],
+        settings["guidance_scale"],
+        config["resolution"],
+        shared["batch_size"],
+        options=scheduler["options"],
+        dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
+    )
+    named(f"{sampler}.name", sampling.check)
+    return sampling
+
+
+def method_spec(method: Mapping[str, Any]) -> MethodSpec:
+    """Build the phases with their adapters and token.
+
+    Raises:
+        UserError: a phase that trains nothing or an unknown part, or settings that it lacks.
+    """
+    lora, token = method["lora"], method["token"]
+    phases = [_phase(f"method.phases[{i}]", phase) for i, phase in enumerate(method["phases"])]
+    for number, phase in enumerate(phases):
+        parts = (phase.parts.unet, phase.parts.text_encoder)
+        for kind, settings in (("lora", lora), ("token", token)):
+            if kind in parts and settings is None:
+                raise UserError(
+                    f"method.phases[{number}] trains {kind}, and method.{kind} has no settings: "
+                    f"choose a method that has them, or set method.{kind}."
+                )
+    return MethodSpec(
+        tuple(phases),
+        None if lora is None else named("method.lora", LoRASettings, **lora),
+        None if token is None else named("method.token", TokenSettings, **token),
+    )
+
+
+def _phase(key: str, phase: Mapping[str, Any]) -> PhaseSpec:
+    parts = named(key, Phase, phase["unet"], phase["text_encoder"])
+    lr, steps = phase["lr"], phase["max_steps"]
+    if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
+        raise UserError(f"{key}.lr={lr} is not usable: it must be a number greater than 0.")
+    if not isinstance(steps, int) or steps < 1:
+        raise UserError(
+            f"{key}.max_steps={steps} is not usable: it must be a whole number, 1 or greater."
+        )
+    return PhaseSpec(parts, lr, steps)
+
+
+def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
+    """Build the optimizer and its learning-rate schedule.
+
+    Raises:
+        UserError: either cannot be made.
+    """
+    schedule, warmup = config["lr_schedule"], config["lr_warmup_steps"]
+    check_schedule(schedule, warmup, config["max_steps"])
+    return OptimizerSpec(
+        optimizer_factory(config["optimizer"], config["lr"], config["trainer"]["precision"]),
+        config["text_encoder_lr"],
+        schedule,
+        warmup,
+        config["max_grad_norm"],
+        config["accumulate"],
+        config["ema_decay"],
+    )
+
+
+def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
+    """Build what says where and how the networks run.
+
+    Raises:
+        UserError: a Trainer that cannot be made on this machine.
+    """
+    device = _device(config["trainer"])  # first: it words what Lightning would refuse too
+    return HardwareSpec(
+        trainer_factory(config["trainer"]),
+        device,
+        config["frozen_dtype"],
+        config["gradient_checkpointing"],
+        config["compile"],
+    )
+
+
+def _device(trainer: Mapping[str, Any]) -> str:
+    """Return `cuda` where the trainer may use it, else `cpu`.
+
+    Raises:
+        UserError: a GPU is asked for, and PyTorch finds none.
+    """
+    accelerator, found = trainer["accelerator"], torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not found:
+        raise UserError(
+            f"trainer.accelerator={accelerator} needs a GPU, and PyTorch finds none here: use "
+            "trainer=auto or trainer=cpu."
+        )
+    return "cuda" if found and accelerator in ("auto", "gpu", "cuda") else "cpu"
+
+
+def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
+    """Build what is kept and what is resumed.
+
+    Raises:
+        UserError: an unknown rule for the best step, or a `.ckpt` that is not valid.
+    """
+    best, resume = config["checkpoint"]["best"], config["resume"]
+    if best not in (None, "harmonic"):
+        raise UserError(f"checkpoint.best={best} is not a rule: use harmonic or null.")
+    if best and not config["evaluation"]["every_n_steps"]:
+        raise UserError("checkpoint.best needs a curve: set evaluation.every_n_steps, such as 50.")
+    if resume not in (None, "auto"):
+        verify(resume)
+    return CheckpointSpec(**config["checkpoint"], resume=resume)

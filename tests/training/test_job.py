@@ -1,0 +1,121 @@
+"""The whole job on a tiny model: what it leaves, what it repeats, what it frees."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import sys
+import weakref
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.sampling.samples import SampleSet
+from spine import CONSTANT, checkpoint, copy_checkpoint, same
+
+
+def test_what_a_run_leaves(spine, four_steps):
+    assert {p.name for p in four_steps.iterdir()} >= {
+        "model",
+        "samples",
+        "checkpoints",
+        "run.json",
+        "metrics.csv",
+        "logs",
+    }
+    pipeline = StableDiffusionPipeline.from_pretrained(four_steps / "model")
+    saved = {k.removeprefix("unet."): v for k, v in checkpoint(four_steps)["state_dict"].items()}
+    assert same(dict(sorted(pipeline.unet.state_dict().items())), saved)
+    record = json.loads((four_steps / "run.json").read_text())
+    costs = record["costs"]
+    assert costs["phase_0"]["steps"] == 4 and costs["phase_0"]["stopped"] is None
+    assert costs["phase_0"]["trained_parameters"] == sum(v.numel() for v in saved.values())
+    assert costs["bytes_written"] > 0 and costs["peak_memory_gib"] > 0
+    with open(four_steps / "metrics.csv") as file:
+        row = list(csv.DictReader(file))[-1]
+    parts = [float(row[f"loss/{name}"]) for name in ("instance", "prior", "total")]
+    assert parts[0] > 0 and parts[1] > 0
+    assert parts[2] == pytest.approx(parts[0] + parts[1], rel=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again(spine, four_steps, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    copy_checkpoint(four_steps, out, "checkpoints/phase-0/step-000004.ckpt")
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)
+    spine.run(out, *CONSTANT)
+    before, after = (
+        LatentDiffusion.from_pretrained(str(run / "model")) for run in (four_steps, out)
+    )
+    assert same(before.base_state("unet"), after.base_state("unet"))
+
+
+def test_seed_zero_is_a_seed(spine, four_steps, tmp_path):
+    again, other = (spine.run(tmp_path / str(seed), *CONSTANT, f"seed={seed}") for seed in (0, 1))
+    before = checkpoint(four_steps)["state_dict"]
+    assert same(checkpoint(again)["state_dict"], before)
+    assert not same(checkpoint(other)["state_dict"], before)
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """`alive()`: what is left in memory of the models and Trainers of runs, without Python's own
+    garbage collection."""
+    made: list[weakref.ref] = []
+    load, fit = LatentDiffusion.from_pretrained, pl.Trainer.fit
+
+    def watched_load(*args, **kwargs):
+        model = load(*args, **kwargs)
+        made.extend(map(weakref.ref, (model, model.unet, model.text_encoder)))
+        return model
+
+    def watched_fit(self, *args, **kwargs):
+        made.append(weakref.ref(self))
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(LatentDiffusion, "from_pretrained", watched_load)
+    monkeypatch.setattr(pl.Trainer, "fit", watched_fit)
+    gc.disable()
+    yield lambda: [type(ref()).__name__ for ref in made if ref() is not None]
+    gc.enable()
+
+
+def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, monkeypatch):
+    looked_at = ("samples.every_n_steps=1", "evaluation.every_n_steps=1")
+    looked_at += (f"evaluation.encoders_dir='{encoders_dir}'", "evaluation.encoders=pocket")
+    at_the_end, draw = [], SampleSet.draw
+
+    def watched(self, model, folder, name):
+        if name == "final":
+            at_the_end.append(alive())
+        return draw(self, model, folder, name)
+
+    monkeypatch.setattr(SampleSet, "draw", watched)
+    for number, method in enumerate(
+        (
+            ("ema_decay=0.9", *looked_at),
+            ("method=lora", "train_text_encoder=true"),
+            ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=1"),
+        )
+    ):
+        spine.run(tmp_path / str(number), "ppl=false", "max_steps=1", *method)
+        assert alive() == []
+    # the Trainers, with the optimizers' state, are gone before anything follows training
+    assert [set(names) for names in at_the_end] == [
+        {"LatentDiffusion", "UNet2DConditionModel", "CLIPTextModel"}
+    ] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can reset a process's peak")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the process, not of a GPU")
+def test_a_runs_peak_is_its_own(spine, tmp_path):
+    def peak(name: str) -> float:
+        run = spine.run(tmp_path / name, "ppl=false", "max_steps=1")
+        return json.loads((run / "run.json").read_text())["costs"]["peak_memory_gib"]
+
+    first = peak("first")
+    torch.ones(512 * 2**20, dtype=torch.uint8)  # an earlier job of this process
+    assert peak("second") == pytest.approx(first, abs=0.1)

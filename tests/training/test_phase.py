@@ -1,0 +1,87 @@
+"""An interrupted phase goes on bit for bit; samples change nothing and show each step once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dreambooth.evaluation.curve import Curve
+from dreambooth.evaluation.evaluate import folder_hash
+from dreambooth.sampling.samples import SampleSet
+from spine import CONSTANT, checkpoint, copy_checkpoint, same
+
+METHODS = {
+    "full": ("train_text_encoder=true", "accumulate=2"),
+    "8bit": ("optimizer=adamw_8bit", "ppl=false"),
+    "lora": ("method=lora", "train_text_encoder=true", "accumulate=2", "method.lora.dropout=0.2"),
+    "average": ("ema_decay=0.9999", "accumulate=2"),
+    "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
+    "ti_then_full": ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_after_two_steps_equals_four_in_one_go(spine, tmp_path, method):
+    schedule = ("lr_schedule=cosine", "lr_warmup_steps=1", "max_steps=4", *METHODS[method])
+    whole = spine.run(tmp_path / "whole", *schedule, "checkpoint.every_n_steps=2")
+    phase, parts = int(method == "ti_then_full"), tmp_path / "parts"
+    copy_checkpoint(whole, parts, f"checkpoints/phase-{phase}/step-000002.ckpt")
+    if phase:
+        copy_checkpoint(whole, parts, "checkpoints/phase-0/step-000002.ckpt")
+    spine.run(parts, *schedule, "checkpoint.every_n_steps=100")
+    a, b = checkpoint(whole, phase), checkpoint(parts, phase)
+    assert a["global_step"] == b["global_step"] == 4
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(a[key], b[key]), key
+    averages = [saved["callbacks"].get("MovingAverage") for saved in (a, b)]
+    assert same(*averages) and (averages[0] is not None) == any("ema" in o for o in schedule)
+    assert folder_hash(whole / "model") == folder_hash(parts / "model")
+
+
+def test_sampling_changes_no_weight(spine, four_steps, tmp_path):
+    often = spine.run(tmp_path, *CONSTANT, "samples.every_n_steps=1", "scheduler=euler_a")
+    assert same(checkpoint(often)["state_dict"], checkpoint(four_steps)["state_dict"])
+    assert sheets(often) == {"step-000000.png", "step-000001.png", "step-000002.png"} | {
+        "step-000003.png",
+        "final.png",  # which is step 4
+    }
+
+
+def sheets(run: Path) -> set[str]:
+    return {path.name for path in (run / "samples").glob("*.png")}
+
+
+def test_no_step_is_drawn_twice(spine, tmp_path, monkeypatch):
+    """The end of a phase is the start of the next one, and the end of the last is `final`."""
+    drawn, draw = [], SampleSet.draw
+    monkeypatch.setattr(
+        SampleSet, "draw", lambda self, *args: drawn.append(args[-1]) or draw(self, *args)
+    )
+    phases = ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2")
+    out = spine.run(tmp_path, *phases, "max_steps=4", "samples.every_n_steps=2", "ppl=false")
+    assert drawn == ["step-000000", "step-000002", "step-000004", "final"]
+    assert sheets(out) == {f"{name}.png" for name in drawn}
+    images = {path.read_bytes() for path in (out / "samples").glob("*/*.png")}
+    assert len(images) == 4
+
+
+def test_the_last_step_is_drawn_where_the_best_one_is_exported(
+    spine, encoders_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Curve, "best", lambda self: 1 if self.last_step else None)
+    curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket")
+    curve += (f"evaluation.encoders_dir='{encoders_dir}'", "checkpoint.best=harmonic")
+    out = spine.run(tmp_path, *curve, "samples.every_n_steps=1", "ppl=false")
+    assert sheets(out) == {f"step-00000{i}.png" for i in range(3)} | {"final.png"}
+    first, last, final = (
+        (out / "samples" / f"{name}.png").read_bytes()
+        for name in ("step-000001", "step-000002", "final")
+    )
+    assert final == first != last
+
+
+def test_steps_are_optimizer_updates(spine, tmp_path):
+    out = spine.run(tmp_path, "max_steps=3", "accumulate=2")
+    steps = {int(s["step"]) for s in checkpoint(out)["optimizer_states"][0]["state"].values()}
+    assert steps == {3}

@@ -1,0 +1,119 @@
+"""What is done before the first step: in which order, with which sampler, and what is warned of."""
+
+from __future__ import annotations
+
+import csv
+import logging
+
+import pytest
+
+from dreambooth.errors import UserError
+from dreambooth.training import prepare as prepare_module
+from dreambooth.training.costs import Costs
+from dreambooth.training.prepare import (
+    Prepared,
+    make_curve,
+    prepare,
+    prompts_of,
+    warn_of_unseen_words,
+)
+
+
+def test_without_preservation_there_are_no_class_images(spine, tmp_path):
+    out = spine.run(tmp_path / "run", "ppl=false", f"cache_dir='{tmp_path / 'cache'}'")
+    assert not (tmp_path / "cache" / "class_images").exists()
+    with open(out / "metrics.csv") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert float(row["loss/prior"]) == 0
+    assert float(row["loss/total"]) == float(row["loss/instance"])
+
+
+def test_a_bad_photo_is_found_before_class_images_are_drawn(spine, tmp_path):
+    photos, cache = tmp_path / "photos", tmp_path / "cache"
+    photos.mkdir()
+    (photos / "a.png").write_text("no image")
+    spec = spine.spec(tmp_path, f"subject.photos='{photos}'", f"cache_dir='{cache}'")
+    with pytest.raises(UserError, match=r"a\.png"):
+        prepare(spec, Costs())
+    assert not (cache / "class_images").exists()
+
+
+def test_class_images_are_drawn_with_their_own_sampler_in_the_runs_dtype(
+    spine, tmp_path, monkeypatch
+):
+    drawn, draw = [], prepare_module.draw
+
+    def watched(model, prompts, seeds, sampling):
+        drawn.append((list(prompts), list(seeds), sampling))
+        return draw(model, prompts, seeds, sampling)
+
+    monkeypatch.setattr(prepare_module, "draw", watched)
+    spec = spine.spec(
+        tmp_path,
+        f"cache_dir='{tmp_path / 'cache'}'",
+        "scheduler=euler",
+        "prior.seed=7",
+        "prior.num_inference_steps=3",
+        "trainer.precision=bf16-mixed",
+    )
+    prepared = prepare(spec, costs := Costs())
+    ((prompts, seeds, sampling),) = drawn
+    assert prompts == ["a dog", "a dog"] and seeds == [7, 8]
+    assert sampling == spec.prior.sampling
+    assert (sampling.scheduler, sampling.num_inference_steps) == ("DDIMScheduler", 3)
+    assert sampling.dtype == "bfloat16"
+    assert len(prepared.batches.instance) == 3 and len(prepared.batches.prior) == 2
+    assert list(costs.stages) == ["latents", "class_images", "class_latents"]
+    prepare(spec, Costs())
+    assert len(drawn) == 1  # they are cached
+
+
+def test_a_users_own_class_images_are_used(spine, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "draw", None)
+    spec = spine.spec(tmp_path, f"prior.images_dir='{spine.photos}'")
+    assert prepare(spec, Costs()).batches.prior.names == ("0.png", "1.png")
+
+
+@pytest.mark.parametrize("path, warns", (("pocket", True), ("some/other-model", False)))
+def test_a_run_warns_once_and_only_with_the_embedded_model(path, warns, caplog):
+    with caplog.at_level(logging.WARNING):
+        warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
+    assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
+        [(True, False)] if warns else []
+    )
+
+
+def test_every_prompt_of_a_run_is_checked_for_unseen_words(spine, tmp_path):
+    more = ("identifier=wug", "samples.prompts=['a {subject} on mars']")
+    trained_and_drawn = {"a wug dog", "a dog", "a wug dog on mars"}
+    prompts = set(prompts_of(spine.spec(tmp_path, *more, "evaluation=quick")))
+    assert trained_and_drawn | {"a red wug dog"} <= prompts
+    assert set(prompts_of(spine.spec(tmp_path, *more))) == trained_and_drawn
+
+
+@pytest.fixture
+def without_networks(spine, tmp_path, monkeypatch):
+    """`without_networks(*overrides)`: a run with a curve on a machine without its networks."""
+
+    def fail(*_):
+        raise UserError("the networks are not here.")
+
+    monkeypatch.setattr(prepare_module, "load_encoders", fail)
+
+    def make(*more: str) -> Prepared:
+        curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket")
+        spec = spine.spec(tmp_path, *curve, *more)
+        return Prepared(spec, Costs(), model=None, photos=[], batches=None)
+
+    return make
+
+
+def test_a_run_goes_on_without_the_curve_whose_networks_are_missing(without_networks, caplog):
+    assert make_curve(without_networks()) is None
+    (warning,) = caplog.records
+    assert warning.getMessage() == "This run has no curve: the networks are not here."
+
+
+def test_a_curve_that_chooses_the_export_is_needed(without_networks):
+    with pytest.raises(UserError, match="not here"):
+        make_curve(without_networks("checkpoint.best=harmonic"))
