@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,24 +41,25 @@ def test_identifiers_are_known_by_design():
 
 
 def test_a_warning_names_the_words_of_all_prompts():
-    sentence = unseen_warning(["a shiny dog", "a dog", "a shiny sks dog on mars"])
-    assert "these words" in sentence and "shiny, mars" in sentence
-    assert "this word" in unseen_warning(["a shiny dog"])
+    both = unseen_warning(["a shiny dog", "a dog", "a shiny sks dog on mars"])
+    one = unseen_warning(["a shiny dog"])
+    assert both is not None and "these words" in both and "shiny, mars" in both
+    assert one is not None and "this word" in one
     assert unseen_warning(["a sks dog in the jungle"]) is None and unseen_warning([]) is None
 
 
-@pytest.mark.parametrize("path, said", (("pocket", True), ("some/other-model", False)))
-def test_a_run_warns_once_and_only_with_the_embedded_model(path, said, caplog):
+@pytest.mark.parametrize("path, warns", (("pocket", True), ("some/other-model", False)))
+def test_a_run_warns_once_and_only_with_the_embedded_model(path, warns, caplog):
     with caplog.at_level(logging.WARNING):
         job.warn_of_unseen_words(path, ["a wug dog on mars", "a dog", "a wug dog"], "wug")
     assert [("mars" in r.message, "wug" in r.message) for r in caplog.records] == (
-        [(True, False)] if said else []
+        [(True, False)] if warns else []
     )
 
 
 def test_every_prompt_of_a_run_is_looked_at(spine, tmp_path):
     cfg = spine.compose(tmp_path, "evaluation=quick", "identifier=wug")
-    settings, drawn = compose.evaluation(cfg), SimpleNamespace(prompts=["a wug dog on mars"])
-    said = compose.prompts(cfg, drawn, settings)
-    assert {"a wug dog", "a dog", "a wug dog on mars", "a red wug dog"} <= set(said)
+    drawn: Any = SimpleNamespace(prompts=["a wug dog on mars"])
+    prompts = compose.prompts(cfg, drawn, compose.evaluation(cfg))
+    assert {"a wug dog", "a dog", "a wug dog on mars", "a red wug dog"} <= set(prompts)
     assert set(compose.prompts(cfg, drawn, None)) == {"a wug dog", "a dog", "a wug dog on mars"}
