@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pocket_effects as effects
@@ -32,7 +33,7 @@ def test_other_counts_are_refused(count):
         effects.check_images(count)
 
 
-def settings(runs: Path, **changed) -> SimpleNamespace:
+def settings(runs: Path, **changed) -> Any:
     facts = {"runs": runs, "model": "pocket", "model_hash": "aa", "options": [], "images": 8}
     return SimpleNamespace(**facts | changed)
 
@@ -106,11 +107,17 @@ def test_summary_by_hand():
 
 
 class East:
-    """A judge whose features say by colour which identity a picture shows."""
+    """A stand-in for DINO whose features tell by the colour which identity a picture shows."""
 
     def images(self, images):
         reds = [np.asarray(image)[0, 0, 0] / 255 for image in images]
         return torch.tensor([[red, (1 - red**2) ** 0.5] for red in reds])
+
+
+def stand_ins(distance: Any = None) -> effects.Judges:
+    dino: Any = East()
+    network: Any = None
+    return effects.Judges(dino, distance, network)
 
 
 def test_subject_figures_by_hand(monkeypatch):
@@ -118,7 +125,7 @@ def test_subject_figures_by_hand(monkeypatch):
     seen = [{"context": context} for context in ("jungle", "snow", "city", "city")]
     monkeypatch.setattr(effects.probe, "judge", lambda judge, images: seen[: len(images)])
     candidates = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])]  # red, black
-    judges = effects.Judges(East(), None, None)
+    judges = stand_ins()
     own = [red, red, red, black]
     figures = effects.subject_figures(own, [red] * 4, candidates, judges)
     assert figures == {"binding": 0.75, "context": 0.75}
@@ -144,8 +151,8 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
     monkeypatch.setattr(effects, "train", lambda subject, ppl, args: f"ppl {ppl}")
     monkeypatch.setattr(effects.probe, "judge", lambda _, images: [{"context": "snow"}] * 8)
     distance = SimpleNamespace(distance=lambda images, batch: torch.ones(len(images), len(images)))
-    judges = effects.Judges(East(), distance, None)
-    figures, row = effects.measure(DOG, "base", judges, settings(Path()))
+    base: Any = "base"
+    figures, row = effects.measure(DOG, base, stand_ins(distance), settings(Path()))
     by_model = {}
     for model, *rest in asked:
         by_model.setdefault(model, []).append(rest)

@@ -1,4 +1,4 @@
-"""What the quality benchmark draws, what it leaves out, what it writes."""
+"""What the quality benchmark draws, leaves out and writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pocket_quality as quality
@@ -22,7 +23,7 @@ from dreambooth.pocket.pretraining import probe
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Stand-ins for model, judge and renderer; what was asked of them."""
+    """Stand-ins for model, judge and renderer, which keep their inputs."""
     kept = SimpleNamespace(seeds=[], scenes=[], prompts=[])
 
     def pictures(model, prompts, seed, sampling=None):
@@ -52,8 +53,9 @@ def weights(tmp_path):
     return tmp_path
 
 
-def measured(weights, seed: int = 0, images: int = 4):
-    return quality.measure(SimpleNamespace(weights=weights, photos=None, images=images, seed=seed))
+def measured(weights, seed: int = 0, images: int = 4) -> Any:
+    args: Any = SimpleNamespace(weights=weights, photos=None, images=images, seed=seed)
+    return quality.measure(args)
 
 
 def test_another_seed_draws_nothing_twice(drawn, weights):
@@ -61,7 +63,7 @@ def test_another_seed_draws_nothing_twice(drawn, weights):
     for seed in (0, 1, 2):
         drawn.seeds, drawn.scenes = [], []
         measured(weights, seed)
-        *asked, _, _ = drawn.seeds  # the clock's come last and give no figure
+        *asked, _, _ = drawn.seeds  # those of the timing come last and give no figure
         assert len(set().union(*asked)) == sum(map(len, asked)) == 4 + 4 + 4
         seen.append((set().union(*asked), set(drawn.scenes)))
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -144,7 +146,7 @@ def test_values_that_cannot_be_are_refused(monkeypatch, capsys, wrong):
 def test_psnr_by_hand():
     """A VAE that is off by a tenth of the range everywhere: 20 dB."""
     images = np.full((3, 64, 64, 3), 100, np.uint8)
-    model = SimpleNamespace(
+    model: Any = SimpleNamespace(
         encode=lambda pixels: (pixels, None),
         vae=SimpleNamespace(decode=lambda z: SimpleNamespace(sample=z + 0.2)),
     )
@@ -159,5 +161,6 @@ def test_photos_are_cut_square_in_the_middle(tmp_path):
 
 
 def test_share_is_what_the_judge_sees(drawn):
-    found = quality.found(None, None, ["a", "b"], [{"class": "dog"}, {"class": "cat"}], 5)
+    nothing: Any = None
+    found = quality.found(nothing, nothing, ["a", "b"], [{"class": "dog"}, {"class": "cat"}], 5)
     assert found == {"class": Share(0.5, 2), "all": Share(0.5, 2)} and drawn.seeds == [range(5, 7)]

@@ -1,9 +1,10 @@
-"""The world's truth of a run, and the runs of which there is one."""
+"""The ground truth of a run, and the runs that have one."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pocket_scores as scores
@@ -55,8 +56,9 @@ def test_truths_by_hand():
         "cat red snow",
         "dog red city",
     ]
-    seen = [dict(zip(("class", "color", "context"), words.split(), strict=True)) for words in seen]
-    assert scores.truths(items, seen, who) == {
+    names = ("class", "color", "context")
+    readings: list[dict[str, str]] = [dict(zip(names, s.split(), strict=True)) for s in seen]
+    assert scores.truths(items, readings, who) == {
         "subject": pytest.approx(2 / 3),  # snow, snow and wet: the cat is none; blue left out
         "prompt": 0.5,
         "drift": 0.75,
@@ -84,8 +86,8 @@ def test_correlations_are_spearman_s():
     rows = [dict(zip(names, rng.random(len(names)).tolist(), strict=True)) for _ in range(9)]
     for name, rho in scores.correlations(rows).items():
         truth = scores.TRUTH[name]
-        expected = spearmanr([row[name] for row in rows], [row[truth] for row in rows]).statistic
-        assert rho == pytest.approx(expected, abs=1e-5)
+        result: Any = spearmanr([row[name] for row in rows], [row[truth] for row in rows])
+        assert rho == pytest.approx(result.statistic, abs=1e-5)
 
 
 def run_on(photos: Path, noun: str = "dog", name: str = "dog") -> Run:

@@ -1,9 +1,10 @@
-"""What captions say, which triples are drawn, and shares with their intervals."""
+"""What captions name, which triples are drawn, and shares with their intervals."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pocket_truth as truth
@@ -28,7 +29,7 @@ def scene(noun: str, color: str, context: str, **view) -> world.Scene:
 
 
 @pytest.mark.parametrize(
-    ("caption", "shown", "said"),
+    ("caption", "shown", "named"),
     [
         ("a photo of a red spotted dog in the snow", scene("dog", "red", "snow"), "dog red snow"),
         ("a dog", scene("dog", "red", "snow"), "dog - -"),
@@ -43,8 +44,8 @@ def scene(noun: str, color: str, context: str, **view) -> world.Scene:
         ),
     ],
 )
-def test_asked_is_what_the_caption_says(caption, shown, said):
-    noun, color, context = said.split(" ", 2)
+def test_asked_is_what_the_caption_names(caption, shown, named):
+    noun, color, context = named.split(" ", 2)
     facts = {"class": noun, "color": color, "context": context}
     assert truth.asked(caption, shown) == {k: v for k, v in facts.items() if v != "-"}
 
@@ -56,7 +57,9 @@ def test_articles_follow_the_next_letter():
 
 def parts(caption: str) -> tuple[str | None, str, str | None]:
     """Colour, class and context of a caption, read from left to right by its grammar."""
-    rest = re.fullmatch(r"(?:(?:a photo|a picture|an image) of )?an? (.*)", caption)[1]
+    match = re.fullmatch(r"(?:(?:a photo|a picture|an image) of )?an? (.*)", caption)
+    assert match is not None
+    rest = match[1]
     color = rest.split(" ", 1)[0] if rest.split(" ", 1)[0] in world.COLORS else None
     rest = rest.removeprefix(f"{color} ")
     words = [w for w in world.PATTERN_WORDS.values() if w and rest.startswith(f"{w} ")]
@@ -73,8 +76,8 @@ def test_caption_pairs_are_true_false_and_false_in_one_part():
     for shown, right, wrong, changed in rows:
         facts = (shown.seen.main_color, shown.seen.class_noun, shown.view.context)
         assert world.held_out_identity(shown.identity)
-        assert all(said in (None, fact) for said, fact in zip(parts(right), facts, strict=True))
-        assert any(said not in (None, fact) for said, fact in zip(parts(wrong), facts, strict=True))
+        assert all(part in (None, fact) for part, fact in zip(parts(right), facts, strict=True))
+        assert any(part not in (None, fact) for part, fact in zip(parts(wrong), facts, strict=True))
         differ = [a != b for a, b in zip(parts(right), parts(changed), strict=True)]
         assert sum(differ) == 1 and parts(changed).count(None) == parts(right).count(None)
         assert truth.articles(changed) == changed
@@ -119,7 +122,7 @@ def test_hits_by_hand():
 
 
 class Known:
-    """Features that are given, in the order in which they are asked for."""
+    """An encoder with given features, in the order in which they are read."""
 
     def __init__(self, images: list, *texts: list) -> None:
         self._images, self._texts, self.read = torch.tensor(images), list(texts), []
@@ -135,13 +138,14 @@ class Known:
 
 def test_nearer_counts_triples_whose_views_belong_together():
     east, north = [1.0, 0.0], [0.0, 1.0]
-    dino = Known([east, east, north, east, north, east, north, north, east])
-    assert truth.nearer(dino, truth.identity_triples(3, 0)) == truth.Share(pytest.approx(2 / 3), 3)
+    dino: Any = Known([east, east, north, east, north, east, north, north, east])
+    share = truth.nearer(dino, truth.identity_triples(3, 0))
+    assert share.value == pytest.approx(2 / 3) and share.n == 3
 
 
 def test_preferred_compares_with_both_other_captions():
     east, north = [1.0, 0.0], [0.0, 1.0]
-    clip = Known([east, east], [east, north], [north, east], [[0.5, 0.5], [0.0, -1.0]])
+    clip: Any = Known([east, east], [east, north], [north, east], [[0.5, 0.5], [0.0, -1.0]])
     found = truth.preferred(clip, 2, 0)
     assert found == {"caption": truth.Share(0.5, 2), "one part": truth.Share(0.5, 2)}
     rows = truth.caption_pairs(2, 0)

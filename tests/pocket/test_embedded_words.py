@@ -34,7 +34,8 @@ def test_identifiers_are_known_by_design():
 
 
 def test_a_warning_names_the_words_of_all_prompts():
-    sentence = unseen_warning(["a shiny dog", "a dog", "a shiny sks dog on mars"])
-    assert "these words" in sentence and "shiny, mars" in sentence
-    assert "this word" in unseen_warning(["a shiny dog"])
+    both = unseen_warning(["a shiny dog", "a dog", "a shiny sks dog on mars"])
+    one = unseen_warning(["a shiny dog"])
+    assert both is not None and "these words" in both and "shiny, mars" in both
+    assert one is not None and "this word" in one
     assert unseen_warning(["a sks dog in the jungle"]) is None and unseen_warning([]) is None

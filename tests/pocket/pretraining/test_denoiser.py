@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from dreambooth.pocket.pretraining.tokenizer import build_tokenizer, token_ids
 from small_pretraining import make
 
 SHARD = 8
+Files = tuple[list[Path], list[Path]]  # of latents and of captions
 TOKENIZER = build_tokenizer(world.vocabulary())
 
 
@@ -48,10 +52,10 @@ class Recorder(nn.Module):
         return 0.3 * noisy + ids.float().mean(1)[:, None, None, None] / 1000
 
 
-def loss_of(files, network: nn.Module, batch_size: int, dropout: float) -> DenoisingLoss:
+def loss_of(files: Files, network: nn.Module, batch_size: int, dropout: float) -> DenoisingLoss:
     sizes = f"denoiser.batch_size={batch_size}", f"denoiser.caption_dropout={dropout}"
     spec = make(files[0][0].parent, "device=cpu", "denoiser.min_snr_gamma=5.0", *sizes)
-    return DenoisingLoss(network, spec, *files, torch.tensor(token_ids(TOKENIZER, [""])))
+    return DenoisingLoss(network, spec, *files, empty=torch.tensor(token_ids(TOKENIZER, [""])))
 
 
 def test_the_loss_against_diffusers(files):
@@ -67,7 +71,10 @@ def test_the_loss_against_diffusers(files):
     scheduler = build_scheduler()
     errors, weighted = [], []
     for n in range(6):
-        clean, t = torch.from_numpy(latents[picked[n]]).float()[None], timesteps[n : n + 1].int()
+        clean, t = (
+            torch.from_numpy(latents[picked[n]]).float()[None],
+            cast(Any, timesteps[n : n + 1]),
+        )
         ids = torch.from_numpy(captions[picked[n], which[n]]).long()[None]
         if dropped[n]:
             ids = torch.tensor(TOKENIZER([""], padding="max_length").input_ids)

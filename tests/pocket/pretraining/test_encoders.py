@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_the_stage_makes_what_the_metrics_load(folder):
         cls = own.eval()(pixels).last_hidden_state[:, 0]
         ids = torch.tensor(token_ids(tokenizer, texts)).long()
         out = both.eval()(input_ids=ids, pixel_values=pixels)
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(dino.images(pictures), F.normalize(cls, dim=1), **close)
     torch.testing.assert_close(clip.images(pictures), out.image_embeds, **close)
     torch.testing.assert_close(clip.texts(texts), out.text_embeds, **close)  # padding is nothing

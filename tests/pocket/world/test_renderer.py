@@ -1,4 +1,4 @@
-"""The rendered world: from a seed, varied, and never shown where it is held out."""
+"""The rendered world: it follows from a seed, is varied, and shows nothing that is held out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def either(words) -> str:
     return "|".join(re.escape(word.lower()) for word in words if word)
 
 
-# what a caption may say, written anew: article, colour, pattern, noun, accessory, context
-SAID = re.compile(
+# what a caption may contain, written independently: article, colour, pattern, noun, accessory,
+# context
+CAPTION = re.compile(
     r"(?:a photo of |a picture of |an image of |)(?P<article>an?) "
     rf"(?:(?P<color>{either(world.COLORS)}) )?"
     r"(?:(?P<pattern>spotted|striped|patched) )?"
@@ -64,30 +65,36 @@ def test_another_seed_is_another_picture():
     assert len({picture.tobytes() for picture in pictures}) == 8
 
 
-def test_a_caption_says_only_what_is_true(train_scenes):
-    said_at_least_once = set()
+def read(text: str) -> re.Match[str]:
+    """Match a caption's parts."""
+    match = CAPTION.fullmatch(text)
+    assert match is not None, text
+    return match
+
+
+def test_a_caption_names_only_what_is_true(train_scenes):
+    named_at_least_once = set()
     for seed, scene in enumerate(train_scenes):
         text = world.caption(scene, np.random.default_rng(seed))
-        said = SAID.fullmatch(text)
-        assert said, text
-        said_at_least_once |= {part for part, word in said.groupdict().items() if word}
-        assert said["noun"] == scene.identity.class_noun
+        named = read(text)
+        named_at_least_once |= {part for part, word in named.groupdict().items() if word}
+        assert named["noun"] == scene.identity.class_noun
         if scene.view.tint:  # the colour that is seen, not the coat's own
-            assert said["color"] == scene.view.tint
-        assert said["color"] in (None, scene.view.tint or scene.identity.main_color)
-        assert said["pattern"] is None or PATTERN_OF[said["pattern"]] == scene.identity.pattern
-        if said["accessory"]:
-            assert world.ACCESSORIES[scene.view.accessory] == said["accessory"]
-        if said["context"]:
-            assert world.CONTEXTS[scene.view.context].lower() == said["context"]
-        first = text[said.start("article") + len(said["article"]) + 1]
-        assert (said["article"] == "an") == (first in "aeiou")
-    assert said_at_least_once == set(SAID.groupindex)
+            assert named["color"] == scene.view.tint
+        assert named["color"] in (None, scene.view.tint or scene.identity.main_color)
+        assert named["pattern"] is None or PATTERN_OF[named["pattern"]] == scene.identity.pattern
+        if named["accessory"]:
+            assert world.ACCESSORIES[scene.view.accessory] == named["accessory"]
+        if named["context"]:
+            assert world.CONTEXTS[scene.view.context].lower() == named["context"]
+        first = text[named.start("article") + len(named["article"]) + 1]
+        assert (named["article"] == "an") == (first in "aeiou")
+    assert named_at_least_once == set(CAPTION.groupindex)
 
 
-def test_captions_leave_parts_unsaid(train_scenes):
+def test_captions_leave_parts_out(train_scenes):
     texts = [world.caption(train_scenes[0], np.random.default_rng(i)) for i in range(200)]
-    parts = [SAID.fullmatch(text).groupdict() for text in texts]
+    parts = [read(text).groupdict() for text in texts]
     for part in ("color", "context"):
         assert {bool(p[part]) for p in parts} == {True, False}, part
 
@@ -110,7 +117,7 @@ def test_the_colour_word_is_the_colour_seen(noun):
         assert nearest == color
 
 
-def test_the_accessory_and_the_context_said_are_drawn():
+def test_accessory_and_context_are_drawn():
     for noun in sorted(world.WEARERS):
         scene = world.Scene(world.Identity(noun, "gray", "brown", "plain", 0), world.View())
         bare = world.render(scene)
@@ -126,6 +133,12 @@ def test_the_accessory_and_the_context_said_are_drawn():
     for i, a in enumerate(places):
         for b in places[:i]:
             assert np.abs(a.astype(int) - b).mean() > 8  # of 255
+
+
+def test_a_class_without_a_face_wears_nothing():
+    vase = world.Identity("vase", "gray", "brown", "plain", 0)
+    with pytest.raises(ValueError, match="a vase cannot wear a red hat"):
+        world.render(world.Scene(vase, world.View(accessory="red hat")))
 
 
 def test_every_class_context_colour_and_accessory_is_reached(train_scenes):
@@ -213,7 +226,7 @@ def test_classes_differ_more_in_shape_than_views_of_one_subject():
             for other, theirs in shapes.items()
             if other != noun
         }
-        nearest = min(others, key=others.get)
+        nearest = min(others, key=lambda other: others[other])
         assert others[nearest] > views, f"{noun} is as near to {nearest} as its own views"
 
 

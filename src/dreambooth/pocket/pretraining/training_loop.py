@@ -150,7 +150,7 @@ class _Run:
         self.saved = time.monotonic()
 
     def begin_session(self, session: dict[str, Any]) -> None:
-        """Note who trains on, if there is anything left to train and it is not who did before."""
+        """Record a session, if it has something to train and differs from the one before it."""
         sessions = self.progress.sessions
         if self.progress.samples < self.spec.samples and session not in sessions[-1:]:
             sessions.append(session)
@@ -193,7 +193,7 @@ class _Run:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them, while inside."""
+    """Collect SIGINT and SIGTERM while inside, instead of stopping at once."""
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in (2, 15)}
     try:

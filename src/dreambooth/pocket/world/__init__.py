@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dreambooth.pocket.world.captions import PATTERN_WORDS, TEMPLATES, caption, vocabulary
+from dreambooth.pocket.world.captions import PATTERN_WORDS, caption, vocabulary
 from dreambooth.pocket.world.identity import (
     CLASSES,
     COLORS,
@@ -25,7 +25,6 @@ from dreambooth.pocket.world.scene import (
     CONTEXTS,
     Scene,
     View,
-    held_out_scene,
     identity_scene,
     sample_scene,
     subject_scenes,
@@ -39,7 +38,6 @@ __all__ = [
     "LIVE",
     "PATTERNS",
     "PATTERN_WORDS",
-    "TEMPLATES",
     "WEARERS",
     "Identity",
     "Scene",
@@ -47,7 +45,6 @@ __all__ = [
     "caption",
     "held_out_combination",
     "held_out_identity",
-    "held_out_scene",
     "identity_scene",
     "render",
     "sample_identity",

@@ -8,7 +8,7 @@ from dreambooth.pocket.world.pen import COAT, LIGHT, SECOND, SECOND_SHADE, Pen
 
 
 def sneaker(pen: Pen, who: Identity) -> None:
-    """Draw a sneaker with a swoosh, three stripes or a round badge."""
+    """Draw a sneaker with a curved stripe, three straight ones or a round badge."""
     w, top = 1.05 + 0.15 * who.width, -0.3 - 0.2 * who.head
     pen.blob(
         [

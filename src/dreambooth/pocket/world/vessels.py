@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dreambooth.pocket.world.identity import Identity
 from dreambooth.pocket.world.palette import METAL
-from dreambooth.pocket.world.pen import COAT, LIGHT, SECOND, SECOND_SHADE, SHADE, Pen
+from dreambooth.pocket.world.pen import COAT, LIGHT, SECOND, SECOND_SHADE, SHADE, Pen, Points
 
 _BERRIES = (
     (-0.55, 0.05),
@@ -148,13 +148,19 @@ def vase(pen: Pen, who: Identity) -> None:
     )
     pen.decorate(who)
     pen.oval(0, lip, h + 0.14, 0.08, SHADE)
-    if who.detail == 0:
+    _bloom(pen, who.detail, tips)
+    pen.arc(0, 0.3, w * 0.98, 0.12, (10, 170), 0.11, SECOND_SHADE if who.detail == 1 else SECOND)
+
+
+def _bloom(pen: Pen, detail: int, tips: Points) -> None:
+    """Draw the vase's daisies or tulips."""
+    if detail == 0:
         heart = pen.color((250, 214, 90))
         for u, v in tips:
             for du, dv in ((-0.12, 0), (0.12, 0), (0, -0.12), (0, 0.12)):
                 pen.oval(u + du, v + dv, 0.12, 0.12, SECOND)
             pen.oval(u, v, 0.09, 0.09, heart)
-    elif who.detail == 2:
+    elif detail == 2:
         for u, v in tips:
             pen.blob(
                 [
@@ -167,4 +173,3 @@ def vase(pen: Pen, who: Identity) -> None:
                 ],
                 SECOND,
             )
-    pen.arc(0, 0.3, w * 0.98, 0.12, (10, 170), 0.11, SECOND_SHADE if who.detail == 1 else SECOND)
