@@ -4,8 +4,11 @@ Also any folder of images (`images=DIR photos=DIR`), and the dataset's photos ag
 (`calibrate=true photos.root=DIR`); conf/evaluate.yaml explains every option.
 """
 
-from dreambooth.cli.checks import check_evaluate
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.checks import check_evaluate
+    from dreambooth.cli.main import entry
 
 
 def evaluate(cfg) -> int:

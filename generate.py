@@ -1,7 +1,10 @@
 """Images from a finished run: `python generate.py run=outputs/... 'prompts=["a sks dog"]'`."""
 
-from dreambooth.cli.checks import check_generate
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.checks import check_generate
+    from dreambooth.cli.main import entry
 
 
 def generate(cfg) -> int:

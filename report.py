@@ -4,7 +4,10 @@ Prints every run with its scores and costs, then each setting's means over subje
 conf/report.yaml explains the options.
 """
 
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.main import entry
 
 
 def report(cfg) -> int:

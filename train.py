@@ -1,20 +1,27 @@
-"""Personalise a latent diffusion model from a few photos: `python train.py subject=dog ppl=true`.
+"""Fine-tune a latent diffusion model on a few photos: `python train.py subject=dog ppl=true`.
 
-`python train.py --help` lists every option; conf/train.yaml explains them.
+`python train.py --help` explains every option.
 """
 
-from dreambooth.cli.checks import check
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.checks import check
+    from dreambooth.cli.main import entry
+    from dreambooth.cli.objective import check_objective, objective_of
 
 
-def train(cfg) -> int:
-    """Class images, fine-tuning, export, samples, scores; returns the exit code."""
+def train(cfg) -> int | float:
+    """Do the whole job; return the exit code, or the objective of a run that has one."""
     check(cfg)
-    from dreambooth.training.job import (
-        run,  # torch and diffusers only once the command line is right
-    )
+    check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
+    from dreambooth.study.settings import read_runs
+    from dreambooth.training.job import run  # torch and diffusers, once the command is checked
 
-    return run(cfg)
+    code = run(cfg)
+    if code or cfg.objective is None:
+        return code
+    return objective_of(cfg.objective, read_runs(cfg.output_dir)[0]["metrics"].get("scores", {}))
 
 
 if __name__ == "__main__":

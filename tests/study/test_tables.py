@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dreambooth.cli.main import CONF, _slug
+from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import Item, make_images
 from dreambooth.evaluation.score import load_encoders
@@ -265,9 +265,3 @@ def test_images_that_a_runs_scores_are_not_of_are_refused(three_dogs, tmp_path, 
     printed = " ".join(capsys.readouterr().out.split())
     assert "does not hold the images that the run's scores are of" in printed
     assert not any("other_subjects" in key for key in table(root / "runs.csv")[0])
-
-
-def test_long_overrides_that_begin_alike_keep_folders_of_their_own():
-    long = "model.path=" + "x" * 300
-    assert _slug(f"{long},subject=dog") != _slug(f"{long},subject=cat")
-    assert len(_slug(f"{long},subject=dog")) <= 200 and _slug("lr=1,ppl=true") == "lr=1,ppl=true"
