@@ -1,11 +1,14 @@
 """Compare many runs: `python report.py runs=multirun/...`.
 
 Prints every run with its scores and costs, then each setting's means over subjects;
-conf/report.yaml explains the options.
+`python report.py --help` explains every option.
 """
 
-from dreambooth.cli.commands import report
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.commands import report
+    from dreambooth.cli.main import entry
 
 if __name__ == "__main__":
     entry("report", report)

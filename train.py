@@ -1,10 +1,13 @@
-"""Personalise a latent diffusion model from a few photos: `python train.py subject=dog ppl=true`.
+"""Fine-tune a latent diffusion model on a few photos: `python train.py subject=dog ppl=true`.
 
-`python train.py --help` lists every option; conf/train.yaml explains them.
+`python train.py --help` explains every option.
 """
 
-from dreambooth.cli.commands import train
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import interruptible
+
+with interruptible():
+    from dreambooth.cli.commands import train
+    from dreambooth.cli.main import entry
 
 if __name__ == "__main__":
     entry("train", train)

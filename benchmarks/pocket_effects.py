@@ -34,7 +34,7 @@ from pocket_quality import own_encoder
 from pocket_truth import look
 from torch import Tensor
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval

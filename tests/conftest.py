@@ -22,7 +22,7 @@ from diffusers import (
 from hydra import compose, initialize_config_dir
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from spine import Spine
 from tiny_encoders import pocket_encoders

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dreambooth.cli.checks import check
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 
 if TYPE_CHECKING:
     from dreambooth.training.spec import TrainSpec

@@ -12,18 +12,20 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreambooth.cli import checks
-from dreambooth.cli import main as config
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, is_global
+from dreambooth.cli.help import read_comments
+from dreambooth.cli.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
 from dreambooth.pocket.embedded import rendered_photos
-from dreambooth.study.settings import flat
+from dreambooth.study.scored_runs import flat
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
-    ".": 5,
+    ".": 6,
     "evaluation": 4,
     "experiment": 1,
+    "hydra/sweeper": 1,
     "logger": 2,
     "method": 4,
     "model": 4,
@@ -32,7 +34,7 @@ COUNTS = {
     "subject": 33,
     "trainer": 5,
 }
-CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if "/" in file]
+CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
 GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
 
@@ -51,9 +53,31 @@ def test_no_file_is_forgotten():
     assert counts == COUNTS  # a new file is counted here, and then tested below
 
 
-@pytest.mark.parametrize("name", [f.removesuffix(".yaml") for f in FILES if "/" not in f])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_entry_composes(name):
     assert composed(name)
+
+
+def test_every_file_at_the_top_is_a_command_or_shared_by_them():
+    assert {f.removesuffix(".yaml") for f in FILES if "/" not in f} == {*COMMANDS, "_command"}
+
+
+def test_every_key_is_explained():
+    """A choice's key is explained in its own file, or in that of another choice of its group."""
+    for command in COMMANDS:
+        notes = read_comments(CONF / f"{command}.yaml").notes
+        blocks = {key.rpartition(".")[0] for key in notes}
+        skipped = blocks | {"defaults"}
+        keys = [key for key in notes if key not in skipped and not key.startswith("hydra.")]
+        assert len(keys) > 4 and [key for key in keys if not notes[key]] == []
+    for group in set(groups_of("train")) - {"experiment"}:
+        files = {path: read_comments(path) for path in files_of(group, [CONF])}
+        explained = {k for each in files.values() for k, note in each.notes.items() if note}
+        for path, comments in files.items():
+            assert comments.description, path
+            keys = {key.partition(".")[0] for key in comments.notes} - {"defaults"}
+            blocks = {key.partition(".")[0] for key in explained}
+            assert is_global(path) or keys <= blocks, path
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -174,7 +198,7 @@ def test_the_checks_name_keys_that_exist(tmp_path):
         checks.OPTIONAL,
         checks.LISTS,
         checks.TEXTS,
-        config.DIFFUSERS.values(),
+        DIFFUSERS.values(),
     )
     keys = {key for table in tables for key in table}
     assert len(keys) > 30

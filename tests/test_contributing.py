@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.evaluation.score import Scores
 from dreambooth.metrics import fidelity, variants
 from dreambooth.study.runs import load_run

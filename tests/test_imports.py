@@ -119,12 +119,10 @@ def test_nobody_imports_an_entry_script():
 
 
 def test_entry_scripts_are_short_and_import_no_library_at_the_top():
-    scripts = [path for path in ROOT.glob("*.py") if path.name != "setup.py"]
-    assert {path.stem for path in scripts} == {"train", "generate", "evaluate", "report"}
-    for path in scripts:
-        assert len(path.read_text().splitlines()) <= 20, path.name
+    for path in ROOT.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 45, path.name
         top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)]
-        light = {"dreambooth.cli.commands", "dreambooth.cli.main"}
+        light = {"__future__", "dreambooth.cli.interrupt"}
         assert {n.module for n in top} <= light, path.name
 
 
@@ -136,9 +134,7 @@ def test_no_config_object_reaches_the_steps():
 
 
 def test_what_must_be_light_is_light():
-    light = (
-        "dreambooth.cli.console, dreambooth.cli.main, dreambooth.errors, dreambooth.data.prompts"
-    )
+    light = "dreambooth.cli.checks, dreambooth.cli.main, dreambooth.errors, dreambooth.data.prompts"
     code = f"import sys, {light}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from dreambooth.cli.checks import check_packages
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.evaluation.score import check_networks
 from spine import ROOT, environment

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
 from dreambooth.cli.checks import check
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
 from spine import ROOT, environment
 

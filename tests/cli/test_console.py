@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth import __version__
 from dreambooth.cli import commands, console
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from spine import environment
 
 

@@ -1,11 +1,28 @@
-"""Folder names of a sweep's runs."""
+"""The resolvers that the YAML files use."""
 
 from __future__ import annotations
 
-from dreambooth.cli.main import _slug
+import pytest
+from omegaconf import OmegaConf
+
+from dreambooth.cli.resolvers import finished, slug
+from dreambooth.errors import UserError
 
 
 def test_long_overrides_that_begin_alike_keep_folders_of_their_own():
     long = "model.path=" + "x" * 300
-    assert _slug(f"{long},subject=dog") != _slug(f"{long},subject=cat")
-    assert len(_slug(f"{long},subject=dog")) <= 200 and _slug("lr=1,ppl=true") == "lr=1,ppl=true"
+    assert slug(f"{long},subject=dog") != slug(f"{long},subject=cat")
+    assert len(slug(f"{long},subject=dog")) <= 200 and slug("lr=1,ppl=true") == "lr=1,ppl=true"
+    assert slug("run=a b/c,x=[1]") == "run=a-b-c,x=-1-" and slug("") == "run"
+
+
+def test_a_run_has_its_record(tmp_path):
+    with pytest.raises(UserError, match="is not a finished run"):
+        finished(str(tmp_path))
+    (tmp_path / "run.json").touch()
+    assert finished(str(tmp_path)) == str(tmp_path)
+
+
+def test_they_resolve():
+    text = "a: ${if:true,x,y}\nb: ${if:false,x,y}\nc: ${last_word:'rain boot'}\nd: ${slug:'a b'}"
+    assert OmegaConf.create(text) == {"a": "x", "b": "y", "c": "boot", "d": "a-b"}

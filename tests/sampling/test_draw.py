@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from dreambooth.cli.configs import CONF
 from dreambooth.cli.generate import generate
-from dreambooth.cli.main import CONF
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.sampling.draw import draw, evaluation_mode

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.study.settings import by_setting, varying

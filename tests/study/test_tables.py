@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import report_spec
 from dreambooth.errors import UserError
 from dreambooth.study.scored_runs import read_runs

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dreambooth.cli.main import CONF
+from dreambooth.cli.configs import CONF
 from dreambooth.training.fingerprint import (
     CONTENT,
     NEITHER,

@@ -1,12 +1,19 @@
-"""Values of a composed config that no run could use; imports nothing heavy."""
+"""What a command line may hold, and values of a composed config that no run could use.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
+from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 
@@ -89,6 +96,30 @@ CHOICES = {
         "polynomial",
     ),
 }
+
+
+def check_added(command: str, overrides: Iterable[str], folders: Sequence[Path]) -> None:
+    """Refuse `+key=value` for a key that the command does not read.
+
+    Options of the command's groups are open (`+scheduler.options.beta_start=0.01`), and so are
+    groups that only the user's own folders have.
+
+    Raises:
+        UserError: names the key and the nearest one that exists, or the command that reads it.
+    """
+    ours = {group for name in COMMANDS for group in groups_of(name)}
+    own = [folder for folder in folders if folder != CONF]
+    for override in overrides:
+        if not override.startswith("+"):
+            continue
+        key = override.lstrip("+").partition("=")[0]
+        block = re.split("[.@/]", key)[0]
+        if block == "hydra" or block in groups_of(command):
+            continue
+        if block not in ours and files_of(block, own):
+            continue
+        if key not in keys_of(command, folders):
+            raise UserError(no_key(command, key, folders))
 
 
 def check(cfg: DictConfig) -> None:

@@ -7,13 +7,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.training.distributed import is_first
 
 
-def train(cfg: DictConfig) -> int:
-    """Fine-tune on a subject's photos, export, draw samples, score; return the exit code."""
+def train(cfg: DictConfig) -> int | float:
+    """Fine-tune on a subject's photos, export, draw samples, score.
+
+    Returns:
+        the exit code, or the objective of a run that has one.
+    """
     check(cfg)
     check_packages(cfg)
+    check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
     with postponed_imports():
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
@@ -21,7 +28,10 @@ def train(cfg: DictConfig) -> int:
 
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
-        return run(spec).code
+        outcome = run(spec)
+    if outcome.code or cfg.objective is None or not is_first():
+        return outcome.code
+    return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
 
 
 def generate(cfg: DictConfig) -> int:

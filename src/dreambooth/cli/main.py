@@ -1,198 +1,189 @@
-"""The command line: composing a config, and errors in one sentence; imports nothing heavy."""
+"""Run a command: compose its configuration, word errors in one sentence, set the exit code.
+
+Imports nothing heavy, so that a wrong command line is refused at once.
+"""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
-from difflib import get_close_matches
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
-from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.cli import resolvers  # noqa: F401  registers them
+from dreambooth.cli.checks import check_added
+from dreambooth.cli.configs import CONF, search_folders
+from dreambooth.cli.interrupt import interruptible
+from dreambooth.cli.jobs import JobFailed, SweepFailed
+from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-PACKAGE = Path(__file__).resolve().parents[1]
-# a wheel holds conf/ inside the package, a checkout at its top level
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
-
-OmegaConf.register_new_resolver("slug", lambda text: _slug(text), replace=True)
-OmegaConf.register_new_resolver("finished", lambda run: _finished(run), replace=True)
-
-DIFFUSERS = {
-    "learning_rate": "lr",
-    "max_train_steps": "max_steps",
-    "with_prior_preservation": "ppl",
-    "train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulate",
-    "prior_loss_weight": "prior.weight",
-    "mixed_precision": "trainer.precision",
-    "pretrained_model_name_or_path": "model.path",
-    "instance_data_dir": "subject.photos",
-    "class_data_dir": "prior.images_dir",
-    "snr_gamma": "loss.min_snr_gamma",
-}
+# how long an idle OpenMP thread spins before it sleeps; benchmarks/threads.py chose it
+SPIN_COUNT = "10000"
 
 
-def _slug(text: str) -> str:
-    """Overrides as one folder name: no separators or spaces, as long as file systems allow.
+def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None:
+    """Compose `conf/<command>.yaml` with the command line and run it; exit with 2 on an error.
 
-    Two long texts that begin alike keep two names, or two runs of a sweep would share a folder.
+    `run` returns an exit code (int; None for 0) or an objective (float), which a Hydra sweeper
+    receives. In a sweep the other runs go on when one fails.
     """
-    slug = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text) or "run"
-    if len(slug) <= 200:
-        return slug
-    return f"{slug[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
+    @hydra.main(config_path=str(CONF), config_name=command, version_base="1.3")
+    def main(cfg: DictConfig) -> float | None:
+        return run_job(run, cfg)
 
-def _finished(run: str) -> str:
-    """`run` where it is a finished one: generate.py makes its folders below it."""
-    if not (Path(run) / "run.json").is_file():
-        raise UserError(
-            f"run={run} is not a finished run (it holds no run.json): give the output folder of a "
-            "train.py run that has ended."
-        )
-    return run
-
-
-def check_choices(arguments: list[str]) -> None:
-    """Refuse `group=name` where the group has no such file, and suggest the nearest.
-
-    Raises:
-        UserError: names the choice and the nearest one there is.
-    """
-    for argument in arguments:
-        group, _, values = argument.lstrip("+").partition("=")
-        if "(" in values or not group or not (CONF / group).is_dir():
-            continue
-        names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        for value in values.split(","):
-            if value not in names and value != "null":
-                near = get_close_matches(value, names, n=1, cutoff=0.4)
-                hint = f"did you mean {group}={near[0]}?" if near else f"choose {', '.join(names)}."
-                own = " For your own photos: subject=folder subject.photos=DIR"
-                own = own + " subject.class_noun=dog." if group == "subject" else ""
-                raise UserError(f"{group}={value} does not exist: {hint}{own}")
-
-
-def check_added(name: str, arguments: list[str]) -> None:
-    """Refuse `+key=value` for a key that nothing reads; a group's own options stay open.
-
-    Raises:
-        UserError: names the key and the nearest one there is.
-    """
-    for argument in arguments:
-        if not argument.startswith("+"):
-            continue
-        key = argument.lstrip("+").partition("=")[0]
-        block = re.split("[.@/]", key)[0]
-        if block == "hydra" or (CONF / block).is_dir():
-            continue
-        if key not in _keys(OmegaConf.load(CONF / f"{name}.yaml")):
-            raise UserError(_no_key(name, key))
-
-
-def entry(name: str, run: Callable[[DictConfig], int | None]) -> None:
-    """Compose `conf/<name>.yaml` with the command line and run; a user's error exits with 2.
-
-    In a sweep the other runs go on, and the exit code says that one failed.
-    """
-    failed = []
-
-    @hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")
-    def main(cfg: DictConfig) -> None:
-        code = None
+    prepare_environment()
+    folders = [CONF]
+    with interruptible():
         try:
-            code = run(cfg)
+            parsed = parse(sys.argv[1:])
+            sys.argv[1:] = flags_first(parsed)
+            folders = search_folders(parsed.config_dir, parsed.overrides)
+            check_added(command, parsed.overrides, folders)
+            main()
+        except JobFailed:  # its text has been printed
+            sys.exit(2)
         except Exception as error:
-            _say(name, error)
-            failed.append(error)
-        if code:
-            sys.exit(code)
+            text = composition_error(command, error, folders) or sentence(error)
+            if text is None:
+                raise
+            say(text)
+            sys.exit(2)
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be worded
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of kernels nobody uses
+
+def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) -> float | None:
+    """Run one job and return its objective; exit where it returns an exit code other than 0.
+
+    Raises:
+        JobFailed: after printing the error, so that every launcher reports the job as failed.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
     try:
-        check_choices(sys.argv[1:])
-        check_added(name, sys.argv[1:])
-        main()
+        result = run(cfg)
     except Exception as error:
-        _say(name, error)
-        failed.append(error)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command begins again with what is cached.", file=sys.stderr)
-        sys.exit(130)
-    if failed:
-        sys.exit(2)
+        text = sentence(error)
+        if text is not None:
+            say(text)
+        elif HydraConfig.get().mode == RunMode.MULTIRUN:
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}"
+        else:
+            raise
+    else:
+        if result and not isinstance(result, float):
+            sys.exit(result)
+        return result if isinstance(result, float) else None
+    raise JobFailed(text)  # outside `except`: the traceback would keep the model in memory
 
 
-def _say(name: str, error: Exception) -> None:
-    """Print what a user can mend as one sentence; raise anything else again."""
-    inner = error
-    while isinstance(inner, OmegaConfBaseException):
-        inner = inner.__context__
-    error = inner if isinstance(inner, UserError) else error  # a resolver's
-    text = str(error)
-    if isinstance(error, OmegaConfBaseException):
-        text = f"The configuration is not complete: {text.splitlines()[0]}."
-    elif isinstance(error, InstantiationException):
-        text = _cause(error)
-    elif isinstance(error, HydraException):
-        text = _worded(name, error)
-    elif disk_full(error):
-        text = f"The disk is full ({text}): free some room and run the same command again."
-    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
-        text = f"{error.filename} cannot be used ({error.strerror}): choose another place."
-    elif not isinstance(error, UserError):
-        raise error
-    if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":  # one rank speaks
+def prepare_environment() -> None:
+    """Set what libraries read when they are first imported; a user's own settings stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be worded
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """Read Hydra's flags and the overrides, in any order.
+
+    Raises:
+        UserError: an unknown flag, or one without its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(
+            f"The command line cannot be read: {message}; --hydra-help lists the flags."
+        )
+
+    parser.error = refuse
+    return parser.parse_intermixed_args(arguments)
+
+
+def flags_first(parsed: Namespace) -> list[str]:
+    """Write parsed arguments with the flags before the overrides, the only order Hydra reads."""
+    flags = []
+    for name, value in vars(parsed).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            flags.append(flag)
+        elif isinstance(value, str):
+            flags.append(f"{flag}={value}")
+    return [*flags, *parsed.overrides]
+
+
+def say(text: str) -> None:
+    """Print an error once, in the first process of a distributed run."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {text}", file=sys.stderr, flush=True)
 
 
-def _cause(error: InstantiationException) -> str:
-    """What the object that could not be made said itself, and its key."""
-    key = re.search(r"full_key: (\S+)", str(error))
-    lines = str(error.__cause__ or error).split("\n\n")[0].split()
-    where = f"{key[1]} cannot be set up" if key else "The configuration cannot be set up"
-    return f"{where}: {' '.join(lines).rstrip('.')}."
+def sentence(error: Exception) -> str | None:
+    """Word an error that the user can fix; None for any other."""
+    inner: BaseException | None = error
+    while isinstance(inner, OmegaConfBaseException):  # a resolver's own error
+        inner = inner.__context__
+    if isinstance(inner, UserError | SweepFailed):
+        return str(inner)
+    if isinstance(error, OmegaConfBaseException):
+        text = str(error).splitlines()[0]
+        if required := re.search(r"[Mm]issing mandatory value: (\S+)", text):
+            return f"{required[1]} is missing: give {required[1]}=VALUE; --help explains it."
+        return f"The configuration is not complete: {text}."
+    if isinstance(error, InstantiationException):
+        key = re.search(r"full_key: (\S+)", str(error))
+        reason = " ".join(str(error.__cause__ or error).split("\n\n")[0].split())
+        where = key[1] if key else "The configuration"
+        return f"{where} cannot be set up: {reason.rstrip('.')}."
+    if disk_full(error):
+        return f"The disk is full ({error}): free some space and run the same command again."
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror}): choose another path."
+    return None
 
 
-def _worded(name: str, error: HydraException) -> str:
-    """Hydra's error as one sentence; of an unknown key, with the nearest one there is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unknown = re.match(r"Could not override '([^']+)'", lines[0])
-    if unknown is None:
-        return f"The command line cannot be read: {lines[0].rstrip('.')}."
-    return _no_key(name, unknown[1])
-
-
-def _no_key(name: str, key: str) -> str:
-    known = _keys(OmegaConf.load(CONF / f"{name}.yaml"))
-    for file in CONF.glob("*/*.yaml"):
-        known |= {file.parent.name} | _keys(OmegaConf.load(file), f"{file.parent.name}.")
-    # a key is also meant by its last word, or by the name that diffusers' script gives it
-    meant = {k.split(".")[-1]: k for k in sorted(known)} | DIFFUSERS | {k: k for k in known}
-    near = get_close_matches(key, sorted(meant), n=1)
-    hint = f"did you mean {meant[near[0]]}?" if near else f"conf/{name}.yaml lists every key."
-    return f"There is no key {key}: {hint}"
-
-
-def _keys(node: DictConfig, prefix: str = "") -> set[str]:
-    """Every key of a config, dotted."""
-    keys = set()
-    for key, value in node.items_ex(resolve=False):
-        keys.add(f"{prefix}{key}")
-        if isinstance(value, DictConfig):
-            keys |= _keys(value, f"{prefix}{key}.")
-    return keys
+def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
+    """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
+    if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
+        return None
+    first = str(error).strip().splitlines()[0].strip()
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return no_choice(group, name, error.options)
+    if unknown := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
+        return no_key(command, unknown[1], folders)
+    if several := re.match(r"Ambiguous value for argument '(\S+?)=(.*)'$", first):
+        key, values = several.groups()
+        return (
+            f"{key}={values} holds several values: add -m to run once with each, or write "
+            f"'{key}=[{values}]' for one list."
+        )
+    if isinstance(error, OverrideParseException):
+        return (
+            f"The command line cannot be read at {error.override}: write key=value, and quote a "
+            "value with spaces or any of ,=[]{}() twice, as in 'class_prompt=\"a dog, asleep\"'."
+        )
+    return f"The configuration cannot be composed: {first.rstrip('.')}."

@@ -1,0 +1,103 @@
+"""Failed jobs under Hydra's launchers: the others go on, the exit code and the end say so."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreambooth.cli.jobs import remove_empty
+from spine import environment
+
+# what train.py is to Hydra, without training: it needs no torch
+COMMAND = """
+from pathlib import Path
+
+from dreambooth.cli.main import entry
+from dreambooth.errors import UserError
+
+
+def run(cfg):
+    if cfg.seed == 1:
+        raise UserError("seed=1 is not usable.")
+    if cfg.seed == 3:
+        raise ZeroDivisionError("a bug")
+    Path(cfg.output_dir, "done").touch()
+    return cfg.seed / 4
+
+
+if __name__ == "__main__":
+    entry("train", run)
+"""
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra.launcher.n_jobs=2",),
+    "submitit_local": ("hydra.launcher.timeout_min=5",),
+}
+PACKAGES = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run `COMMAND -m` in `folder`; the runs are in sweep/<seed>."""
+    (folder / "command.py").write_text(COMMAND)
+    own = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}", "~hydra.callbacks.table")
+    return subprocess.run(
+        [sys.executable, "command.py", "-m", *own, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
+    package = PACKAGES.get(launcher)
+    if package and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+        pytest.skip(f"{package} is not installed")
+    chosen = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
+    done = sweep(tmp_path, "seed=0,1,2,3,4", *chosen)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-3:] == [
+        "error: 2 of 5 runs of this sweep failed:",
+        "  seed=1: seed=1 is not usable.",
+        "  seed=3: ZeroDivisionError: a bug",
+    ]
+    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "2", "4"}
+    assert not (tmp_path / "sweep/1").exists() and not (tmp_path / "sweep/3").exists()
+
+
+def test_a_failed_run_does_not_end_later_batches(tmp_path):
+    done = sweep(tmp_path, "seed=1,0,2", "hydra.sweeper.max_batch_size=1")
+    assert done.returncode == 2 and "1 of 3 runs" in done.stderr
+    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "2"}
+
+
+def test_a_sweep_without_failures_ends_well(tmp_path):
+    done = sweep(tmp_path, "seed=0,2")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [("seed=1,3",), ("subject=dog,dgo",)])
+def test_a_sweep_that_did_nothing_leaves_no_folder(tmp_path, arguments):
+    assert sweep(tmp_path, *arguments).returncode == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["command.py"]
+
+
+def test_only_empty_folders_are_removed(tmp_path):
+    made = [tmp_path / "a" / "b", tmp_path / "a"]
+    for kept in ("image.png", "train.log"):
+        (tmp_path / "a/b/.hydra").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a/b" / kept).write_text("something")
+        remove_empty(made[0], made)
+        assert (tmp_path / "a/b" / kept).exists() and (tmp_path / "a/b/.hydra").exists()
+        (tmp_path / "a/b" / kept).unlink()
+    (tmp_path / "a/b/train.log").touch()
+    (tmp_path / "a/other").touch()
+    remove_empty(made[0], made)
+    assert not made[0].exists() and (tmp_path / "a/other").exists()
+    remove_empty(made[0], made)  # not there: nothing happens
