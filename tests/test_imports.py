@@ -1,8 +1,9 @@
-"""Imports run one way: entry scripts, stages, steps, parts, pure functions."""
+"""Imports run downward through the rooms, and docs/architecture.md names every module."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,54 +18,46 @@ SOURCE = ROOT / "src" / "dreambooth"
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
+    if path.name != "__init__.py" or path.read_text().strip()
 }
-PURE = (
-    "errors",
-    "diffusion",
-    "data.prompts",
-    "metrics.aggregate",
-    "metrics.fidelity",
-    "metrics.preservation",
-    "metrics.texts",
-    "metrics.variants",
+LAYERS = (  # from the top; a module may import its own layer and those below
+    ("cli", "__main__"),
+    ("study", "pocket.pretraining"),
+    ("training",),
+    ("evaluation",),
+    ("sampling",),
+    ("data", "model", "metrics"),
+    ("diffusion", "pocket.embedded", "pocket.world"),
+    ("files", "random", "quoting", "packages"),
+    ("errors", "__init__"),
 )
-PARTS = ("model", "metrics", "pocket", "data.photos", "data.subjects", "cache")
-STEPS = (
-    "data.class_images",
-    "data.datamodule",
-    "module",
-    "callbacks",
-    "checkpoints",
-    "generate",
-    "loggers",
-)
-LAYERS = (PURE, PARTS, STEPS)  # from below; every other module is a stage, above them
-ENTRIES = ("pocket.pretrain",)  # run by `python -m`, so that it may compose as train.py does
+LIGHT = ("cli.commands", "cli.console", "data.prompts", "errors")
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "wandb", "pandas", "scipy"}
 
 
-def within(module: str, layer: tuple[str, ...]) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in layer)
+def within(module: str, rooms: tuple[str, ...]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
 def layer_of(module: str) -> int:
-    if module in ENTRIES:
-        return len(LAYERS)
-    return next((i for i, layer in enumerate(LAYERS) if within(module, layer)), len(LAYERS))
+    found = [number for number, rooms in enumerate(LAYERS) if within(module, rooms)]
+    assert len(found) == 1, f"{module} is in {len(found)} layers"
+    return found[0]
 
 
-def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node but those that only a type checker sees."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
         yield node
-        yield from runtime_nodes(node)
+        yield from nodes(node)
 
 
 def imported(path: Path) -> set[str]:
     """Absolute names of all that a file imports, at its top or inside a function."""
     names: set[str] = set()
-    for node in runtime_nodes(ast.parse(path.read_text())):
+    for node in nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -79,18 +72,18 @@ def ours(path: Path) -> set[str]:
     for name in imported(path):
         parts = name.split(".")[1:] if name.startswith("dreambooth.") else []
         known = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
-        found |= {next((n for n in known if n in MODULES and n), "")} - {""}
+        found |= {next((n for n in known if n in MODULES), "")} - {""}
     return found
 
 
 def test_the_package_is_seen():
-    assert len(MODULES) > 30 and "cache" in ours(MODULES["checkpoints"])
-    assert layer_of("run") == 3 and layer_of("model.lora") == 1 and layer_of("diffusion.loss") == 0
+    assert len(MODULES) > 90 and "files" in ours(MODULES["training.checkpoints"])
+    assert layer_of("training.job") < layer_of("model.lora") < layer_of("diffusion.loss")
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_import_points_upwards(module):
-    above = {n for n in ours(MODULES[module]) if layer_of(n) > layer_of(module)}
+    above = {name for name in ours(MODULES[module]) if layer_of(name) < layer_of(module)}
     assert not above, f"{module} imports {sorted(above)}, which are above it"
 
 
@@ -99,46 +92,67 @@ def test_nothing_imports_in_a_circle():
     assert tuple(TopologicalSorter(graph).static_order())
 
 
-def test_pure_modules_import_nothing_of_ours_but_errors_and_each_other():
+def test_no_module_imports_another_ones_private_names():
+    for module, path in MODULES.items():
+        for name in imported(path):
+            leaf = name.rpartition(".")[2]
+            private = leaf.startswith("_") and not leaf.startswith("__")
+            assert not (name.startswith("dreambooth.") and private), f"{module} imports {name}"
+
+
+def test_diffusion_is_pure_and_metrics_stand_alone():
+    allowed = ("files", "data.photos", "errors", "metrics", "pocket.embedded", "random")
     for module, path in MODULES.items():
         if within(module, ("diffusion",)):
-            assert not ours(path), module
-        elif within(module, PURE):
-            assert all(within(n, ("errors", "metrics")) for n in ours(path)), module
-        elif within(module, ("metrics",)):
-            allowed = ("cache", "data.photos", "errors", "metrics")
-            assert all(within(n, allowed) for n in ours(path)), module
+            assert not ours(path) - {"random", "errors"}, module
+        if within(module, ("metrics",)):
+            assert all(within(name, allowed) for name in ours(path)), module
 
 
-def test_nobody_imports_an_entry_script():
-    entries = {path.stem for path in ROOT.glob("*.py")}
-    assert not any(set(ENTRIES) & ours(path) for path in MODULES.values())
-    assert entries >= {"train", "generate"}
-    for path in [*MODULES.values(), *ROOT.glob("*.py")]:
-        assert not entries & {n for name in imported(path) for n in (name, name.split(".")[0])}
-
-
-def test_entry_scripts_are_short_and_import_no_library_at_the_top():
-    for path in ROOT.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 45, path.name
-        top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)]
-        light = {"__future__", "dreambooth.cli.interrupt"}
-        assert {n.module for n in top} <= light, path.name
-
-
-def test_no_config_object_reaches_the_steps():
+def test_only_the_command_line_sees_a_config_object():
     for module, path in MODULES.items():
-        if layer_of(module) < len(LAYERS) and not within(module, ("pocket",)):
+        if not within(module, ("cli",)):
             roots = {name.split(".")[0] for name in imported(path)}
             assert not roots & {"hydra", "omegaconf"}, module
 
 
+def test_other_rooms_take_of_the_embedded_model_only_its_front():
+    for module, path in MODULES.items():
+        if not within(module, ("pocket", "cli")):
+            taken = {name for name in ours(path) if within(name, ("pocket",))}
+            assert taken <= {"pocket.embedded"}, module
+
+
+def test_nobody_imports_an_entry_script():
+    entries = {path.stem for path in ROOT.glob("*.py")}
+    assert entries == {"train", "generate", "evaluate", "report"}
+    for path in [*MODULES.values(), *ROOT.glob("*.py")]:
+        assert not entries & {name for name in imported(path) if "." not in name}
+
+
+def test_entry_scripts_are_short():
+    for path in ROOT.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 20, path.name
+
+
 def test_what_must_be_light_is_light():
-    light = "dreambooth.cli.checks, dreambooth.cli.main, dreambooth.errors, dreambooth.data.prompts"
-    code = f"import sys, {light}; print(*sys.modules)"
+    names = ", ".join(f"dreambooth.{name}" for name in LIGHT)
+    code = f"import sys, {names}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
     )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "omegaconf" in loaded, done.stderr
-    assert not loaded & {"torch", "diffusers", "transformers", "numpy", "PIL", "wandb", "pandas"}
+    assert not loaded & HEAVY
+
+
+def test_the_architecture_page_names_every_module():
+    """Its rooms are headings, `### model/`, and every module is in a table of its room."""
+    named, room = set(), ""
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        if match := re.match(r"### `([\w/]*)`", line):
+            room = match[1].replace("/", ".")
+        elif match := re.match(r"\| `(\w+)` \|", line):
+            named.add(f"{room}{match[1]}")
+    expected = {name for name, path in MODULES.items() if path.name != "__init__.py"}
+    assert named == expected
