@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from dreambooth.data.photos import crops, image_hash, load_photos
-from dreambooth.diffusion.noise import keyed_generator
 from dreambooth.files import atomic, cache_key, locked
+from dreambooth.random import keyed_generator
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights
-from dreambooth.diffusion.noise import add_noise, keyed_normal, snr, velocity
+from dreambooth.diffusion.noise import add_noise, snr, velocity
 from dreambooth.files import cache_key, file_hash
 from dreambooth.pocket import world
 from dreambooth.pocket.pretraining import build, scenes
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS
+from dreambooth.random import keyed_normal
 
 
 class Denoiser(nn.Module):
