@@ -21,7 +21,7 @@ from dreambooth.cli.main import CONF
 from dreambooth.cli.specs import optimization
 from dreambooth.data.batches import DreamBoothData, Examples, KeyedBatches
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth, Loss
 
 STEPS, LR = 5, 1e-4
@@ -68,9 +68,10 @@ class Recorder(pl.Callback):
 
 def make_module(folder, text_encoder, cfg):
     model = LatentDiffusion.from_pretrained(str(folder))
-    prepare(model, Phase("full", text_encoder), None, None, 0)
+    weights = TrainableWeights(model, seed=0)
+    weights.prepare(Phase("full", text_encoder))
     loss = Loss(cfg.prior.weight, cfg.loss.min_snr_gamma, cfg.loss.noise_schedule_dtype)
-    module = DreamBooth(model, loss, optimization(cfg, cfg.method.phases[0]))
+    module = DreamBooth(weights, loss, optimization(cfg, cfg.method.phases[0]))
     module.embed_once(["a sks dog", "a dog"])
     return module
 

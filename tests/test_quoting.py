@@ -34,7 +34,7 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     folder.mkdir()
     costs = {"seconds": 1.0, "peak_memory_gib": 1.0, "bytes_written": 1}
     snippet = f'load("{"a long path/" * 20}")\n'
-    closing_summary(folder, snippet, "<it's> dog", "a dog", costs, None)
+    closing_summary(folder, snippet, "<it's> dog", costs, None)
     said = capsys.readouterr().out
     assert snippet in said  # whole, however narrow the terminal
     line = next(line for line in said.splitlines() if line.startswith("python generate.py"))

@@ -25,24 +25,20 @@ def sitting(tmp_path, monkeypatch):
     networks = SimpleNamespace(
         dino=SimpleNamespace(variant=DINO), clip=SimpleNamespace(variant=CLIP), ids={"dino": DINO}
     )
-    model = SimpleNamespace(weight=torch.zeros(1), loaded=None)
-
-    def load(model, state):
-        model.loaded = state["weight"].item()
-
-    monkeypatch.setattr(curve, "trained_state", lambda model: {"weight": model.weight})
-    monkeypatch.setattr(curve, "load_trained_state", load)
+    weights = SimpleNamespace(value=torch.zeros(1), loaded=None)
+    weights.state = lambda: {"weight": weights.value}
+    weights.load = lambda state: setattr(weights, "loaded", state["weight"].item())
 
     def make(scores: dict[int, float], prompt: str = "a sks dog", **settings) -> Curve:
         items = [Item("subject", "0.png", prompt, "a dog", 0)]
         made = Curve(
-            model, lambda *_: [], items, [], networks, tmp_path, 0, {"steps": 2, **settings}
+            weights, lambda *_: [], items, [], networks, tmp_path, 0, {"steps": 2, **settings}
         )
         for step, dino in scores.items():
             summary = {dino_id(DINO): dino, clip_t_id(CLIP, "class_only"): 0.3}
             summary = {key: {"mean": value} for key, value in summary.items()}
             monkeypatch.setattr(curve, "score", lambda *_, s=summary: SimpleNamespace(summary=s))
-            model.weight = torch.tensor([float(step)])
+            weights.value = torch.tensor([float(step)])
             made.score(step, [])
         return made
 
@@ -57,7 +53,7 @@ def steps(path: Path) -> list[float]:
 def test_the_best_state_is_that_of_the_row_that_won(sitting):
     sitting({0: 0.9, 10: 0.6, 20: 0.5})
     again = sitting({30: 0.4})
-    assert again.load_best() == 10 and again.model.loaded == 10
+    assert again.load_best() == 10 and again.weights.loaded == 10
 
 
 def test_a_best_step_whose_state_was_overwritten_is_not_exported(sitting):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,7 @@ class FakeModule:
 
     def __init__(self) -> None:
         self.model = nn.Linear(2, 1)
+        self.weights = SimpleNamespace(parameters=lambda: dict(self.model.named_parameters()))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -14,7 +14,7 @@ from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare, trainable_parameters
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth, Loss, Optimization
 from spine import Spine, checkpoint, same
 
@@ -30,8 +30,9 @@ def optimization(**changed) -> Optimization:
 def make_module(folder, phase=FULL, loss=None, **changed) -> DreamBooth:
     """A module on a fresh tiny model; the text encoder's prompts embedded."""
     model = LatentDiffusion.from_pretrained(str(folder))
-    prepare(model, phase, None, None, seed=0)
-    module = DreamBooth(model, loss or Loss(1.0), optimization(**changed))
+    weights = TrainableWeights(model, seed=0)
+    weights.prepare(phase)
+    module = DreamBooth(weights, loss or Loss(1.0), optimization(**changed))
     module.embed_once(["a sks dog", "a dog"])
     return module
 
@@ -122,16 +123,16 @@ def test_a_trained_text_encoder_embeds_each_unique_prompt_once_a_step(
     embeddings = module.embeddings(batch["prompts"])
     assert rows == [2]
     for row, prompt in zip(embeddings, batch["prompts"], strict=True):
-        torch.testing.assert_close(row, module.model.embed([prompt])[0])
+        torch.testing.assert_close(row.tokens, module.model.embed([prompt]).tokens[0])
     module.errors(batch).sum().backward()
     assert module.model.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_cached_embeddings_are_those_of_the_text_encoder(tiny_model_dir):
     module = make_module(tiny_model_dir)
-    got = module.embeddings(["a dog", "a sks dog", "a dog"])
-    torch.testing.assert_close(got[0], module.model.embed(["a dog"])[0])
-    torch.testing.assert_close(got[1], module.model.embed(["a sks dog"])[0])
+    got = module.embeddings(["a dog", "a sks dog", "a dog"]).tokens
+    torch.testing.assert_close(got[0], module.model.embed(["a dog"]).tokens[0])
+    torch.testing.assert_close(got[1], module.model.embed(["a sks dog"]).tokens[0])
     assert torch.equal(got[0], got[2]) and not torch.equal(got[0], got[1])
     assert not got.requires_grad
 
@@ -148,7 +149,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
     latents = posterior * model.vae.config.scaling_factor
     times, schedule = batch["timesteps"], model.noise_scheduler
     noisy = schedule.add_noise(latents, batch["noise"], times)
-    embeddings = model.embed(batch["prompts"])
+    embeddings = model.embed(batch["prompts"]).tokens
     prediction = model.unet(noisy, times, embeddings).sample
     is_v = model.prediction_type == "v_prediction"
     aim = schedule.get_velocity(latents, batch["noise"], times) if is_v else batch["noise"]
@@ -164,7 +165,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
 def test_clipping_is_one_joint_norm(tiny_model_dir):
     module = make_module(tiny_model_dir, Phase("full", "full"), max_grad_norm=0.5)
     optimizer = module.configure_optimizers()["optimizer"]
-    parameters = trainable_parameters(module.model).values()
+    parameters = module.weights.parameters().values()
     for i, p in enumerate(parameters):
         p.grad = torch.full_like(p, 0.01 * (i + 1))
     before = [p.grad.clone() for p in parameters]

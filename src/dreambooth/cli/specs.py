@@ -17,6 +17,7 @@ from dreambooth.evaluation import curve
 from dreambooth.evaluation.evaluate import Settings, Subject, items_of
 from dreambooth.files import cache_key, file_hash
 from dreambooth.model.lora import LoRASettings
+from dreambooth.model.settings import build
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.sampling.draw import Sampling
@@ -73,10 +74,12 @@ def device(cfg: DictConfig) -> str:
 
 def lora_and_token(cfg: DictConfig) -> tuple[LoRASettings | None, TokenSettings | None]:
     """The method's adapters and new word, where it has them."""
-    lora, token = (OmegaConf.to_container(cfg.method, resolve=True)[k] for k in ("lora", "token"))
-    if lora is not None:
-        lora = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
-    return lora, None if token is None else TokenSettings(**token)
+    method = OmegaConf.to_container(cfg.method, resolve=True)
+    lora, token = method["lora"], method["token"]
+    return (
+        None if lora is None else build(LoRASettings, "method.lora", lora),
+        None if token is None else build(TokenSettings, "method.token", token),
+    )
 
 
 def sampler(node: DictConfig) -> stages.Sampler:

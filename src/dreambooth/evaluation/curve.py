@@ -22,8 +22,7 @@ from dreambooth.evaluation.score import Encoders, score
 from dreambooth.files import atomic, cache_key, file_hash
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
 from dreambooth.metrics.variants import clip_t_id, dino_id
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import load_trained_state, trained_state
+from dreambooth.model.trainable import TrainableWeights
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Curve:
     prompts, seeds, photos, encoders, sampling) are no part of this curve: their file is put aside.
     """
 
-    model: LatentDiffusion
+    weights: TrainableWeights
     draw: Draw
     items: list[Item]
     photos: list[Path]
@@ -137,7 +136,7 @@ class Curve:
                 "exported: train again with resume=null, or pass checkpoint.best=null to export "
                 "the last step."
             )
-        load_trained_state(self.model, load_file(state))
+        self.weights.load(load_file(state))
         return best
 
     def _rule(self, scores: dict[str, float]) -> tuple[float, float]:
@@ -145,7 +144,7 @@ class Curve:
         return dino, scores[clip_t_id(self.encoders.clip.variant, "class_only")]
 
     def _keep(self, row: dict[str, float]) -> None:
-        state = {k: v.detach().cpu().contiguous() for k, v in trained_state(self.model).items()}
+        state = {k: v.detach().cpu().contiguous() for k, v in self.weights.state().items()}
         metadata = {"step": str(row["step"]), "rule": "harmonic", "row": json.dumps(row)}
         with atomic(self.best_path) as temporary:
             save_file(state, temporary, metadata)

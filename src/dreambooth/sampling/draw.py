@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from dreambooth.errors import UserError
@@ -28,7 +28,7 @@ class Sampling:
 
 
 def generate(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling,
@@ -68,7 +68,7 @@ def torch_device(device: str) -> str:
 
 
 @contextmanager
-def evaluating(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+def evaluating(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Modules in eval mode, afterwards as they were: sampling must not change training."""
     modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
     modes = [m.training for m in modules]
@@ -81,9 +81,10 @@ def evaluating(pipeline: StableDiffusionPipeline) -> Iterator[None]:
             module.train(mode)
 
 
-def one_dtype(pipeline: StableDiffusionPipeline) -> AbstractContextManager:
+def one_dtype(pipeline: DiffusionPipeline) -> AbstractContextManager:
     """Autocast where frozen parts were cast to half precision beside trained float32 ones."""
-    dtypes = {p.dtype for p in (pipeline.unet, pipeline.vae, pipeline.text_encoder)}
+    modules = [m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)]
+    dtypes = {module.dtype for module in modules}
     if len(dtypes) == 1:
         return nullcontext()
     half = next(dtype for dtype in dtypes if dtype != torch.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.model.lora import load_lora
+from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.textual_inversion import load_token
 from dreambooth.quoting import quoted, typed

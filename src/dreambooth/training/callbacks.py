@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch import Tensor
 
 from dreambooth.errors import UserError
-from dreambooth.model.trainable import trainable_parameters
 
 _MEND = "lower lr or use precision 32-true; the last good checkpoint is kept"
 
@@ -105,7 +104,7 @@ class StopOnNonFinite(Callback):
             UserError: as `check`; or the loss was finite and its gradient was not.
         """
         self.check(trainer)
-        weights = trainable_parameters(pl_module.model).values()
+        weights = pl_module.weights.parameters().values()
         if not bool(torch.stack([w.detach().isfinite().all() for w in weights]).all()):
             raise UserError(
                 f"The weights are not finite after step {trainer.global_step}: {_MEND}."
@@ -211,7 +210,7 @@ class ExponentialAverage(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at the weights, unless a checkpoint brought an average."""
-        parameters = trainable_parameters(pl_module.model)
+        parameters = pl_module.weights.parameters()
         if not self.average:
             self.average = {name: p.detach().clone() for name, p in parameters.items()}
         self.average = {name: a.to(parameters[name].device) for name, a in self.average.items()}
@@ -223,14 +222,14 @@ class ExponentialAverage(Callback):
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
-        parameters = trainable_parameters(pl_module.model)
+        parameters = pl_module.weights.parameters()
         for name, average in self.average.items():
             average.lerp_(parameters[name].detach(), 1 - self.decay)
 
     @torch.no_grad()
     def apply(self, module: LightningModule) -> None:
         """Put the average in the weights' place, once the last checkpoint is written."""
-        for name, parameter in trainable_parameters(module.model).items():
+        for name, parameter in module.weights.parameters().items():
             parameter.copy_(self.average[name])
 
     def state_dict(self) -> dict:

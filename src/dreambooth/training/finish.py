@@ -49,9 +49,10 @@ def close(
     model.to(specs.device(cfg))
     full = any("full" in (p.unet, p.text_encoder) for p in cfg.method.phases)
     lora, token = specs.lora_and_token(cfg)
+    kind = "full" if full else "lora" if lora else "token"
     record = {
         "model": {k: cfg.model[k] for k in ("name", "path", "revision", "variant")},
-        "export": "full" if full else "lora" if lora else "token",
+        "export": kind,
         "subject": {k: cfg.subject[k] for k in ("name", "class_noun", "live")},
         "subject_phrase": cfg.subject_phrase,
         "photos": [str(p.resolve()) for p in paths],
@@ -67,7 +68,7 @@ def close(
     earlier = [folder / name for name in names if (folder / name).exists()]
     before = _hash(folder / "model") if earlier else None
     with costs.stage("export") as places:
-        snippet = stages.export(model, lora is not None, token, full, folder / "model")
+        snippet = stages.export(model, kind, token, folder / "model", samples)
         places.append(folder / "model")
     _record(folder, record, phases, costs)
     if earlier and _hash(folder / "model") != before:  # they are of a model that is gone
@@ -80,7 +81,7 @@ def close(
     scores = _scores(cfg, evaluation, model, folder, paths, costs, loggers)
     total = _record(folder, record, phases, costs)
     finish(loggers, {**total, **(summary_of(scores) if scores else {})}, folder)
-    closing_summary(folder, snippet, cfg.subject_phrase, cfg.class_prompt, total, scores)
+    closing_summary(folder, snippet, cfg.subject_phrase, total, scores)
     return 0
 
 

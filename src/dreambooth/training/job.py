@@ -23,7 +23,7 @@ from dreambooth.evaluation.evaluate import Settings, drawing, items_of
 from dreambooth.evaluation.score import load_encoders
 from dreambooth.files import write_json
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare, trainable_parameters
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.quoting import quoted, typed
 from dreambooth.training import callbacks, distributed, stages
 from dreambooth.training.costs import Costs
@@ -58,18 +58,20 @@ def run(cfg: DictConfig) -> int:
         cfg.cache_dir,
     )
     model.to(specs.device(cfg)).requires_grad_(False).eval()
+    frozen_dtype = getattr(torch, cfg.frozen_dtype)
+    weights = TrainableWeights(model, cfg.seed, *specs.lora_and_token(cfg), frozen_dtype)
     batches = _batches(cfg, model, paths, costs)
     samples = specs.samples(cfg, model, folder)
     said = specs.prompts(cfg, samples, evaluation)
     stages.warn_of_unseen_words(cfg.model.path, said, cfg.identifier)
     facts = specs.training_facts(cfg, model, paths, batches)
     starts = _starts(cfg, folder / "checkpoints", facts)
-    curve = _curve(cfg, curve_evaluation, model, paths, folder)
+    curve = _curve(cfg, curve_evaluation, weights, paths, folder)
     loggers = specs.loggers(cfg, folder)
     try:
         with costs.stage("training") as places, distributed.same_job(cfg.output_dir):
             places.append(folder / "checkpoints")
-            phases, stopped = _train(cfg, starts, model, batches, loggers, samples, curve)
+            phases, stopped = _train(cfg, starts, weights, batches, loggers, samples, curve)
         if not distributed.is_first():
             return 0
         if stopped is None:
@@ -152,7 +154,7 @@ def _batches(
 def _curve(
     cfg: DictConfig,
     settings: Settings | None,
-    model: LatentDiffusion,
+    weights: TrainableWeights,
     paths: list[Path],
     folder: Path,
 ) -> Curve | None:
@@ -173,12 +175,12 @@ def _curve(
         log.warning("This run has no curve: %s", error)
         return None
     sampler, sampling = specs.sampler(cfg.scheduler), specs.sampling(cfg, "sampling")
-    draw, drawn_with = drawing(model, sampler, sampling), asdict(sampler) | asdict(sampling)
+    draw, drawn_with = drawing(weights.model, sampler, sampling), asdict(sampler) | asdict(sampling)
     del drawn_with["batch_size"]  # no image depends on it
     before = sum(phase.max_steps for phase in cfg.method.phases[:-1])
     items = items_of(settings, specs.subject(cfg))
     best_after = before if cfg.checkpoint.best is not None else None
-    return Curve(model, draw, items, paths, encoders, folder, best_after, drawn_with)
+    return Curve(weights, draw, items, paths, encoders, folder, best_after, drawn_with)
 
 
 def _starts(cfg: DictConfig, folder: Path, facts: dict) -> list[tuple[Path, dict, Path | None]]:
@@ -208,20 +210,20 @@ def _train(cfg, starts, *parts) -> tuple[dict, int | None]:
     return phases, stopped
 
 
-def _fit(cfg, number, start, model, batches, loggers, samples, curve: Curve | None) -> dict:
+def _fit(cfg, number, start, weights, batches, loggers, samples, curve: Curve | None) -> dict:
     phase = cfg.method.phases[number]
-    lora, token = specs.lora_and_token(cfg)
     what = Phase(phase.unet, phase.text_encoder)
     if (what.unet, what.text_encoder) == ("frozen", "token"):
         batches = replace(batches, prior=None)  # a class prompt does not hold the new token
-    prepare(model, what, lora, token, cfg.seed, getattr(torch, cfg.frozen_dtype))
+    weights.prepare(what)
+    model = weights.model
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if cfg.compile:
         model.unet.compile()
     loss = Loss(cfg.prior.weight, cfg.loss.min_snr_gamma, cfg.loss.noise_schedule_dtype)
     done = sum(p.max_steps for p in cfg.method.phases[:number])
-    module = DreamBooth(model, loss, specs.optimization(cfg, phase), done)
+    module = DreamBooth(weights, loss, specs.optimization(cfg, phase), done)
     prompts = {*batches.instance.prompts, *(batches.prior.prompts if batches.prior else ())}
     module.embed_once(prompts)
     extra = []
@@ -241,5 +243,5 @@ def _fit(cfg, number, start, model, batches, loggers, samples, curve: Curve | No
         extra,
         cfg.ema_decay,
     )
-    trained = trainable_parameters(model).values()
+    trained = weights.parameters().values()
     return result | {"trained_parameters": sum(p.numel() for p in trained)}

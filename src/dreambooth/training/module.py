@@ -12,13 +12,8 @@ from torch import Tensor, nn
 
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights, two_term_loss
 from dreambooth.diffusion.noise import add_noise, snr, target
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import (
-    load_trained_state,
-    restrict_token_update,
-    trainable_parameters,
-    trained_state,
-)
+from dreambooth.model.interface import Embeddings
+from dreambooth.model.trainable import TrainableWeights
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Optimization:
 
 
 class DreamBooth(pl.LightningModule):
-    """Wraps a latent diffusion model whose trainable parts are already prepared.
+    """Trains the prepared weights of a base model.
 
     Checkpoints hold only what trains; see `checkpoints.py`. `steps_before` counts the optimizer
     steps of earlier phases, so that the logged step goes on from there.
@@ -56,17 +51,21 @@ class DreamBooth(pl.LightningModule):
     strict_loading = False  # checkpoints leave the frozen weights out
 
     def __init__(
-        self, model: LatentDiffusion, loss: Loss, optimization: Optimization, steps_before: int = 0
+        self,
+        weights: TrainableWeights,
+        loss: Loss,
+        optimization: Optimization,
+        steps_before: int = 0,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.weights = weights
+        self.model = weights.model
         self.loss = loss
         self.optimization = optimization
         self.steps_before = steps_before
-        alphas_cumprod = model.noise_scheduler.alphas_cumprod.float()
-        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
-        self.trains_text = any(p.requires_grad for p in model.text_encoder.parameters())
-        self._embedded: dict[str, Tensor] = {}
+        self.register_buffer("alphas_cumprod", self.model.alphas_cumprod, persistent=False)
+        self.trains_text = self.model.trains_text
+        self._embedded: dict[str, Embeddings] = {}
 
     def embed_once(self, prompts: Iterable[str]) -> None:
         """Embed every prompt now, if the text encoder is frozen: it then never runs in a step."""
@@ -75,10 +74,10 @@ class DreamBooth(pl.LightningModule):
             with torch.no_grad():
                 self._embedded = dict(zip(unique, self.model.embed(unique), strict=True))
 
-    def embeddings(self, prompts: list[str]) -> Tensor:
-        """`[N,L,D]`: each unique prompt is embedded at most once."""
+    def embeddings(self, prompts: list[str]) -> Embeddings:
+        """Embed N prompts, each unique one at most once."""
         if not self.trains_text:
-            return torch.stack([self._embedded[prompt] for prompt in prompts]).to(self.device)
+            return Embeddings.stack([self._embedded[p] for p in prompts]).to(self.device)
         unique = sorted(set(prompts))
         return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
 
@@ -121,9 +120,9 @@ class DreamBooth(pl.LightningModule):
     def configure_optimizers(self):
         """One optimizer; the text encoder may have its own learning rate."""
         o = self.optimization
-        parameters = trainable_parameters(self.model)
-        text = [p for name, p in parameters.items() if name.startswith("text_encoder.")]
-        image = [p for name, p in parameters.items() if name.startswith("unet.")]
+        parameters, denoiser = self.weights.parameters(), f"{self.model.denoiser}."
+        text = [p for name, p in parameters.items() if not name.startswith(denoiser)]
+        image = [p for name, p in parameters.items() if name.startswith(denoiser)]
         groups = [
             {"params": image, "lr": o.lr},
             {"params": text, "lr": o.lr if o.text_encoder_lr is None else o.text_encoder_lr},
@@ -150,16 +149,16 @@ class DreamBooth(pl.LightningModule):
         """An update, after which no gradient is held and every token but the new ones is kept."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad(set_to_none=True)
-        restrict_token_update(self.model)
+        self.weights.after_step()
 
     def optimizer_zero_grad(self, *_) -> None:
         """Nothing: Lightning would keep the old gradients through the whole forward pass."""
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep what trains and leave the frozen weights out."""
-        checkpoint["state_dict"] = trained_state(self.model)
+        checkpoint["state_dict"] = self.weights.state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Load what trained, strictly."""
-        load_trained_state(self.model, checkpoint["state_dict"])
+        self.weights.load(checkpoint["state_dict"])
         checkpoint["state_dict"] = {}

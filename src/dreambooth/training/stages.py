@@ -17,9 +17,10 @@ from dreambooth.data.photos import caption, list_photos
 from dreambooth.data.subjects import check_name, subject_folder
 from dreambooth.diffusion.samplers import check_scheduler, make_scheduler
 from dreambooth.errors import UserError
-from dreambooth.model.lora import save_lora
+from dreambooth.model.adapters.lora_files import save_lora
+from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.textual_inversion import TokenSettings, save_token
+from dreambooth.model.textual_inversion import TOKEN_FILE, TokenSettings, save_token
 from dreambooth.sampling import draw as generate
 from dreambooth.training import callbacks, checkpoints
 from dreambooth.training.loggers import log_images
@@ -249,20 +250,36 @@ def fit(
 
 
 def export(
-    model: LatentDiffusion, lora: bool, token: TokenSettings | None, full: bool, folder: Path
+    model: LatentDiffusion,
+    kind: str,
+    token: TokenSettings | None,
+    folder: Path,
+    samples: Samples,
 ) -> str:
-    """Write what was learned in the ecosystem's formats; returns the lines that load it again."""
-    start = "from diffusers import StableDiffusionPipeline\n"
-    base = f'pipe = StableDiffusionPipeline.from_pretrained("{model.path}")\n'
-    if full:
-        model.export(folder)
-        return start + f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
-    if lora:
+    """Write what was learned in the ecosystem's formats; return a program that draws with it.
+
+    Args:
+        kind: `full`, `lora` or `token`.
+        samples: the program draws the first of them.
+    """
+    scheduler, sampling = samples.sampler.build(model), samples.sampling
+    exported = folder
+    if kind == "full":
+        model.export(folder, scheduler)
+    elif kind == "lora":
         save_lora(model, folder)
-        return start + base + f'pipe.load_lora_weights("{folder}")\n'
-    if token is None:
+    elif token is None:
         raise UserError("This method learns nothing that could be exported.")
-    path = folder / "learned_embeds.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_token(model, token, path)
-    return start + base + f'pipe.load_textual_inversion("{path}")\n'
+    else:
+        exported = folder / TOKEN_FILE
+        save_token(model, token, exported)
+    picture = Picture(
+        samples.prompts[0],
+        samples.seeds[0],
+        sampling.num_inference_steps,
+        sampling.guidance_scale,
+        sampling.resolution,
+        sampling.negative_prompt,
+        device=model.unet.device.type,
+    )
+    return snippet(model, kind, exported, scheduler, picture)

@@ -18,7 +18,6 @@ def closing_summary(
     folder: Path,
     snippet: str,
     subject_phrase: str,
-    class_prompt: str,
     costs: dict,
     scores: Scores | None,
 ) -> None:
@@ -48,5 +47,4 @@ def closing_summary(
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # both bare: rich would cut a long line at the terminal's width
     print("\npython generate.py", *again, end="\n\n")
-    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{class_prompt}"'
-    print(code)
+    print(snippet)

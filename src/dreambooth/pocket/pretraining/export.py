@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
+from dreambooth.model.stable_diffusion import assemble
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_hash
 from dreambooth.pocket.pretraining import build, states
@@ -53,16 +55,9 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
     network = make_denoiser(cfg, tokenizer)
     state = states.average(network, folder / "denoiser.pt")
     check_vae(state, folder)
-    pipeline = StableDiffusionPipeline(
-        vae=_trained_vae(folder / "vae"),
-        text_encoder=network.text_encoder,
-        tokenizer=tokenizer,
-        unet=network.unet,
-        scheduler=build.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(dtype=torch.float16)
+    networks = {"unet": network.unet, "text_encoder": network.text_encoder}
+    networks["vae"] = _trained_vae(folder / "vae")
+    pipeline = assemble(networks, tokenizer, build.build_scheduler()).to(dtype=torch.float16)
     sources = [folder, *([] if cfg.init is None else [Path(cfg.init)]), target]
     found = {part: _found(part, sources) for part in EXTRAS}
     absent = [part for part in EXTRAS if found[part] is None]
@@ -70,12 +65,19 @@ def export(cfg: DictConfig, folder: Path, target: Path) -> None:
         log.warning("%s will lack %s: stages encoders, probe make it", target, ", ".join(absent))
     with atomic(target) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        _load_in_float32(temporary / "text_encoder" / "config.json")
         for part, source in found.items():
             if source is not None:
                 _copy(source / part, temporary / part)
         quality = measured(folder / "quality.json", weights_hash(temporary))
         text = card(states.account(state, folder / "denoiser.jsonl"), folder, found, quality)
         (temporary / "README.md").write_text(text)
+
+
+def _load_in_float32(config: Path) -> None:
+    """Make transformers load float16 weights in float32, as diffusers loads the other networks."""
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
 
 
 def check_vae(state: dict, folder: Path) -> None:
