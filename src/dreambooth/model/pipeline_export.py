@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def write_pipeline(model: BaseModel, folder: Path, scheduler: SchedulerMixin | N
     """
     pipeline = model.pipeline(scheduler)
     clean = {name: _clean(model, name) for name in model.layout.networks}
-    pipeline.register_modules(**clean, scheduler=_with_training_schedule(model, pipeline.scheduler))
+    pipeline.register_modules(**clean, scheduler=with_training_schedule(model, pipeline.scheduler))
     with atomic(folder) as new:
         with quiet():
             pipeline.save_pretrained(new, safe_serialization=True)
@@ -49,7 +50,7 @@ def _clean(model: BaseModel, name: str) -> Any:
     return clean
 
 
-def _with_training_schedule(model: BaseModel, sampler: Any) -> SchedulerMixin:
+def with_training_schedule(model: BaseModel, sampler: Any) -> SchedulerMixin:
     """Copy a sampler with the model's training noise schedule in its config.
 
     Without it, a model that is loaded from the folder could not tell the sampler's options and
@@ -58,9 +59,9 @@ def _with_training_schedule(model: BaseModel, sampler: Any) -> SchedulerMixin:
     config = model.noise_scheduler.config
     dropped = {*config.get("_use_default_values", ()), "_use_default_values", "_diffusers_version"}
     schedule = {key: value for key, value in config.items() if key not in dropped}
-    copy = type(sampler).from_config(sampler.config)
-    copy.register_to_config(**{TRAINING_SCHEDULE: schedule})
-    return copy
+    sampler = deepcopy(sampler)
+    sampler.register_to_config(**{TRAINING_SCHEDULE: schedule})
+    return sampler
 
 
 def _prefix_text_encoder(folder: Path) -> None:

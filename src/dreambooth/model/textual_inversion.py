@@ -68,7 +68,7 @@ def check_token(model: BaseModel, settings: TokenSettings) -> list[int]:
     initializer = model.tokenizer.encode(settings.initializer, add_special_tokens=False)
     if not {*initializer} - {*model.tokenizer.all_special_ids}:
         raise UserError(
-            f"method.token.initializer={settings.initializer} holds no word of this model: give one "
+            f"method.token.initializer={settings.initializer} holds no word of this model: use one "
             "that describes the subject, such as dog or pattern."
         )
     return initializer
