@@ -31,7 +31,7 @@ def snapshot(model: StableDiffusion) -> dict[str, torch.Tensor]:
 
 
 def declared(names: list[str], part: str, kind: str) -> set[str]:
-    """Names of `part` that a phase of `kind` says it trains, told by the names alone."""
+    """Names of `part` that a phase of `kind` says it trains, from the names alone."""
     own = {name for name in names if name.startswith(f"{part}.")}
     adapters = {name for name in own if ".lora_" in name}
     return {"frozen": set(), "full": own - adapters, "lora": adapters, "token": {MATRIX}}[kind]

@@ -80,7 +80,7 @@ def same(state: dict, module: torch.nn.Module, prefix: str = "") -> None:
 
 def test_stages_make_a_pipeline_that_draws(made):
     cache, target = made
-    pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(target)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a red dog", height=64, width=64, num_inference_steps=2).images[0]
     assert image.size == (64, 64)
