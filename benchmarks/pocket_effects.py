@@ -42,7 +42,7 @@ from dreambooth.metrics.encoders import Encoder
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
@@ -128,7 +128,7 @@ class Judges:
 
 
 def draw(
-    model: LatentDiffusion, prompts: list[str], seed: int, settings: Sampling
+    model: StableDiffusion, prompts: list[str], seed: int, settings: Sampling
 ) -> list[Image.Image]:
     """Draw one picture per prompt, with seeds from `seed` on."""
     return sampling.draw(model, prompts, range(seed, seed + len(prompts)), settings)
@@ -159,7 +159,7 @@ def subject_figures(
     return {"binding": float((scores.argmax(0) == 0).mean()), "context": float(np.mean(right))}
 
 
-def measure(subject: Subject, base: LatentDiffusion, judges: Judges, args) -> tuple[dict, list]:
+def measure(subject: Subject, base: StableDiffusion, judges: Judges, args) -> tuple[dict, list]:
     """Measure one subject: figures by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
@@ -239,7 +239,7 @@ def run(args: argparse.Namespace) -> None:
     check_images(args.images)
     weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
     args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
-    base = LatentDiffusion.from_pretrained(str(weights))
+    base = StableDiffusion.from_pretrained(str(weights))
     args.model_hash = base.weights_hash()  # what a run starts from; judges do not count
     facts = {"weights": weights_hash(weights), "images": args.images, "options": args.options}
     dino = own_encoder("dino", weights)

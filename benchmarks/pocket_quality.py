@@ -62,7 +62,7 @@ from dreambooth.files import write_json
 from dreambooth.metrics.encoders import Encoder, load_encoder
 from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
@@ -77,7 +77,7 @@ SAMPLING = Sampling("DDIMScheduler", 20, 4.0, 64, 16)
 
 
 def pictures(
-    model: LatentDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
+    model: StableDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
 ) -> list[Image.Image]:
     """Draw one picture per prompt with DDIM, by default with 20 steps and guidance 4."""
     return draw(model, prompts, range(seed, seed + len(prompts)), sampling)
@@ -89,7 +89,7 @@ def arrays(images: list[Image.Image]) -> np.ndarray:
 
 
 @torch.no_grad()
-def psnr(model: LatentDiffusion, images: np.ndarray) -> float:
+def psnr(model: StableDiffusion, images: np.ndarray) -> float:
     """Compute the mean PSNR in dB of images `[N,64,64,3]` uint8 after the VAE."""
     values, vae = [], cast(Any, model.vae)
     for start in range(0, len(images), 32):
@@ -113,13 +113,13 @@ def photos_at_64(folder: Path) -> np.ndarray:
 
 
 def found(
-    model: LatentDiffusion, judge: probe.Probe, prompts: list[str], wanted: list[dict], seed: int
+    model: StableDiffusion, judge: probe.Probe, prompts: list[str], wanted: list[dict], seed: int
 ) -> dict[str, Share]:
     """Draw the prompts and compute the share of pictures that show what was asked for."""
     return hits(probe.judge(judge, arrays(pictures(model, prompts, seed))), wanted)
 
 
-def following(model: LatentDiffusion, judge: probe.Probe, count: int, seed: int) -> dict:
+def following(model: StableDiffusion, judge: probe.Probe, count: int, seed: int) -> dict:
     """Measure pictures of sampled captions and of held-out combinations, and the probe itself."""
     scenes = [world.sample_scene(FIRST + seed * SEEDS + i) for i in range(count)]
     captions = [world.caption(s, np.random.default_rng([seed, i])) for i, s in enumerate(scenes)]
@@ -143,7 +143,7 @@ def unseen(count: int, seed: int) -> list[world.Scene]:
 
 
 @torch.no_grad()
-def latent_spread(model: LatentDiffusion, images: np.ndarray) -> float:
+def latent_spread(model: StableDiffusion, images: np.ndarray) -> float:
     """Compute the mean Euclidean distance between the scaled latents of every two pictures."""
     scale = cast(Any, model.vae).config.scaling_factor
     mean = model.encode(to_pixels(images, "cpu"))[0] * scale
@@ -151,7 +151,7 @@ def latent_spread(model: LatentDiffusion, images: np.ndarray) -> float:
 
 
 def diversity(
-    model: LatentDiffusion, distance: PerceptualDistance | None, count: int, seed: int
+    model: StableDiffusion, distance: PerceptualDistance | None, count: int, seed: int
 ) -> dict[str, float]:
     """Compute the spread of pictures of "a dog", as a share of that of the world's own dogs."""
     drawn = pictures(model, ["a dog"] * count, 3 * SEEDS * seed + 2 * SEEDS)
@@ -182,7 +182,7 @@ def own_encoder(kind: str, weights: Path) -> Encoder:
     return load_encoder(f"pocket_{kind}", encoders_dir=weights / "encoders")
 
 
-def speed(model: LatentDiffusion, seed: int) -> dict[str, float]:
+def speed(model: StableDiffusion, seed: int) -> dict[str, float]:
     """Time 16 pictures once warm, and count scenes that one process renders per second."""
     pictures(model, ["a dog"] * 2, seed)  # warm
     started = time.perf_counter()
@@ -195,7 +195,7 @@ def speed(model: LatentDiffusion, seed: int) -> dict[str, float]:
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, float | Share]], list[str]]:
     """Measure every row whose part is there, and say in a sentence what each other row lacks."""
-    model = LatentDiffusion.from_pretrained(str(args.weights))
+    model = StableDiffusion.from_pretrained(str(args.weights))
     table, absent = {}, []
     table["vae"] = {"scenes": psnr(model, rendered(unseen(args.images, args.seed)))}
     if args.photos is not None:

@@ -17,7 +17,7 @@ from PIL import Image
 from pocket_quality import pictures
 from pocket_truth import articles
 
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder
 from dreambooth.sampling.grid import grid
@@ -78,7 +78,7 @@ def main() -> None:
     prompts = [prompt_of(scene) for scene in scenes]
     rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
     grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
-    model = LatentDiffusion.from_pretrained(str(weights_folder()))
+    model = StableDiffusion.from_pretrained(str(weights_folder()))
     drawn = pictures(model, prompts, 0, Sampling("DDIMScheduler", 20, 3.0, 64, 16))
     grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_drawn.png")
     if args.run is not None:

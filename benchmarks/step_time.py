@@ -35,8 +35,8 @@ from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
 from dreambooth.training.loggers import make_loggers
 from dreambooth.training.module import DreamBooth, Loss, Optimization
@@ -69,10 +69,10 @@ def gaps(times: list[float]) -> list[float]:
     return [b - a for a, b in zip(times, times[1:], strict=False)][1:]
 
 
-def ours(args, model, batches, folder) -> list[float]:
+def ours(args, weights, batches, folder) -> list[float]:
     optimizer = partial(torch.optim.AdamW, fused=True, weight_decay=1e-2)
     optimization = Optimization(optimizer, LR, None, "constant", 0, args.steps, 1.0)
-    module = DreamBooth(model, Loss(1.0), optimization)
+    module = DreamBooth(weights, Loss(1.0), optimization)
     module.embed_once(PROMPTS)
     clock = Clock(args.device)
     trainer = pl.Trainer(
@@ -94,7 +94,7 @@ def ours(args, model, batches, folder) -> list[float]:
         use_distributed_sampler=False,
     )
     trainer.fit(module, DreamBoothData(batches))
-    model.to(args.device)
+    weights.model.to(args.device)
     return gaps(clock.times)
 
 
@@ -110,7 +110,8 @@ def optimize(args, model, optimizer, latents, noise, timesteps, embeddings) -> N
     optimizer.zero_grad(set_to_none=True)
 
 
-def floor(args, model, batches, folder) -> list[float]:
+def floor(args, weights, batches, folder) -> list[float]:
+    model = weights.model
     optimizer = torch.optim.AdamW(model.unet.parameters(), lr=LR, fused=True)
     batch = batches.batch(0)
     latents = model.sample_latents(batch["mean"], batch["logvar"], batch["posterior_noise"])
@@ -118,7 +119,7 @@ def floor(args, model, batches, folder) -> list[float]:
         t.to(args.device) for t in (latents, batch["noise"], batch["timesteps"])
     )
     with torch.no_grad():
-        embeddings = model.embed(list(PROMPTS))
+        embeddings = model.embed(list(PROMPTS)).tokens
     times = []
     for _ in range(args.steps):
         optimize(args, model, optimizer, latents, noise, timesteps, embeddings)
@@ -161,7 +162,8 @@ class PhotoDataset(torch.utils.data.Dataset):
         return {"pixels": torch.stack(pixels), "ids": ids}
 
 
-def per_step_pipeline(args, model, batches, folder, photos, class_photos) -> list[float]:
+def per_step_pipeline(args, weights, batches, folder, photos, class_photos) -> list[float]:
+    model = weights.model
     optimizer = torch.optim.AdamW(model.unet.parameters(), lr=LR)
     loader = iter(DataLoader(PhotoDataset(args, model, photos, class_photos), batch_size=None))
     times = []
@@ -202,9 +204,10 @@ def main() -> None:
             photos = shrink(photos, args.shrink, folder / "photos")
         if args.model == "sd15-random":
             args.model = str(sd15_random(folder / "sd15"))
-        model = LatentDiffusion.from_pretrained(model_path(args.model))
+        model = StableDiffusion.from_pretrained(model_path(args.model))
         model.to(args.device)
-        prepare(model, Phase("full", "frozen"), None, None, 0)
+        weights = TrainableWeights(model, seed=0)
+        weights.prepare(Phase("full", "frozen"))
         encode = partial(
             encode_examples, model, photos, crops=Crops(args.resolution), seed=0, cache_dir=folder
         )
@@ -216,7 +219,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(args.rounds):
             for name, way in ways.items():
-                seconds[name] += way(args, model, batches, folder)
+                seconds[name] += way(args, weights, batches, folder)
                 model.unet.zero_grad(set_to_none=True)
                 gc.collect()  # a Trainer's cycles would keep its optimizer state beside the next
     show(args, {name: statistics.median(values) for name, values in seconds.items()})

@@ -21,8 +21,8 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
 
 pytestmark = pytest.mark.slow
@@ -70,10 +70,11 @@ class Recorder(pl.Callback):
 
 
 def make_module(folder, text_encoder, cfg):
-    model = LatentDiffusion.from_pretrained(str(folder))
-    prepare(model, Phase("full", text_encoder), None, None, 0)
+    model = StableDiffusion.from_pretrained(str(folder))
+    weights = TrainableWeights(model, seed=0)
+    weights.prepare(Phase("full", text_encoder))
     spec = train_spec(cfg)
-    module = DreamBooth(model, spec.loss, spec.optimizer, spec.method.phases[0])
+    module = DreamBooth(weights, spec.loss, spec.optimizer, spec.method.phases[0])
     module.embed_once(["a sks dog", "a dog"])
     return module
 

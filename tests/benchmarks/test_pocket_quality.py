@@ -38,7 +38,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(quality, "pictures", pictures)
     monkeypatch.setattr(quality, "latent_spread", lambda model, images: 2.0)
     monkeypatch.setattr(quality, "psnr", lambda model, images: 30.0)
-    monkeypatch.setattr(quality.LatentDiffusion, "from_pretrained", lambda path: None)
+    monkeypatch.setattr(quality.StableDiffusion, "from_pretrained", lambda path: None)
     monkeypatch.setattr(world, "render", remember)
     reading = {"class": "dog", "color": "red", "context": "snow"}
     monkeypatch.setattr(probe, "judge", lambda network, images: [reading] * len(images))

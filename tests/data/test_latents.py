@@ -13,12 +13,12 @@ from dreambooth.data.crops import Crops, cut_views
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos, load_photo
 from dreambooth.errors import UserError
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+def model(tiny_model_dir) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(str(tiny_model_dir))
 
 
 def test_latents_are_the_vaes_own(spine, model, tmp_path, monkeypatch):

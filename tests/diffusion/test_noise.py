@@ -1,4 +1,4 @@
-"""Forward diffusion against diffusers' own, and randomness that depends on its key alone."""
+"""The forward diffusion process against diffusers' own."""
 
 import math
 
@@ -71,17 +71,3 @@ def test_target_follows_the_prediction_type(scheduler, draws):
     )
     with pytest.raises(ValueError, match="sample"):
         N.target("sample", latents, noise, timesteps, a)
-
-
-def test_keyed_draws_depend_on_the_key_alone():
-    first = N.keyed_normal((3, 2), 0, "noise", 7)
-    torch.manual_seed(123)
-    torch.testing.assert_close(first, N.keyed_normal((3, 2), 0, "noise", 7), rtol=0, atol=0)
-    for other in ((1, "noise", 7), (0, "noise", 8), (0, "posterior", 7), (0, "noise", 70)):
-        assert not torch.equal(first, N.keyed_normal((3, 2), *other))
-
-
-def test_keyed_draws_leave_the_global_generator_alone():
-    before = torch.get_rng_state()
-    N.keyed_normal((3,), 0)
-    assert torch.equal(before, torch.get_rng_state())

@@ -27,13 +27,9 @@ def session(tmp_path, monkeypatch):
         *(SimpleNamespace(variant=v, model_id=v, weights_hash="a") for v in (DINO, CLIP)),
         distance=None,
     )
-    model = SimpleNamespace(weight=torch.zeros(1), loaded=None)
-
-    def load(model, state):
-        model.loaded = state["weight"].item()
-
-    monkeypatch.setattr(curve, "trained_state", lambda model: {"weight": model.weight})
-    monkeypatch.setattr(curve, "load_trained_state", load)
+    weights = SimpleNamespace(value=torch.zeros(1), loaded=None, model=None)
+    weights.state = lambda: {"weight": weights.value}
+    weights.load = lambda state: setattr(weights, "loaded", state["weight"].item())
 
     def make(
         scores: dict[int, float],
@@ -48,12 +44,12 @@ def session(tmp_path, monkeypatch):
             encoders=networks,
             drawn=lambda *_: [],
         )
-        made = Curve(evaluation, model, tmp_path, best_after)
+        made = Curve(evaluation, weights, tmp_path, best_after)
         for step, dino in scores.items():
             summary = {dino_id(DINO): dino, clip_t_id(CLIP, "class_only"): 0.3}
             summary = {key: {"mean": value} for key, value in summary.items()}
             monkeypatch.setattr(curve, "score", lambda *_, s=summary: SimpleNamespace(summary=s))
-            model.weight = torch.tensor([float(step)])
+            weights.value = torch.tensor([float(step)])
             made.score(step)
         return made
 
@@ -68,7 +64,7 @@ def steps(path: Path) -> list[float]:
 def test_the_best_state_is_that_of_the_row_that_won(session):
     session({0: 0.9, 10: 0.6, 20: 0.5})
     again = session({30: 0.4})
-    assert again.load_best() == 10 and again.model.loaded == 10
+    assert again.load_best() == 10 and again.weights.loaded == 10
 
 
 def test_a_best_step_whose_state_was_overwritten_is_not_exported(session):

@@ -10,21 +10,41 @@ import pytest
 import torch
 
 from dreambooth.model.lora import LoRASettings
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import trainable_parameters
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import Phase, TrainableWeights
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @pytest.fixture
-def model(tiny_model_dir) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+def model(tiny_model_dir) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(str(tiny_model_dir))
 
 
 @pytest.fixture(scope="session")
 def lora() -> LoRASettings:
     """alpha differs from rank, so that a loader that loses alpha shows."""
     return LoRASettings(rank=4, alpha=12.0, dropout=0.0, targets=ATTENTION)
+
+
+@pytest.fixture
+def prepared(model) -> Callable[..., TrainableWeights]:
+    """`prepared(unet, text_encoder, **settings)`: the model's weights, in their first phase."""
+
+    def make(unet: str, text_encoder: str, seed: int = 0, **settings) -> TrainableWeights:
+        weights = TrainableWeights(model, seed, **settings)
+        weights.prepare(Phase(unet, text_encoder))
+        return weights
+
+    return make
+
+
+@pytest.fixture
+def trained_lora(prepared, lora, train) -> TrainableWeights:
+    """Adapters in both networks, trained far enough to show."""
+    weights = prepared("lora", "lora", lora=lora)
+    train(weights, steps=3)
+    return weights
 
 
 @pytest.fixture(scope="session")
@@ -57,17 +77,16 @@ def predict(inputs) -> Callable[..., torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def train(predict) -> Callable[..., None]:
-    """`train(model, steps, after)`: AdamW, with a weight decay that moves all it is given."""
+    """`train(weights, steps)`: AdamW, with a weight decay that moves all it is given."""
 
-    def run(model, steps: int = 1, after: Callable[[], None] = lambda: None) -> None:
-        optimizer = torch.optim.AdamW(
-            trainable_parameters(model).values(), lr=1e-2, weight_decay=0.1
-        )
+    def run(weights: TrainableWeights, steps: int = 1, restricted: bool = True) -> None:
+        optimizer = torch.optim.AdamW(weights.parameters().values(), lr=1e-2, weight_decay=0.1)
         for _ in range(steps):
             optimizer.zero_grad()
-            prediction = predict(model, ("a photo of <new> dog", "a <new> cat"))
+            prediction = predict(weights.model, ("a photo of <new> dog", "a <new> cat"))
             (prediction - 1).square().mean().backward()
             optimizer.step()
-            after()
+            if restricted:
+                weights.after_step()
 
     return run

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.diffusion.samplers import make_scheduler
 from dreambooth.errors import UserError
-from dreambooth.model import loading
-from dreambooth.model.loading import WEIGHT_PARTS
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model import source
+from dreambooth.model.stable_diffusion import StableDiffusion
 
+NETWORKS = tuple(StableDiffusion.layout.networks)
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -33,15 +33,15 @@ def hub(monkeypatch) -> list[str]:
         asked.append(repo)
         raise OSError("no such thing as a network")
 
-    monkeypatch.setattr(loading, "snapshot_download", refuse)
-    monkeypatch.setattr(loading.HfApi, "model_info", lambda self, repo, **options: refuse(repo))
-    monkeypatch.setattr(loading, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(source, "snapshot_download", refuse)
+    monkeypatch.setattr(source.HfApi, "model_info", lambda self, repo, **options: refuse(repo))
+    monkeypatch.setattr(source, "is_offline_mode", lambda: False)
     return asked
 
 
 def refusal(path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        LatentDiffusion.from_pretrained(str(path), **options)
+        StableDiffusion.from_pretrained(str(path), **options)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
@@ -65,20 +65,20 @@ def test_a_folder_that_lacks_a_file_names_it(folder, absent):
     assert f"lacks {absent}" in message and "model.path" in message
 
 
-@pytest.mark.parametrize("part", [*WEIGHT_PARTS, "tokenizer", "scheduler"])
+@pytest.mark.parametrize("part", [*NETWORKS, "tokenizer", "scheduler"])
 def test_a_folder_that_lacks_a_part_names_it(folder, part):
     shutil.rmtree(folder / part)
     assert f"lacks {part}/" in refusal(folder)
 
 
-@pytest.mark.parametrize("part", WEIGHT_PARTS)
+@pytest.mark.parametrize("part", NETWORKS)
 def test_cut_weights_name_the_part(folder, part):
     file = next((folder / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     assert str(folder / part) in refusal(folder)
 
 
-@pytest.mark.parametrize("part", WEIGHT_PARTS)
+@pytest.mark.parametrize("part", NETWORKS)
 def test_a_missing_tensor_is_not_filled_with_noise(folder, part):
     file = next((folder / part).glob("*.safetensors"))
     state = load_file(file)
@@ -136,7 +136,7 @@ def test_a_file_is_not_a_model(hub, tmp_path):
 
 def test_an_existing_relative_folder_is_local(hub, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    assert LatentDiffusion.from_pretrained("model").path == "model"
+    assert StableDiffusion.from_pretrained("model").source.path == "model"
     assert hub == []
 
 
@@ -153,21 +153,21 @@ def test_hub_model_is_loaded_from_the_snapshot_and_keyed_by_its_commit(
 ):
     commit = "0123456789abcdef"
     shutil.copytree(tiny_model_dir, tmp_path / commit)
-    monkeypatch.setattr(loading, "snapshot_download", lambda repo, **_: str(tmp_path / commit))
-    model = LatentDiffusion.from_pretrained("someone/model")
-    again = LatentDiffusion.from_pretrained("someone/model")
-    local = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    monkeypatch.setattr(source, "snapshot_download", lambda repo, **_: str(tmp_path / commit))
+    model = StableDiffusion.from_pretrained("someone/model")
+    again = StableDiffusion.from_pretrained("someone/model")
+    local = StableDiffusion.from_pretrained(str(tiny_model_dir))
     assert model.weights_hash() == again.weights_hash() != local.weights_hash()
     assert hub == []
 
 
 def test_variant_reads_its_own_files_as_float32(folder):
-    for part in WEIGHT_PARTS:
+    for part in NETWORKS:
         file = next((folder / part).glob("*.safetensors"))
         half = {name: tensor.half() for name, tensor in load_file(file).items()}
         save_file(half, file.with_name(f"{file.stem}.fp16.safetensors"), metadata={"format": "pt"})
-    plain = LatentDiffusion.from_pretrained(str(folder))
-    half = LatentDiffusion.from_pretrained(str(folder), variant="fp16")
+    plain = StableDiffusion.from_pretrained(str(folder))
+    half = StableDiffusion.from_pretrained(str(folder), variant="fp16")
     weight, rounded = plain.unet.conv_in.weight, half.unet.conv_in.weight
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, weight.half().float()) and not torch.equal(rounded, weight)
@@ -176,30 +176,30 @@ def test_variant_reads_its_own_files_as_float32(folder):
 
 
 def test_hash_depends_on_content_and_on_nothing_else(folder, tiny_model_dir, monkeypatch):
-    original = LatentDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
+    original = StableDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
     assert len(original) == 64
     (folder / "README.md").write_text("a note")
     (folder / "unet" / "diffusion_pytorch_model.other.safetensors").write_bytes(b"other")
-    copy = LatentDiffusion.from_pretrained(str(folder))
+    copy = StableDiffusion.from_pretrained(str(folder))
     assert copy.weights_hash() == original
     state = load_file(folder / UNET_WEIGHTS)
     state["conv_in.bias"][0] += 1e-3
     save_file(state, folder / UNET_WEIGHTS, metadata={"format": "pt"})
     assert copy.weights_hash() == original  # of what was loaded: computed once
-    assert LatentDiffusion.from_pretrained(str(folder)).weights_hash() != original
+    assert StableDiffusion.from_pretrained(str(folder)).weights_hash() != original
 
 
 @pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "scheduler/scheduler_config.json"])
 def test_hash_covers_tokenizer_and_scheduler(folder, tiny_model_dir, name):
     (folder / name).write_text((folder / name).read_text() + "\n")
-    changed = LatentDiffusion.from_pretrained(str(folder)).weights_hash()
-    assert changed != LatentDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
+    changed = StableDiffusion.from_pretrained(str(folder)).weights_hash()
+    assert changed != StableDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
 
 
 def test_loading_leaves_the_random_state_and_prints_nothing(tiny_model_dir, capfd):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    StableDiffusion.from_pretrained(str(tiny_model_dir))
     assert torch.equal(before, torch.get_rng_state())
     assert capfd.readouterr() == ("", "")
 
@@ -211,7 +211,7 @@ def test_latents_are_not_clipped_where_the_config_is_silent(tiny_model_dir, tmp_
     config = json.loads(path.read_text())
     config.pop("clip_sample", None)
     path.write_text(json.dumps(config))
-    model = LatentDiffusion.from_pretrained(str(folder))
+    model = StableDiffusion.from_pretrained(str(folder))
     assert model.noise_scheduler.config.clip_sample is False
     ddim = make_scheduler("DDIMScheduler", {}, dict(model.noise_scheduler.config))
     assert ddim.config.clip_sample is False

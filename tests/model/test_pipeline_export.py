@@ -12,15 +12,13 @@ from safetensors.torch import load_file
 from dreambooth import files as cache
 from dreambooth.errors import UserError
 from dreambooth.model import pipeline_export as export
-from dreambooth.model.loading import WEIGHT_PARTS
 from dreambooth.model.lora import merge_lora
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare
+from dreambooth.model.stable_diffusion import StableDiffusion
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
     state = {}
-    for part in WEIGHT_PARTS:
+    for part in StableDiffusion.layout.networks:
         for name, tensor in load_file(next((folder / part).glob("*.safetensors"))).items():
             state[f"{part}.{name.removeprefix('text_model.')}"] = tensor
     return state
@@ -65,45 +63,45 @@ def test_export_holds_no_path_of_this_machine(model, tiny_model_dir, tmp_path):
 
 
 def test_trained_weights_give_the_same_prediction_after_a_round_trip(
-    model, predict, train, tmp_path
+    model, prepared, predict, train, tmp_path
 ):
-    prepare(model, Phase("full", "full"), None, None, seed=0)
+    weights = prepared("full", "full")
     before = predict(model).detach()
-    train(model)
+    train(weights)
     model.export(tmp_path / "out")
     trained = predict(model).detach()
     assert (trained - before).abs().max() > 0.01
-    loaded = LatentDiffusion.from_pretrained(str(tmp_path / "out"))
+    loaded = StableDiffusion.from_pretrained(str(tmp_path / "out"))
     assert torch.equal(predict(loaded), trained)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     embeddings, _ = pipeline.encode_prompt(["a photo of sks dog"], "cpu", 1, False)
-    assert torch.equal(embeddings, model.embed(["a photo of sks dog"]))
+    assert torch.equal(embeddings, model.embed(["a photo of sks dog"]).tokens)
 
 
 def test_adapters_stay_out_until_they_are_merged(
-    model, lora, predict, train, tiny_model_dir, tmp_path
+    model, prepared, lora, predict, train, tiny_model_dir, tmp_path
 ):
-    prepare(model, Phase("lora", "lora"), lora, None, seed=0)
-    train(model)
+    train(prepared("lora", "lora", lora=lora))
     model.export(tmp_path / "base")
     assert_same(weights(tmp_path / "base"), weights(tiny_model_dir))
     merge_lora(model)
     model.export(tmp_path / "merged")
-    loaded = LatentDiffusion.from_pretrained(str(tmp_path / "merged"))
+    loaded = StableDiffusion.from_pretrained(str(tmp_path / "merged"))
     assert torch.equal(predict(loaded), predict(model))
     assert weights(tmp_path / "merged").keys() == weights(tiny_model_dir).keys()
 
 
-def test_parts_that_were_frozen_in_bf16_are_exported_exactly(model, lora, tiny_model_dir, tmp_path):
-    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+def test_parts_that_were_frozen_in_bf16_are_exported_exactly(
+    model, prepared, lora, tiny_model_dir, tmp_path
+):
+    prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
     assert model.unet.dtype == model.vae.dtype == torch.bfloat16
     model.export(tmp_path / "out")
     assert_same(weights(tmp_path / "out"), weights(tiny_model_dir))
 
 
-def test_export_leaves_the_model_as_it_is(model, lora, predict, train, tmp_path):
-    prepare(model, Phase("lora", "frozen"), lora, None, seed=0)
-    train(model)
+def test_export_leaves_the_model_as_it_is(model, prepared, lora, predict, train, tmp_path):
+    train(prepared("lora", "frozen", lora=lora))
     before, names = predict(model), list(model.state_dict())
     model.export(tmp_path / "out")
     assert torch.equal(predict(model), before) and list(model.state_dict()) == names

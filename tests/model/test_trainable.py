@@ -6,16 +6,9 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TokenSettings, token_ids
-from dreambooth.model.trainable import (
-    Phase,
-    load_trained_state,
-    prepare,
-    restrict_token_update,
-    trainable_parameters,
-    trained_state,
-)
+from dreambooth.model.trainable import Phase, TrainableWeights
 
 TOKEN = TokenSettings("<new>", "dog", 2)
 PHASES = [
@@ -33,36 +26,38 @@ PHASES = [
 MATRIX = "text_encoder.embeddings.token_embedding.weight"
 
 
-def snapshot(model: LatentDiffusion) -> dict[str, torch.Tensor]:
+def snapshot(model: StableDiffusion) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def declared(names: list[str], part: str, kind: str) -> set[str]:
-    """Names of `part` that a phase of `kind` says it trains, told by the names alone."""
+    """Names of `part` that a phase of `kind` says it trains, from the names alone."""
     own = {name for name in names if name.startswith(f"{part}.")}
     adapters = {name for name in own if ".lora_" in name}
     return {"frozen": set(), "full": own - adapters, "lora": adapters, "token": {MATRIX}}[kind]
 
 
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
-def test_one_step_changes_exactly_what_is_declared(model, lora, train, unet, text_encoder):
-    prepare(model, Phase(unet, text_encoder), lora, TOKEN, seed=0)
+def test_one_step_changes_exactly_what_is_declared(
+    model, prepared, lora, train, unet, text_encoder
+):
+    weights = prepared(unet, text_encoder, lora=lora, token=TOKEN)
     before = snapshot(model)
-    train(model, steps=2, after=lambda: restrict_token_update(model))  # B first, then A
+    train(weights, steps=2)  # B first, then A
     after = snapshot(model)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     names = list(after)
     expected = declared(names, "unet", unet) | declared(names, "text_encoder", text_encoder)
     own = {name.replace(".base_layer.", ".") for name in expected}
     assert changed == expected
-    assert list(trainable_parameters(model)) == sorted(own)
-    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
+    assert list(weights.parameters()) == sorted(own)
+    assert {p.dtype for p in weights.parameters().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
-def test_modes_follow_the_phase(model, lora, unet, text_encoder):
+def test_modes_follow_the_phase(model, prepared, lora, unet, text_encoder):
     model.train()
-    prepare(model, Phase(unet, text_encoder), lora, TOKEN, seed=0)
+    prepared(unet, text_encoder, lora=lora, token=TOKEN)
     assert not model.vae.training
     assert model.unet.training == (unet != "frozen")
     assert model.text_encoder.training == (text_encoder != "frozen")
@@ -83,29 +78,32 @@ def test_nonsense_is_refused(unet, text_encoder, message):
         Phase(unet, text_encoder)
 
 
-@pytest.mark.parametrize("phase", [Phase("lora", "frozen"), Phase("frozen", "token")])
-def test_missing_settings_are_refused(model, phase):
-    with pytest.raises(UserError, match="needs the settings"):
-        prepare(model, phase, None, None, seed=0)
+@pytest.mark.parametrize(
+    ("phase", "needed"),
+    [(("lora", "frozen"), "method.lora"), (("frozen", "token"), "method.token")],
+)
+def test_missing_settings_are_refused(prepared, phase, needed):
+    with pytest.raises(UserError, match=f"needs {needed}"):
+        prepared(*phase)
 
 
-def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, lora):
+def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, prepared, lora):
     before = snapshot(model)
-    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    weights = prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
     dtypes = {name: p.dtype for name, p in model.named_parameters()}
     for name, dtype in dtypes.items():
         assert dtype == (torch.float32 if ".lora_" in name else torch.bfloat16), name
-    prepare(model, Phase("full", "full"), lora, None, 0, frozen_dtype=torch.bfloat16)
+    weights.prepare(Phase("full", "full"))
     after = {n.replace(".base_layer.", "."): t for n, t in model.state_dict().items()}
     for name, tensor in before.items():
         expected = tensor.bfloat16() if name.startswith("vae.") else tensor
         assert torch.equal(after[name], expected), name
 
 
-def test_a_bf16_base_trains_its_float32_adapters(model, lora, train):
-    prepare(model, Phase("lora", "frozen"), lora, None, 0, frozen_dtype=torch.bfloat16)
+def test_a_bf16_base_trains_its_float32_adapters(model, prepared, lora, train):
+    weights = prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
     before = snapshot(model)
-    train(model, steps=2)
+    train(weights, steps=2)
     after = snapshot(model)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == {name for name in after if ".lora_" in name}
@@ -113,29 +111,28 @@ def test_a_bf16_base_trains_its_float32_adapters(model, lora, train):
 
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
 def test_state_round_trip_gives_the_same_prediction(
-    model, tiny_model_dir, lora, predict, train, unet, text_encoder
+    model, prepared, tiny_model_dir, lora, predict, train, unet, text_encoder
 ):
-    phase = Phase(unet, text_encoder)
-    prepare(model, phase, lora, TOKEN, seed=0)
-    train(model, steps=2, after=lambda: restrict_token_update(model))
-    state = {name: tensor.clone() for name, tensor in trained_state(model).items()}
-    fresh = LatentDiffusion.from_pretrained(str(tiny_model_dir))
-    prepare(fresh, phase, lora, TOKEN, seed=1)
+    weights = prepared(unet, text_encoder, lora=lora, token=TOKEN)
+    train(weights, steps=2)
+    state = {name: tensor.clone() for name, tensor in weights.state().items()}
+    fresh = StableDiffusion.from_pretrained(str(tiny_model_dir))
+    again = TrainableWeights(fresh, 1, lora, TOKEN)
+    again.prepare(Phase(unet, text_encoder))
     prompts = ("a <new> dog", "a cat")
     assert not torch.equal(predict(fresh, prompts), predict(model, prompts))
-    load_trained_state(fresh, state)
+    again.load(state)
     assert torch.equal(predict(fresh, prompts), predict(model, prompts))
 
 
-def test_state_of_a_token_phase_is_its_rows(model):
-    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
-    state = trained_state(model)
+def test_state_of_a_token_phase_is_its_rows(prepared):
+    state = prepared("frozen", "token", token=TOKEN).state()
     assert {name: tuple(t.shape) for name, t in state.items()} == {"token.<new>": (2, 32)}
 
 
-def test_a_refused_state_changes_nothing(model, lora, predict):
-    prepare(model, Phase("lora", "frozen"), lora, None, seed=0)
-    state = {name: tensor + 1 for name, tensor in trained_state(model).items()}
+def test_a_refused_state_changes_nothing(model, prepared, lora, predict):
+    weights = prepared("lora", "frozen", lora=lora)
+    state = {name: tensor + 1 for name, tensor in weights.state().items()}
     before = predict(model)
     first, last = sorted(state)[0], sorted(state)[-1]
     missing = {name: tensor for name, tensor in state.items() if name != last}
@@ -146,7 +143,7 @@ def test_a_refused_state_changes_nothing(model, lora, predict):
         (wrong, last),
     ):
         with pytest.raises(UserError) as caught:
-            load_trained_state(model, bad)
+            weights.load(bad)
         assert named in str(caught.value)
     assert torch.equal(predict(model), before)
 
@@ -154,16 +151,19 @@ def test_a_refused_state_changes_nothing(model, lora, predict):
 def test_later_phases_keep_what_earlier_ones_trained(model, tiny_model_dir, predict, train):
     """Textual inversion, then the U-Net with a bf16 text encoder: both are in the state."""
     phases = [Phase("frozen", "token"), Phase("full", "frozen")]
+    bf16 = {"token": TOKEN, "frozen_dtype": torch.bfloat16}
+    weights = TrainableWeights(model, 0, **bf16)
     for phase in phases:
-        prepare(model, phase, None, TOKEN, 0, frozen_dtype=torch.bfloat16)
-        train(model, after=lambda: restrict_token_update(model))
-    state = trained_state(model)
+        weights.prepare(phase)
+        train(weights)
+    state = weights.state()
     names = [n for n in model.state_dict() if n.startswith("unet.")]
     assert list(state) == sorted(["token.<new>", *names])
-    fresh = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    fresh = StableDiffusion.from_pretrained(str(tiny_model_dir))
+    again = TrainableWeights(fresh, 0, **bf16)
     for phase in phases:
-        prepare(fresh, phase, None, TOKEN, 0, frozen_dtype=torch.bfloat16)
-    load_trained_state(fresh, state)
+        again.prepare(phase)
+    again.load(state)
     assert torch.equal(predict(fresh, ("a <new>", "a cat")), predict(model, ("a <new>", "a cat")))
     for part in ("unet", "text_encoder"):
         fresh.restore(part), model.restore(part)
@@ -171,19 +171,19 @@ def test_later_phases_keep_what_earlier_ones_trained(model, tiny_model_dir, pred
             assert torch.equal(fresh.base_state(part)[name], tensor), name
 
 
-def test_a_later_phase_lifts_the_mask_of_a_token_phase(model, train):
-    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
-    train(model, after=lambda: restrict_token_update(model))
-    prepare(model, Phase("frozen", "full"), None, TOKEN, seed=0)
+def test_a_later_phase_lifts_the_mask_of_a_token_phase(model, prepared, train):
+    weights = prepared("frozen", "token", token=TOKEN)
+    train(weights)
+    weights.prepare(Phase("frozen", "full"))
     before = snapshot(model)[MATRIX]
-    train(model, after=lambda: restrict_token_update(model))
+    train(weights)
     dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
     assert not torch.equal(snapshot(model)[MATRIX][dog], before[dog])
 
 
-def test_only_new_rows_get_a_gradient(model, predict):
-    prepare(model, Phase("frozen", "token"), None, TOKEN, seed=0)
+def test_only_new_rows_get_a_gradient(model, prepared, predict):
+    weights = prepared("frozen", "token", token=TOKEN)
     predict(model, ("a <new> dog", "a cat")).sum().backward()
-    gradient = trainable_parameters(model)[MATRIX].grad
+    gradient = weights.parameters()[MATRIX].grad
     rows = set(gradient.abs().sum(1).nonzero().flatten().tolist())
     assert rows == set(token_ids(model, TOKEN))

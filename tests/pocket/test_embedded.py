@@ -11,7 +11,7 @@ import pytest
 
 from dreambooth.errors import UserError
 from dreambooth.metrics import encoders
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import embedded as weights
 from dreambooth.pocket.embedded import model_path, weights_hash
 
@@ -36,7 +36,7 @@ def embedded(tiny_model_dir, tmp_path, monkeypatch) -> Path:
 def refusal() -> str:
     """What `model=pocket` says."""
     with pytest.raises(UserError) as caught:
-        LatentDiffusion.from_pretrained(model_path("pocket"))
+        StableDiffusion.from_pretrained(model_path("pocket"))
     message = str(caught.value)
     assert "\n" not in message and "model.path" not in message
     return message
@@ -75,7 +75,7 @@ def test_another_folder_is_still_the_user_s_own(embedded, tmp_path):
     other = Path(shutil.copytree(embedded, tmp_path / "other"))
     (other / "vae/config.json").unlink()
     with pytest.raises(UserError, match="lacks vae/config.json: point model.path"):
-        LatentDiffusion.from_pretrained(str(other))
+        StableDiffusion.from_pretrained(str(other))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.class_images import ClassImages, own_class_images
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
@@ -144,8 +144,8 @@ def test_two_processes_at_once_draw_each_image_once(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+def model(tiny_model_dir) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(str(tiny_model_dir))
 
 
 def drawn(model, cache, wanted=WANTED, **changed) -> list[Path]:
@@ -173,7 +173,7 @@ def test_the_key_holds_everything_the_images_depend_on(model, tiny_v_model_dir, 
     def folder(model=model, wanted=single, **changed) -> Path:
         return drawn(model, tmp_path, wanted, **changed)[0].parent
 
-    other = LatentDiffusion.from_pretrained(str(tiny_v_model_dir))
+    other = StableDiffusion.from_pretrained(str(tiny_v_model_dir))
     folders = [
         folder(),
         folder(other),

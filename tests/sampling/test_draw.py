@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.generate import generate
 from dreambooth.errors import UserError
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.draw import draw, evaluation_mode
 from dreambooth.sampling.spec import Sampling
 
@@ -22,8 +22,8 @@ SAMPLING = Sampling("DDIMScheduler", 3, 4.0, 16, 1)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+def model(tiny_model_dir) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(str(tiny_model_dir))
 
 
 def drawn(model, prompts, seeds, **changed) -> list[np.ndarray]:
@@ -101,7 +101,7 @@ def test_drawing_leaves_training_as_it_was(model):
 def test_drawing_is_autocast_where_it_is_asked_for_or_dtypes_differ(
     tiny_model_dir, autocasts, dtype, frozen, expected
 ):
-    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    model = StableDiffusion.from_pretrained(str(tiny_model_dir))
     (exact,) = drawn(model, ["a dog"], [0])
     autocasts.clear()
     if frozen is not None:
@@ -114,7 +114,7 @@ def test_drawing_is_autocast_where_it_is_asked_for_or_dtypes_differ(
 
 
 def test_networks_that_are_all_in_half_precision_are_drawn_as_they_are(tiny_model_dir, autocasts):
-    model = LatentDiffusion.from_pretrained(str(tiny_model_dir)).to(torch.bfloat16)
+    model = StableDiffusion.from_pretrained(str(tiny_model_dir)).to(torch.bfloat16)
     for dtype in ("float32", "bfloat16"):
         assert drawn(model, ["a dog"], [0], dtype=dtype)[0].shape == (16, 16, 3)
     assert autocasts == {None}

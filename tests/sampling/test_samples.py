@@ -9,7 +9,7 @@ from PIL import Image
 
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.files import cache_key
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.samples import SampleSet
@@ -20,7 +20,7 @@ WORDS = SubjectWords("sks dog", "dog", "a dog", live=True)
 
 
 def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
-    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    model = StableDiffusion.from_pretrained(str(tiny_model_dir))
     samples = SampleSet.of_templates(["a red {subject}", "a dog"], WORDS, [0, 7], SAMPLING)
     assert samples.prompts == ("a red sks dog", "a dog")
     assert samples.class_only == ("a red dog", "a dog")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling import draw as draw_module
 from dreambooth.training.average import MovingAverage
 from spine import Spine, checkpoint, same
@@ -30,7 +30,7 @@ def average_of(out: Path) -> dict[str, torch.Tensor]:
 
 
 def exported(out: Path) -> dict[str, torch.Tensor]:
-    state = LatentDiffusion.from_pretrained(str(out / "model")).base_state("unet")
+    state = StableDiffusion.from_pretrained(str(out / "model")).base_state("unet")
     return {f"unet.{name}": tensor for name, tensor in state.items()}
 
 
@@ -63,7 +63,7 @@ def test_the_average_is_the_one_computed_by_hand(spine: Spine, tmp_path, decay):
 
 def test_a_long_average_of_a_short_training_is_near_the_trained_weights(spine, tmp_path):
     out = spine.run(tmp_path, "max_steps=20", "ema_decay=0.9999", "ppl=false")
-    base = LatentDiffusion.from_pretrained(str(spine.model)).base_state("unet")
+    base = StableDiffusion.from_pretrained(str(spine.model)).base_state("unet")
     base = {f"unet.{name}": tensor for name, tensor in base.items()}
     trained = checkpoint(out)["state_dict"]
     moved = distance(base, trained)
@@ -113,7 +113,7 @@ def test_samples_and_scores_are_of_the_average_and_change_no_weight(
     assert same(average_of(out), average_of(plain))
     assert same(exported(out), exported(plain))
     drawn_at = {"before": seen[:2], "step 2": seen[2:4], "end": seen[4:]}
-    base = LatentDiffusion.from_pretrained(str(spine.model)).base_state("unet")
+    base = StableDiffusion.from_pretrained(str(spine.model)).base_state("unet")
     assert all(same(each, {f"unet.{k}": v for k, v in base.items()}) for each in drawn_at["before"])
     state = torch.load(out / "checkpoints/phase-0/step-000002.ckpt", weights_only=True)
     averages = state["callbacks"]["MovingAverage"]["shadow_params"]

@@ -238,11 +238,11 @@ def test_a_new_history_replaces_what_lay_beyond_its_start(tmp_path):
     ],
 )
 def test_a_checkpoint_holds_exactly_what_trains(spine, tiny_model_dir, tmp_path, method, names):
-    from dreambooth.model.stable_diffusion import LatentDiffusion
+    from dreambooth.model.stable_diffusion import StableDiffusion
 
     saved = checkpoint(spine.run(tmp_path, "max_steps=1", *method))
     state = saved["state_dict"]
-    model = LatentDiffusion.from_pretrained(str(tiny_model_dir))
+    model = StableDiffusion.from_pretrained(str(tiny_model_dir))
     if "method=lora" in method:
         attentions = [n for n, _ in model.unet.named_modules() if n.endswith(("to_q", "to_out.0"))]
         assert len(state) == 2 * 2 * len(attentions)  # A and B of q, k, v and out

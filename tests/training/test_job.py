@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.samples import SampleSet
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
@@ -48,7 +48,7 @@ def test_a_finished_run_is_not_trained_again(spine, four_steps, tmp_path, monkey
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)
     spine.run(out, *CONSTANT)
     before, after = (
-        LatentDiffusion.from_pretrained(str(run / "model")) for run in (four_steps, out)
+        StableDiffusion.from_pretrained(str(run / "model")) for run in (four_steps, out)
     )
     assert same(before.base_state("unet"), after.base_state("unet"))
 
@@ -65,7 +65,7 @@ def alive(monkeypatch):
     """`alive()`: what is left in memory of the models and Trainers of runs, without Python's own
     garbage collection."""
     made: list[weakref.ref] = []
-    load, fit = LatentDiffusion.from_pretrained, pl.Trainer.fit
+    load, fit = StableDiffusion.from_pretrained, pl.Trainer.fit
 
     def watched_load(*args, **kwargs):
         model = load(*args, **kwargs)
@@ -76,7 +76,7 @@ def alive(monkeypatch):
         made.append(weakref.ref(self))
         return fit(self, *args, **kwargs)
 
-    monkeypatch.setattr(LatentDiffusion, "from_pretrained", watched_load)
+    monkeypatch.setattr(StableDiffusion, "from_pretrained", watched_load)
     monkeypatch.setattr(pl.Trainer, "fit", watched_fit)
     gc.disable()
     yield lambda: [type(ref()).__name__ for ref in made if ref() is not None]
@@ -105,7 +105,7 @@ def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, 
         assert alive() == []
     # the Trainers, with the optimizers' state, are gone before anything follows training
     assert [set(names) for names in at_the_end] == [
-        {"LatentDiffusion", "UNet2DConditionModel", "CLIPTextModel"}
+        {"StableDiffusion", "UNet2DConditionModel", "CLIPTextModel"}
     ] * 3
 
 

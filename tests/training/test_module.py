@@ -18,8 +18,8 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare, trainable_parameters
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 from spine import Spine, checkpoint
@@ -29,18 +29,19 @@ FULL = Phase("full", "frozen")
 
 def make_module(folder, parts=FULL, loss=None, max_steps=10, **changed) -> DreamBooth:
     """A module on a fresh tiny model; the text encoder's prompts embedded."""
-    model = LatentDiffusion.from_pretrained(str(folder))
-    prepare(model, parts, None, None, seed=0)
+    model = StableDiffusion.from_pretrained(str(folder))
+    weights = TrainableWeights(model, seed=0)
+    weights.prepare(parts)
     base = {"factory": torch.optim.AdamW, "text_encoder_lr": None, "max_grad_norm": 1.0}
     base |= {"lr_schedule": "constant", "lr_warmup_steps": 0, "accumulate": 1, "ema_decay": None}
     optimization = OptimizerSpec(**{**base, **changed})
     phase = PhaseSpec(parts, 1e-3, max_steps)
-    module = DreamBooth(model, loss or Loss(1.0), optimization, phase)
+    module = DreamBooth(weights, loss or Loss(1.0), optimization, phase)
     module.embed_once(["a sks dog", "a dog"])
     return module
 
 
-def make_batches(spine: Spine, model: LatentDiffusion, size: int = 2) -> KeyedBatches:
+def make_batches(spine: Spine, model: StableDiffusion, size: int = 2) -> KeyedBatches:
     """The three photos as instance and as class examples."""
     encode = partial(
         encode_examples,
@@ -127,16 +128,16 @@ def test_a_trained_text_encoder_embeds_each_unique_prompt_once_a_step(
     embeddings = module.embeddings(batch["prompts"])
     assert rows == [2]
     for row, prompt in zip(embeddings, batch["prompts"], strict=True):
-        torch.testing.assert_close(row, module.model.embed([prompt])[0])
+        torch.testing.assert_close(row.tokens, module.model.embed([prompt]).tokens[0])
     module.errors(batch).sum().backward()
     assert module.model.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_cached_embeddings_are_those_of_the_text_encoder(tiny_model_dir):
     module = make_module(tiny_model_dir)
-    got = module.embeddings(["a dog", "a sks dog", "a dog"])
-    torch.testing.assert_close(got[0], module.model.embed(["a dog"])[0])
-    torch.testing.assert_close(got[1], module.model.embed(["a sks dog"])[0])
+    got = module.embeddings(["a dog", "a sks dog", "a dog"]).tokens
+    torch.testing.assert_close(got[0], module.model.embed(["a dog"]).tokens[0])
+    torch.testing.assert_close(got[1], module.model.embed(["a sks dog"]).tokens[0])
     assert torch.equal(got[0], got[2]) and not torch.equal(got[0], got[1])
     assert not got.requires_grad
 
@@ -153,7 +154,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
     latents = posterior * model.vae.config.scaling_factor
     times, schedule = batch["timesteps"], model.noise_scheduler
     noisy = schedule.add_noise(latents, batch["noise"], times)
-    embeddings = model.embed(batch["prompts"])
+    embeddings = model.embed(batch["prompts"]).tokens
     prediction = model.unet(noisy, times, embeddings).sample
     is_v = model.prediction_type == "v_prediction"
     aim = schedule.get_velocity(latents, batch["noise"], times) if is_v else batch["noise"]
@@ -169,7 +170,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
 def test_clipping_is_one_joint_norm(tiny_model_dir):
     module = make_module(tiny_model_dir, Phase("full", "full"), max_grad_norm=0.5)
     optimizer = module.configure_optimizers()["optimizer"]
-    parameters = trainable_parameters(module.model).values()
+    parameters = module.weights.parameters().values()
     for i, p in enumerate(parameters):
         p.grad = torch.full_like(p, 0.01 * (i + 1))
     before = [p.grad.clone() for p in parameters]
@@ -288,7 +289,7 @@ def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
     assert plain.keys() == frugal.keys()
     for name in plain:
         torch.testing.assert_close(plain[name], frugal[name], rtol=0, atol=1e-7)
-    base = LatentDiffusion.from_pretrained(str(spine.model)).state_dict()
+    base = StableDiffusion.from_pretrained(str(spine.model)).state_dict()
     unchanged = [name for name in plain if torch.equal(plain[name], base[name])]
     assert len(unchanged) < len(plain) / 10  # both trained
 

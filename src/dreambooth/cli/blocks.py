@@ -10,6 +10,7 @@ import torch
 from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.errors import UserError
 from dreambooth.model.lora import LoRASettings
+from dreambooth.model.settings import build
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.spec import Sampling
@@ -78,8 +79,8 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
                 )
     return MethodSpec(
         tuple(phases),
-        None if lora is None else named("method.lora", LoRASettings, **lora),
-        None if token is None else named("method.token", TokenSettings, **token),
+        None if lora is None else build(LoRASettings, "method.lora", lora),
+        None if token is None else build(TokenSettings, "method.token", token),
     )
 
 

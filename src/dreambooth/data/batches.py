@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from dreambooth.data.latents import Examples
-from dreambooth.diffusion.noise import keyed_generator
+from dreambooth.random import keyed_generator
 
 
 @dataclass(frozen=True)

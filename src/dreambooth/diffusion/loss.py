@@ -1,4 +1,4 @@
-"""DreamBooth's two-term loss, per sample until the very last line."""
+"""DreamBooth's two-term loss, kept per sample until the last line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TwoTermLoss(NamedTuple):
-    """Scalars; `prior` is 0 without class images."""
+    """The scalar loss and its two terms; `prior` is 0 without class images."""
 
     instance: Tensor
     prior: Tensor
@@ -17,21 +17,33 @@ class TwoTermLoss(NamedTuple):
 
 
 def error_per_sample(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over every axis but the first: `[N,C,h,w]` => `[N]`, in float32."""
+    """Average the squared error over all axes but the first: `[N,C,h,w]` => `[N]`, in float32.
+
+    >>> error_per_sample(torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)).tolist()
+    [5.0, 0.0]
+    """
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 
 def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Min-SNR-gamma weight of each sample, `[N]` (Hang et al. 2023, section 3.4).
+    """Compute the Min-SNR-gamma weight of each sample, `[N]` (Hang et al. 2023, section 3.4).
 
-    min(snr, gamma) / snr for epsilon, min(snr, gamma) / (snr + 1) for velocity.
+        epsilon:       min(snr, gamma) / snr
+        v_prediction:  min(snr, gamma) / (snr + 1)
+
+    >>> min_snr_weights(torch.tensor([10.0, 2.0]), 5.0, "epsilon").tolist()
+    [0.5, 1.0]
+    >>> min_snr_weights(torch.tensor([9.0, 1.0]), 5.0, "v_prediction").tolist()
+    [0.5, 0.5]
     """
     clipped = snr.clamp(max=gamma)
     return clipped / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
 def two_term_loss(error: Tensor, is_prior: Tensor, prior_loss_weight: float) -> TwoTermLoss:
-    """instance + weight x prior, each a mean over its own samples (Ruiz et al. 2023, eq. 2).
+    """Average each kind over its own samples and add the two (Ruiz et al. 2023, eq. 2).
+
+        total = mean(error of instance images) + prior_loss_weight x mean(error of class images)
 
     Args:
         error: `[N]`, already weighted per sample where a weighting is used.
@@ -39,6 +51,10 @@ def two_term_loss(error: Tensor, is_prior: Tensor, prior_loss_weight: float) -> 
         prior_loss_weight: lambda of the paper.
 
     A kind that is absent contributes 0. Nothing here waits for the device.
+
+    >>> error, is_prior = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([False, False, True])
+    >>> [term.item() for term in two_term_loss(error, is_prior, 0.5)]
+    [2.0, 5.0, 4.5]
     """
     instance = _mean_over(error, ~is_prior)
     prior = _mean_over(error, is_prior)
@@ -46,6 +62,6 @@ def two_term_loss(error: Tensor, is_prior: Tensor, prior_loss_weight: float) -> 
 
 
 def _mean_over(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the masked entries, 0 where there are none."""
+    """Average the masked entries; 0 where there are none."""
     # where(), not a product: an infinite error of one kind must not reach the other kind's term
     return torch.where(mask, error, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,30 +1,35 @@
-"""Inference samplers: diffusers' own, on the model's own noise schedule."""
+"""Inference samplers: diffusers' own, on the model's noise schedule; and SLERP of latents."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import diffusers
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 
-def make_scheduler(name: str, options: dict, noise_config: dict):
-    """A diffusers scheduler by class name, with the noise schedule the model was trained on.
+def make_scheduler(
+    name: str, options: Mapping[str, object], noise_config: Mapping[str, object]
+) -> SchedulerMixin:
+    """Make a diffusers scheduler with the noise schedule that the model was trained on.
 
     Args:
-        name: such as `DDIMScheduler`.
-        options: of the sampler itself, such as `{"use_karras_sigmas": True}`.
+        name: its class, such as `DDIMScheduler`.
+        options: its own options, such as `{"use_karras_sigmas": True}`.
         noise_config: the config of the model's training scheduler: betas, number of timesteps
-            and prediction type come from it, so that a sampler never changes them. What is a
-            mere default there (`_use_default_values`) stays the sampler's own default.
+            and prediction type come from it, so that a sampler never changes them. What is only
+            a default there (`_use_default_values`) stays the sampler's own default.
     """
-    return getattr(diffusers, name).from_config(noise_config, **options)
+    return getattr(diffusers, name).from_config(dict(noise_config), **options)
 
 
-def check_scheduler(name: str, options: dict, num_inference_steps: int) -> None:
-    """Refuse what `make_scheduler` could not make, or could not take that many steps of.
+def check_scheduler(name: str, options: Mapping[str, object], num_inference_steps: int) -> None:
+    """Refuse what `make_scheduler` cannot make, or what cannot take that many steps.
 
     Raises:
         ValueError: no such sampler, no such option, or a value that the sampler refuses.
@@ -36,9 +41,10 @@ def check_scheduler(name: str, options: dict, num_inference_steps: int) -> None:
         raise ValueError(f"diffusers has no sampler {name}: {hint}")
     known = set(inspect.signature(getattr(diffusers, name).__init__).parameters)
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"{name} has no option {unknown[0]}: see diffusers' own description.")
+        raise ValueError(f"{name} has no option {unknown[0]}: see its page in diffusers' docs.")
     try:
-        make_scheduler(name, options, {}).set_timesteps(num_inference_steps)
+        scheduler: Any = make_scheduler(name, options, {})
+        scheduler.set_timesteps(num_inference_steps)
     except Exception as error:  # each sampler has checks of its own
         reason = " ".join(str(error).split())
         chosen = f"{name} with num_inference_steps={num_inference_steps} and options={options}"
@@ -46,9 +52,14 @@ def check_scheduler(name: str, options: dict, num_inference_steps: int) -> None:
 
 
 def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
-    """Spherical interpolation of two latents of any shape (Shoemake 1985), flattened.
+    """Interpolate two latents of any shape on the sphere (Shoemake 1985), each taken as one vector.
+
+        slerp(a, b, t) = (sin((1 - t) w) a + sin(t w) b) / sin(w),  cos(w) = a.b / (|a| |b|)
 
     Nearly parallel latents, whose angle is not defined, are interpolated linearly.
+
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)  # (1, 1) / sqrt(2)
+    tensor([0.7071, 0.7071])
     """
     a, b = start.flatten().double(), end.flatten().double()
     cosine = torch.dot(a, b) / (a.norm() * b.norm())

@@ -18,8 +18,7 @@ from dreambooth.evaluation.score import score
 from dreambooth.files import atomic, cache_key, file_hash, read_csv, write_csv
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
 from dreambooth.metrics.variants import clip_t_id, dino_id
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import load_trained_state, trained_state
+from dreambooth.model.trainable import TrainableWeights
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +37,13 @@ class Curve:
     """
 
     def __init__(
-        self, evaluation: Evaluation, model: LatentDiffusion, folder: Path, best_after: int | None
+        self,
+        evaluation: Evaluation,
+        weights: TrainableWeights,
+        folder: Path,
+        best_after: int | None,
     ) -> None:
-        self.evaluation, self.model = evaluation, model
+        self.evaluation, self.weights = evaluation, weights
         self.folder, self.best_after = folder, best_after
         self.items = evaluation.items
         self.seconds = 0.0
@@ -74,7 +77,7 @@ class Curve:
         """
         start = time.monotonic()
         prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
-        images = self.evaluation.drawn(self.model, prompts, seeds)
+        images = self.evaluation.drawn(self.weights.model, prompts, seeds)
         photos, encoders = self.evaluation.photos, self.evaluation.encoders
         summary = score(self.items, images, photos, encoders, METRICS).summary
         scores = {k: v["mean"] for k, v in summary.items() if not k.startswith("real_ref.")}
@@ -121,7 +124,7 @@ class Curve:
                 "exported: train again with resume=null, or pass checkpoint.best=null to export "
                 "the last step."
             )
-        load_trained_state(self.model, load_file(state))
+        self.weights.load(load_file(state))
         return best
 
     def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
@@ -132,7 +135,7 @@ class Curve:
 
     def _keep(self, row: Mapping[str, float]) -> None:
         """Save the trained state, with the row that it belongs to."""
-        state = {k: v.detach().cpu().contiguous() for k, v in trained_state(self.model).items()}
+        state = {k: v.detach().cpu().contiguous() for k, v in self.weights.state().items()}
         metadata = {"step": str(row["step"]), "rule": "harmonic", "row": json.dumps(row)}
         with atomic(self.best_path) as temporary:
             save_file(state, temporary, metadata)

@@ -15,7 +15,7 @@ from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.score import BOOTSTRAP_SEED, Scores, score
 from dreambooth.files import folder_hash
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item
@@ -37,13 +37,13 @@ class Evaluation:
         return self.spec.items(self.subject)
 
     def drawn(
-        self, model: LatentDiffusion, prompts: Sequence[str], seeds: Sequence[int]
+        self, model: BaseModel, prompts: Sequence[str], seeds: Sequence[int]
     ) -> list[Image.Image]:
         """Draw images of the model as it is now."""
         return draw(model, prompts, seeds, self.sampling)
 
     def score_model(
-        self, model: LatentDiffusion, export: Path, folder: Path
+        self, model: BaseModel, export: Path, folder: Path
     ) -> tuple[Scores, dict[str, Any]]:
         """Draw the images that `folder` lacks, and score them all.
 
@@ -76,7 +76,7 @@ class Evaluation:
         }
 
 
-def provenance(model: LatentDiffusion, export: Path, sampling: Sampling) -> dict[str, Any]:
+def provenance(model: BaseModel, export: Path, sampling: Sampling) -> dict[str, Any]:
     """Name what a fine-tuned model's images depend on: its exported weights, and how it draws.
 
     Raises:
@@ -84,10 +84,11 @@ def provenance(model: LatentDiffusion, export: Path, sampling: Sampling) -> dict
     """
     if not any(export.glob("*")):
         raise UserError(f"{export} holds no model: train the run again or correct the path.")
+    networks = (model.denoiser, *model.text_encoders, model.autoencoder)
     facts = {
         "export": folder_hash(export),
         **sampling.facts,
-        "dtypes": [str(part.dtype) for part in (model.unet, model.text_encoder, model.vae)],
+        "dtypes": [str(model.network(name).dtype) for name in networks],
     }
     if not (export / "model_index.json").exists():
         facts["base"] = model.weights_hash()  # the model that adapters and tokens belong to

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, PreTrainedModel
 
 from dreambooth.files import atomic
-from dreambooth.model.loading import WEIGHT_PARTS, quiet
-
-if TYPE_CHECKING:
-    from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.loading import TRAINING_SCHEDULE, quiet
 
 
-def write_pipeline(model: LatentDiffusion, folder: Path) -> None:
+def write_pipeline(model: BaseModel, folder: Path, scheduler: SchedulerMixin | None) -> None:
     """Write `folder` beside itself and rename it; an earlier one is replaced, or kept on failure.
 
-    Float32 safetensors. Adapters that are not merged are left out.
+    Float32 safetensors. Adapters that are not merged are left out. `scheduler`, or else the
+    model's own, is the sampler that the folder names.
     """
-    pipeline = model.pipeline()
-    pipeline.register_modules(**{part: _clean(model, part) for part in WEIGHT_PARTS})
+    pipeline = model.pipeline(scheduler)
+    clean = {name: _clean(model, name) for name in model.layout.networks}
+    pipeline.register_modules(**clean, scheduler=with_training_schedule(model, pipeline.scheduler))
     with atomic(folder) as new:
         with quiet():
             pipeline.save_pretrained(new, safe_serialization=True)
-        _prefix_text_encoder(new / "text_encoder")
+        for name in model.text_encoders:
+            if isinstance(clean[name], CLIPTextModel):
+                _prefix_text_encoder(new / name)
         # vocab.json and merges.txt, which version 4 of transformers looks for
         model.tokenizer.backend_tokenizer.model.save(str(new / "tokenizer"))
 
 
-def _clean(model: LatentDiffusion, part: str) -> torch.nn.Module:
-    """The part as its own class saves it: float32 weights by reference, no adapter inside."""
-    module = getattr(model, part)
-    state = model.masters.get(part) or {k: v.float() for k, v in model.base_state(part).items()}
+def _clean(model: BaseModel, name: str) -> Any:
+    """Make the network as its own class saves it: float32 by reference, no adapter inside."""
+    module = model.network(name)
+    state = model.masters.get(name) or {k: v.float() for k, v in model.base_state(name).items()}
     with torch.device("meta"):
-        if part == "text_encoder":
+        if isinstance(module, PreTrainedModel):
             clean = type(module)(module.config)
         else:
             # without the path of this machine that loading left there
@@ -43,6 +48,20 @@ def _clean(model: LatentDiffusion, part: str) -> torch.nn.Module:
             clean = type(module).from_config(config)
     clean.load_state_dict(state, strict=True, assign=True)
     return clean
+
+
+def with_training_schedule(model: BaseModel, sampler: Any) -> SchedulerMixin:
+    """Copy a sampler with the model's training noise schedule in its config.
+
+    Without it, a model that is loaded from the folder could not tell the sampler's options and
+    defaults from the noise schedule, and would hand them on to every other sampler.
+    """
+    config = model.noise_scheduler.config
+    dropped = {*config.get("_use_default_values", ()), "_use_default_values", "_diffusers_version"}
+    schedule = {key: value for key, value in config.items() if key not in dropped}
+    sampler = deepcopy(sampler)
+    sampler.register_to_config(**{TRAINING_SCHEDULE: schedule})
+    return sampler
 
 
 def _prefix_text_encoder(folder: Path) -> None:

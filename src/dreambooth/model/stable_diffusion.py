@@ -1,205 +1,170 @@
-"""A pretrained text-to-image latent diffusion model: its three networks and what they compute."""
+"""Stable Diffusion 1.x and 2.x, and the embedded model: three networks and what they compute."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import SchedulerMixin, StableDiffusionPipeline
-from diffusers.loaders import TextualInversionLoaderMixin
-from torch import nn
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreambooth.model.loading import (
-    WEIGHT_PARTS,
-    check_complete,
-    check_fit,
-    hash_folder,
-    load_part,
-    load_schedulers,
-    load_tokenizer,
-    locate,
-)
+from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.pipeline_export import write_pipeline
+from dreambooth.model.source import Layout, Source, check_complete, locate
 
 log = logging.getLogger(__name__)
 
 
-class LatentDiffusion(nn.Module):
-    """U-Net, VAE and text encoder of a Stable Diffusion pipeline, with its tokenizer.
+class StableDiffusion(BaseModel):
+    """U-Net, VAE and CLIP text encoder of a Stable Diffusion pipeline, with its tokenizer.
 
-    `noise_scheduler` is the training noise schedule (its `alphas_cumprod` and `prediction_type`).
-    `masters` holds float32 copies, on the CPU, of parts cast to a smaller dtype while frozen.
+    `noise_scheduler` is the training noise schedule, `sampler` the one that the folder names.
     """
+
+    layout = Layout(
+        StableDiffusionPipeline,
+        {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel},
+        "Stable Diffusion 1.x and 2.x, or the embedded model",
+    )
+    denoiser, autoencoder, text_encoders = "unet", "vae", ("text_encoder",)
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
 
     def __init__(
         self,
-        unet: nn.Module,
-        vae: nn.Module,
-        text_encoder: nn.Module,
-        tokenizer,
-        noise_scheduler: SchedulerMixin,
+        networks: dict[str, Any],
+        tokenizer: CLIPTokenizer,
+        noise_scheduler: DDPMScheduler,
         sampler: SchedulerMixin,
-        *,
-        folder: Path,
-        path: str,
-        variant: str | None,
-        commit: str | None,
+        source: Source,
     ):
         super().__init__()
-        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        for name in self.layout.networks:
+            self.add_module(name, networks[name])
         self.tokenizer = tokenizer
         self.noise_scheduler = noise_scheduler
-        self.path = path
-        self.masters: dict[str, dict[str, torch.Tensor]] = {}
-        self._sampler = sampler
-        self._folder, self._variant, self._commit = folder, variant, commit
-        self._weights_hash: str | None = None
+        self.sampler: Any = sampler
+        self.source = source
+        self.masters = {}
         self._truncated: set[str] = set()  # prompts already warned of
 
     @classmethod
     def from_pretrained(
         cls, path: str, revision: str | None = None, variant: str | None = None
-    ) -> LatentDiffusion:
+    ) -> StableDiffusion:
         """Load a local diffusers folder or a hub id: float32, frozen, safetensors only.
 
-        `variant` names a set of weight files (`fp16`). Raises UserError, naming the part, for a
-        model that is unreachable, incomplete, damaged or of another kind.
+        `variant` names a set of weight files (`fp16`).
+
+        Raises:
+            UserError: names the part of a model that is unreachable, incomplete, damaged or of
+                another kind.
         """
-        folder, commit = locate(str(path), revision, variant)
-        check_complete(folder, variant)
-        tokenizer = load_tokenizer(folder)
-        noise_scheduler, sampler = load_schedulers(folder)
-        parts = {part: load_part(folder, part, variant) for part in WEIGHT_PARTS}
-        check_fit(folder, tokenizer, **parts)
-        where = {"folder": folder, "path": str(path), "variant": variant, "commit": commit}
-        return cls(
-            **parts, tokenizer=tokenizer, noise_scheduler=noise_scheduler, sampler=sampler, **where
-        )
+        source = locate(str(path), revision, variant, cls.layout)
+        check_complete(source)
+        tokenizer = load_tokenizer(source.folder)
+        noise_scheduler, sampler = load_schedulers(source.folder)
+        networks = {name: load_network(source, name) for name in cls.layout.networks}
+        check_fit(source.folder, tokenizer, **networks)
+        return cls(networks, tokenizer, noise_scheduler, sampler, source)
 
-    @property
-    def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`: what the U-Net was trained to predict."""
-        return self.noise_scheduler.config.prediction_type
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent."""
-        return self.vae.config.latent_channels
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels to a side of one latent element, 8 in Stable Diffusion."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Prompts (N) => embeddings `[N,L,D]`, as diffusers' pipelines compute them.
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Embed N prompts as diffusers' pipeline does: `[N,L,D]`.
 
         The last hidden state after the final LayerNorm, every prompt padded to L tokens. A token
-        of several vectors is spelled out. What goes beyond L is cut, with one warning a prompt.
+        of several vectors is spelled out. What goes beyond L is cut, with one warning per prompt.
         """
+        texts = list(prompts)
         if any(word.endswith("_1") for word in self.tokenizer.get_added_vocab()):
-            spell_out = TextualInversionLoaderMixin().maybe_convert_prompt
-            prompts = spell_out(list(prompts), self.tokenizer)
+            spell_out: Any = TextualInversionLoaderMixin().maybe_convert_prompt
+            texts = spell_out(texts, self.tokenizer)
         length = self.tokenizer.model_max_length
         cut = {"padding": "max_length", "max_length": length, "truncation": True}
-        ids = self.tokenizer(list(prompts), **cut, return_tensors="pt").input_ids
-        self._warn_of_truncation(prompts, ids)
-        return self.text_encoder(ids.to(self.text_encoder.device))[0]
+        ids = self.tokenizer(texts, **cut, return_tensors="pt").input_ids
+        self._warn_of_truncation(texts, ids)
+        return Embeddings(self.text_encoder(ids.to(self.text_encoder.device))[0])
 
-    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`pixels [N,3,H,W]` in [-1,1] => posterior `mean, logvar [N,C,h,w]`, float32, unscaled."""
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels [N,3,H,W]` in [-1,1] as posterior `mean, logvar [N,C,h,w]`, float32.
+
+        Neither is scaled for the U-Net.
+        """
+        encoded: Any = self.vae.encode(pixels.to(self.vae.dtype))
+        posterior = encoded.latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
-    def sample_latents(
-        self, mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
-        """Posterior sample, scaled for the U-Net: `(mean + std * noise - shift) * scale`.
+    def sample_latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+        """Draw a posterior sample, scaled for the U-Net; all `[N,C,h,w]`, `noise` standard normal.
 
-        All `[N,C,h,w]`; `noise` standard normal. `shift_factor` is 0 where the VAE has none.
+            latents = (mean + exp(logvar / 2) noise - shift_factor) x scaling_factor
+
+        `shift_factor` is 0 where the VAE has none.
         """
         latents = mean + torch.exp(0.5 * logvar) * noise
         shift = self.vae.config.get("shift_factor") or 0.0
-        return (latents - shift) * self.vae.config.scaling_factor
+        return (latents - shift) * self.vae.config["scaling_factor"]
 
-    def predict(
-        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor
-    ) -> torch.Tensor:
-        """`[N,C,h,w]`, int64 `[N]`, `[N,L,D]` => prediction `[N,C,h,w]` in the U-Net's dtype."""
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
+        """Run the U-Net: `[N,C,h,w]`, int64 `[N]`, N prompts => `[N,C,h,w]` in its dtype."""
         dtype = self.unet.dtype
-        return self.unet(noisy_latents.to(dtype), timesteps, embeddings.to(dtype)).sample
+        return self.unet(noisy_latents.to(dtype), timesteps, embeddings.tokens.to(dtype)).sample
 
     def pipeline(self, scheduler: SchedulerMixin | None = None) -> StableDiffusionPipeline:
-        """A diffusers pipeline over these very modules, with `scheduler` or the model's own."""
-        pipeline = StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=scheduler or type(self._sampler).from_config(self._sampler.config),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
+        own = type(self.sampler).from_config(self.sampler.config)
+        networks = {name: self.network(name) for name in self.layout.networks}
+        pipeline = assemble(networks, self.tokenizer, scheduler or own)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         self.unet.enable_gradient_checkpointing()
-        text = self.text_encoder  # transformers renamed the method within version 5
+        text: Any = self.text_encoder  # transformers renamed the method within version 5
         enable = getattr(text, "activation_checkpointing_enable", None)
         # The re-entrant form gives no gradient to adapters behind an input that needs none.
         (enable or text.gradient_checkpointing_enable)({"use_reentrant": False})
 
-    def base_state(self, part: str) -> dict[str, torch.Tensor]:
-        """Weights of `unet`, `vae` or `text_encoder` under their own names, without adapters.
-
-        References, not copies. An adapter that is merged is in them.
-        """
-        state = getattr(self, part).state_dict()
-        return {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in state.items()
-            if ".lora_" not in name
-        }
-
-    def restore(self, part: str) -> None:
-        """Bring a part that was cast while frozen back to its exact float32 weights."""
-        master = self.masters.pop(part, None)
-        if master is None:
-            return
-        nn.Module.to(getattr(self, part), torch.float32)  # diffusers' own `to` warns of nothing
-        for name, tensor in self.base_state(part).items():
-            tensor.copy_(master[name])
-
-    def export(self, folder: str | Path) -> None:
+    def export(self, folder: str | Path, scheduler: SchedulerMixin | None = None) -> None:
         """Write a whole diffusers pipeline folder, float32 safetensors, new tokens included.
 
-        Adapters are left out unless they are merged. Written beside `folder` and renamed, so that
-        `folder` is never half-written; an earlier `folder` is replaced.
+        `scheduler`, or else the model's own, becomes the folder's sampler; the training noise
+        schedule is kept beside it. Adapters are left out unless they are merged. The folder is
+        written beside its place and renamed, so that it is never half-written; an earlier one is
+        replaced.
         """
-        write_pipeline(self, Path(folder))
+        write_pipeline(self, Path(folder), scheduler)
 
-    def weights_hash(self) -> str:
-        """SHA-256 hex of what was loaded: the files' content, or hub id and resolved commit."""
-        if self._weights_hash is None:
-            if self._commit is None:
-                self._weights_hash = hash_folder(self._folder, self._variant)
-            else:
-                name = f"{self.path}@{self._commit}:{self._variant}"
-                self._weights_hash = hashlib.sha256(name.encode()).hexdigest()
-        return self._weights_hash
-
-    def _warn_of_truncation(self, prompts: list[str], ids: torch.Tensor) -> None:
+    def _warn_of_truncation(self, prompts: list[str], ids: Tensor) -> None:
+        """Warn once of each prompt that is longer than the text encoder takes, naming the cut."""
         length = ids.shape[1]
         for prompt, row in zip(prompts, ids, strict=True):
             if row[-2] == self.tokenizer.eos_token_id or prompt in self._truncated:
-                continue  # padded, so nothing is cut; or said before
+                continue  # padded, so nothing is cut; or warned of before
             whole = self.tokenizer(prompt, verbose=False).input_ids
             if len(whole) > length:
                 self._truncated.add(prompt)
                 cut = self.tokenizer.decode(whole[length - 1 : -1])
                 log.warning("a prompt is longer than %d tokens, so this is cut: %s", length, cut)
+
+
+def assemble(
+    networks: dict[str, Any], tokenizer: CLIPTokenizer, scheduler: SchedulerMixin
+) -> StableDiffusionPipeline:
+    """Make a diffusers pipeline of `unet`, `vae` and `text_encoder`, without a safety checker."""
+    without: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+    parts: dict[str, Any] = {**networks, "tokenizer": tokenizer, "scheduler": scheduler}
+    return StableDiffusionPipeline(**parts, **without, requires_safety_checker=False)

@@ -1,30 +1,33 @@
-"""Which weights a phase of training changes: make it so, list them, save and load them."""
+"""Which weights of a model a phase of training changes: prepare them, list, save, load them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreambooth.errors import UserError
+from dreambooth.model.interface import BaseModel, own_name
 from dreambooth.model.lora import LoRASettings, add_lora, has_lora, lora_parameters
-from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.textual_inversion import (
+    RowMask,
     TokenSettings,
     add_token,
+    check_token,
     has_token,
     set_token_rows,
     token_ids,
     token_rows,
 )
 
-PARTS = ("unet", "text_encoder")
-
 
 @dataclass(frozen=True)
 class Phase:
-    """What trains: `frozen`, `full` or `lora`; for the text encoder also `token`, its new rows."""
+    """What trains: `frozen`, `full` or `lora`; for the text encoder also `token`, its new rows.
+
+    `unet` is a model's denoiser, whatever its architecture, and `text_encoder` all its encoders.
+    """
 
     unet: str
     text_encoder: str
@@ -42,85 +45,149 @@ class Phase:
                 "a phase trains nothing: set unet or text_encoder to something other than frozen."
             )
 
+    def kinds(self, model: BaseModel) -> dict[str, str]:
+        """Say of each network that can train how it does."""
+        return {model.denoiser: self.unet} | dict.fromkeys(model.text_encoders, self.text_encoder)
 
-def prepare(
-    model: LatentDiffusion,
-    phase: Phase,
-    lora: LoRASettings | None,
-    token: TokenSettings | None,
-    seed: int,
-    frozen_dtype: torch.dtype = torch.float32,
-) -> None:
-    """Make `model` train exactly what `phase` names, in float32, and nothing else.
 
-    Adapters and new words are added where they are not there yet; the VAE is always frozen. Parts
-    of which no own weight trains (frozen, or the base of a LoRA) are cast to `frozen_dtype`; their
-    exact float32 weights come back when a later phase, an export or a merge needs them. Raises
-    UserError when the phase needs settings that were not given.
+class TrainableWeights:
+    """What a run trains of its model: the weights of the present phase and of those before it.
+
+    Made once for a run and prepared for each phase. Names are `<network>.<parameter>`, as without
+    an adapter around the layer, and `token.<token>` for the rows of a new token.
+
+    Raises:
+        UserError: the model cannot take the token; adapters are checked when they are added.
     """
-    if token is not None and not has_token(model, token):
-        add_token(model, token)
-    _close_phase(model)
-    model.zero_grad()  # an earlier phase's gradients would hold memory to the end
-    model.requires_grad_(False).eval()
-    _cast(model, "vae", frozen_dtype)
-    for part in PARTS:
-        kind, module = getattr(phase, part), getattr(model, part)
-        if kind == "lora" and not has_lora(module):
-            if lora is None:
-                raise UserError(f"{part}=lora needs the settings rank, alpha, dropout and targets.")
-            add_lora(model, part, lora, seed)
-        _cast(model, part, frozen_dtype if kind in ("frozen", "lora") else torch.float32)
-        if kind == "full":
-            for name, parameter in module.named_parameters():
-                parameter.requires_grad_(".lora_" not in name)
-        elif kind == "lora":
-            for _, parameter in lora_parameters(module):
-                parameter.requires_grad_(True)
-        elif kind == "token":
-            if token is None:
-                raise UserError(
-                    "text_encoder=token needs the settings token, initializer and num_vectors."
-                )
-            _mask_token(model, token)
-        module.train(kind != "frozen")
+
+    def __init__(
+        self,
+        model: BaseModel,
+        seed: int,
+        lora: LoRASettings | None = None,
+        token: TokenSettings | None = None,
+        frozen_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self._seed, self._lora, self._token = seed, lora, token
+        self._frozen_dtype = frozen_dtype
+        self._trained_before: set[str] = set()
+        self._mask: RowMask | None = None
+        if token is not None and not has_token(model, token):
+            check_token(model, token)
+
+    def prepare(self, phase: Phase) -> None:
+        """Make the model train exactly what `phase` names, in float32, and nothing else.
+
+        Adapters and new words are added where they are not there yet; the autoencoder is always
+        frozen. Networks of which no own weight trains (frozen, or the base of a LoRA) are cast to
+        `frozen_dtype`; their exact float32 weights come back when a later phase, an export or a
+        merge needs them.
+
+        Raises:
+            UserError: the phase needs settings that were not given.
+        """
+        model = self.model
+        if self._token is not None and not has_token(model, self._token):
+            add_token(model, self._token)
+        self._close_phase()
+        model.zero_grad()  # an earlier phase's gradients would hold memory to the end
+        model.requires_grad_(False).eval()
+        _cast(model, model.autoencoder, self._frozen_dtype)
+        for name, kind in phase.kinds(model).items():
+            module = model.network(name)
+            if kind == "lora" and not has_lora(module):
+                if self._lora is None:
+                    raise UserError(
+                        f"{name}=lora needs method.lora: its rank, alpha, dropout and targets."
+                    )
+                add_lora(model, name, self._lora, self._seed)
+            _cast(model, name, self._frozen_dtype if kind in ("frozen", "lora") else torch.float32)
+            if kind == "full":
+                for parameter_name, parameter in module.named_parameters():
+                    parameter.requires_grad_(".lora_" not in parameter_name)
+            elif kind == "lora":
+                for _, parameter in lora_parameters(module):
+                    parameter.requires_grad_(True)
+            elif kind == "token":
+                self._mask_other_rows()
+            module.train(kind != "frozen")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """List what the optimizer is given, by name, sorted.
+
+        In a token phase this is the whole embedding matrix `[V,D]`, of which only the new rows get
+        a gradient; call `after_step` after each optimizer step.
+        """
+        parameters = ((own_name(name), p) for name, p in self.model.named_parameters())
+        return dict(sorted((name, p) for name, p in parameters if p.requires_grad))
+
+    def state(self) -> dict[str, Tensor]:
+        """List what this phase and those before it train, and no more: of a token its rows `[n,D]`.
+
+        Detached; all but the rows share memory with the model.
+        """
+        state = {own_name(name): p.detach() for name, p in self.model.named_parameters()}
+        for network, master in self.model.masters.items():
+            state |= {f"{network}.{name}": tensor for name, tensor in master.items()}
+        if self._token is not None and has_token(self.model, self._token):
+            state[f"token.{self._token.token}"] = token_rows(self.model, self._token)
+        return {name: state[name] for name in sorted(self._names())}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Put a `state` of the same phases back, in place.
+
+        Raises:
+            UserError: names or shapes differ from what was prepared; nothing is changed.
+        """
+        own = self.state()
+        _refuse_other_state(own, state)
+        parameters = {own_name(name): p for name, p in self.model.named_parameters()}
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+                if name in parameters:  # shared with `own`, unless that is a float32 master
+                    parameters[name].copy_(state[name])
+        if self._token is not None and f"token.{self._token.token}" in own:
+            set_token_rows(self.model, self._token, state[f"token.{self._token.token}"])
+
+    def after_step(self) -> None:
+        """Undo, bit for bit, what weight decay did to the other rows in a token phase."""
+        if self._mask is not None:
+            self._mask.restore_other_rows()
+
+    def _names(self) -> set[str]:
+        names = set(self.parameters())
+        if self._mask is not None and self._token is not None:
+            weight = self._mask.weight
+            matrix = next(name for name, p in self.model.named_parameters() if p is weight)
+            names = names - {matrix} | {f"token.{self._token.token}"}
+        return names | self._trained_before
+
+    def _mask_other_rows(self) -> None:
+        if self._token is None:
+            raise UserError(
+                "text_encoder=token needs method.token: its token, initializer and num_vectors."
+            )
+        weight = self.model.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        self._mask = RowMask(weight, token_ids(self.model, self._token))
+
+    def _close_phase(self) -> None:
+        """Remember what the phase before trained, and lift its mask."""
+        self._trained_before = self._names()
+        if self._mask is not None:
+            self._mask.hook.remove()
+            self._mask = None
 
 
-def trainable_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
-    """What the optimizer is given, by name, sorted.
-
-    In a token phase this is the whole embedding matrix `[V,D]`, of which only the new rows get a
-    gradient; call `restrict_token_update` after each optimizer step.
-    """
-    parameters = ((_own_name(name), p) for name, p in model.named_parameters())
-    return dict(sorted((name, p) for name, p in parameters if p.requires_grad))
-
-
-def trained_state(model: LatentDiffusion) -> dict[str, torch.Tensor]:
-    """What this phase and those before it train, and no more: of a token its rows `[n,D]`.
-
-    Detached; all but the rows share memory with the model.
-    """
-    names = _trained_names(model)
-    state = {_own_name(name): p.detach() for name, p in model.named_parameters()}
-    for part, master in model.masters.items():
-        state |= {f"{part}.{name}": tensor for name, tensor in master.items()}
-    tokens = {f"token.{t.token}": token_rows(model, t) for t in _tokens(model)}
-    return {name: tokens[name] if name in tokens else state[name] for name in sorted(names)}
-
-
-def load_trained_state(model: LatentDiffusion, state: dict[str, torch.Tensor]) -> None:
-    """Put a `trained_state` of the same phases back, in place.
-
-    Raises UserError, changing nothing, when names or shapes differ from what was prepared.
-    """
-    own = trained_state(model)
+def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Raise UserError where the names or shapes of a `state` to load are not those of `own`."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         kind, names = ("lacks", missing) if missing else ("also holds", unexpected)
         raise UserError(
-            f"the checkpoint {kind} {len(names)} tensors, {names[0]} first, so it is of another "
-            "method: resume with the method it was trained with."
+            f"the checkpoint {kind} {len(names)} tensors, {names[0]} first, so it comes from "
+            "another method: resume with the method it was trained with."
         )
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
@@ -128,96 +195,17 @@ def load_trained_state(model: LatentDiffusion, state: dict[str, torch.Tensor]) -
                 f"the checkpoint's {name} is {list(state[name].shape)} and the model's "
                 f"{list(tensor.shape)}: resume with the model and settings it was trained with."
             )
-    parameters = {_own_name(name): p for name, p in model.named_parameters()}
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
-            if name in parameters:  # what is shared with `own`, unless that was a float32 master
-                parameters[name].copy_(state[name])
-    for settings in _tokens(model):
-        if f"token.{settings.token}" in own:
-            set_token_rows(model, settings, state[f"token.{settings.token}"])
 
 
-def restrict_token_update(model: LatentDiffusion) -> None:
-    """Undo, bit for bit, what weight decay did to the other rows; nothing outside a token phase."""
-    mask = getattr(model, "_token_mask", None)
-    if mask is not None:
-        mask.restore_other_rows()
-
-
-class _TokenMask:
-    """Lets training change only rows `ids` of the embedding matrix `weight [V,D]`.
-
-    The other rows get a gradient of zero, so that neither clipping nor Adam's moments see any word
-    but the new ones, and are copied back after a step.
-    """
-
-    def __init__(self, weight: nn.Parameter, settings: TokenSettings, ids: list[int]):
-        self.weight, self.settings = weight, settings
-        self._original = weight.detach().clone()
-        self._is_new = torch.zeros(weight.shape[0], 1, dtype=torch.bool, device=weight.device)
-        self._is_new[ids] = True
-        self.hook = weight.register_hook(self._mask)
-
-    def _mask(self, gradient: torch.Tensor) -> torch.Tensor:
-        self._follow(gradient.device)
-        return gradient.masked_fill(~self._is_new, 0)
-
-    @torch.no_grad()
-    def restore_other_rows(self) -> None:
-        self._follow(self.weight.device)
-        self.weight.copy_(torch.where(self._is_new, self.weight, self._original))
-
-    def _follow(self, device: torch.device) -> None:
-        if self._original.device != device:
-            self._original, self._is_new = self._original.to(device), self._is_new.to(device)
-
-
-def _mask_token(model: LatentDiffusion, settings: TokenSettings) -> None:
-    weight = model.text_encoder.get_input_embeddings().weight.requires_grad_(True)
-    model._token_mask = _TokenMask(weight, settings, token_ids(model, settings))
-
-
-def _close_phase(model: LatentDiffusion) -> None:
-    """Remember what the phase before trained, and lift its mask."""
-    model._trained_before = _trained_names(model)
-    model._tokens_before = _tokens(model)
-    mask = getattr(model, "_token_mask", None)
-    if mask is not None:
-        mask.hook.remove()
-        model._token_mask = None
-
-
-def _tokens(model: LatentDiffusion) -> list[TokenSettings]:
-    tokens = getattr(model, "_tokens_before", [])
-    mask = getattr(model, "_token_mask", None)
-    return tokens if mask is None or mask.settings in tokens else [*tokens, mask.settings]
-
-
-def _trained_names(model: LatentDiffusion) -> set[str]:
-    names = set(trainable_parameters(model))
-    mask = getattr(model, "_token_mask", None)
-    if mask is not None:
-        matrix = next(name for name, p in model.named_parameters() if p is mask.weight)
-        names = names - {matrix} | {f"token.{mask.settings.token}"}
-    return names | getattr(model, "_trained_before", set())
-
-
-def _own_name(name: str) -> str:
-    """The name a parameter has without an adapter around its layer."""
-    return name.replace(".base_layer.", ".")
-
-
-def _cast(model: LatentDiffusion, part: str, dtype: torch.dtype) -> None:
-    """Cast a part's own weights, keeping their float32 masters; adapters stay float32."""
-    module = getattr(model, part)
+def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
+    """Cast a network's own weights, keeping their float32 masters; adapters stay float32."""
+    module = model.network(network)
     if module.dtype == dtype:
         return
-    model.restore(part)
+    model.restore(network)
     if dtype != torch.float32:
-        state = model.base_state(part).items()
-        model.masters[part] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+        state = model.base_state(network).items()
+        model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
         nn.Module.to(module, dtype)  # diffusers' own `to` warns of nothing
         for _, parameter in lora_parameters(module):
             parameter.data = parameter.data.float()

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.spec import Sampling
 
 
 @torch.no_grad()
 def draw(
-    model: LatentDiffusion, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    model: BaseModel, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
 ) -> list[Image.Image]:
     """Draw one RGB image for each (prompt, seed) pair, `resolution` pixels square.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.files import atomic
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.spec import Sampling
@@ -40,7 +40,7 @@ class SampleSet:
         """The prompt of every image, in the order in which they are drawn."""
         return [prompt for prompt in self.prompts for _ in self.seeds]
 
-    def draw(self, model: LatentDiffusion, folder: Path, name: str) -> list[Image.Image]:
+    def draw(self, model: BaseModel, folder: Path, name: str) -> list[Image.Image]:
         """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`."""
         items = items_of_prompts(self.prompts, self.class_only, self.seeds)
         images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)

@@ -12,8 +12,8 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import read_csv
-from dreambooth.model.lora import load_lora
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.adapters.lora_files import load_lora
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
@@ -105,12 +105,12 @@ class Run:
                 f"{typed(f'run={quoted(self.folder)}')} evaluation={name}`."
             ) from None
 
-    def load_model(self) -> LatentDiffusion:
+    def load_model(self) -> StableDiffusion:
         """Load the model as it was exported: a pipeline, or its base with what was learned."""
         learned, base = self.folder / "model", self.record["model"]
         if self.record["export"] == "full":
-            return LatentDiffusion.from_pretrained(str(learned))
-        model = LatentDiffusion.from_pretrained(
+            return StableDiffusion.from_pretrained(str(learned))
+        model = StableDiffusion.from_pretrained(
             model_path(base["path"]), base["revision"], base["variant"]
         )
         if self.record["export"] == "lora":

@@ -12,7 +12,7 @@ from typing import Any
 
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.files import cache_key, file_hash
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.training.spec import TrainSpec
 
 # trained weights depend on these values
@@ -75,7 +75,7 @@ def is_under(key: str, names: Sequence[str]) -> bool:
 
 
 def facts_of(
-    spec: TrainSpec, model: LatentDiffusion, photos: Sequence[Path], batches: KeyedBatches
+    spec: TrainSpec, model: BaseModel, photos: Sequence[Path], batches: KeyedBatches
 ) -> dict[str, Any]:
     """List what the weights of all phases depend on, as plain values that a user can compare."""
     facts = {key: _select(spec.config, key) for key in WEIGHTS}

@@ -16,8 +16,9 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
 from dreambooth.files import bytes_of, folder_hash, write_json
-from dreambooth.model.lora import save_lora
-from dreambooth.model.textual_inversion import save_token
+from dreambooth.model.adapters.lora_files import save_lora
+from dreambooth.model.snippet import Picture, snippet
+from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.training.costs import STOPPED
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
@@ -53,7 +54,7 @@ class Finish:
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
-        snippet = self._export()
+        program = self._export()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
             images = samples.draw(self.model, self.folder / "samples", "final")
@@ -63,7 +64,7 @@ class Finish:
         total = self._write_record()
         summary = {**total, **(summary_of(scores) if scores else {})}
         finish_loggers(self.loggers, summary, self.folder)
-        print_summary(self.folder, snippet, self.spec.subject.words, total, scores)
+        print_summary(self.folder, program, self.spec.subject.words, total, scores)
         return scores
 
     def _finish_curve(self, curve: Curve) -> None:
@@ -88,7 +89,7 @@ class Finish:
         earlier = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
         before = _hash(self.folder / "model") if earlier else None
         with self.costs.stage("export") as places:
-            snippet = self._export_files(self.folder / "model")
+            program = self._export_files(self.folder / "model")
             places.append(self.folder / "model")
         self._write_record()
         if earlier and _hash(self.folder / "model") != before:
@@ -98,23 +99,32 @@ class Finish:
                 "Removed %s of the previous weights.",
                 " and ".join(str(p.relative_to(self.folder)) for p in earlier),
             )
-        return snippet
+        return program
 
     def _export_files(self, folder: Path) -> str:
-        """Write what was learned in diffusers' format; return the lines that load it."""
-        start = "from diffusers import StableDiffusionPipeline\n"
-        base = f'pipe = StableDiffusionPipeline.from_pretrained("{self.model.path}")\n'
-        if self.spec.method.export == "full":
-            self.model.export(folder)
-            return start + f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
-        if self.spec.method.export == "lora":
+        """Write what was learned in diffusers' format; return lines that draw the first sample."""
+        method, samples = self.spec.method, self.spec.samples.set
+        scheduler = samples.sampling.build(self.model.noise_scheduler)
+        exported = folder
+        if method.export == "full":
+            self.model.export(folder, scheduler)
+        elif method.export == "lora":
             save_lora(self.model, folder)
-            return start + base + f'pipe.load_lora_weights("{folder}")\n'
-        path = folder / "learned_embeds.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        assert self.spec.method.token is not None
-        save_token(self.model, self.spec.method.token, path)
-        return start + base + f'pipe.load_textual_inversion("{path}")\n'
+        else:
+            assert method.token is not None
+            exported = folder / TOKEN_FILE
+            save_token(self.model, method.token, exported)
+        picture = Picture(
+            samples.prompts[0],
+            samples.seeds[0],
+            samples.sampling.num_inference_steps,
+            samples.sampling.guidance_scale,
+            samples.sampling.resolution,
+            samples.sampling.negative_prompt,
+            self.spec.hardware.device,
+            samples.sampling.dtype,
+        )
+        return snippet(self.model, method.export, exported, scheduler, picture)
 
     def _write_record(self) -> Mapping[str, Any]:
         """Write run.json; return the run's costs."""

@@ -13,18 +13,13 @@ from torch import Tensor, nn
 
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights, two_term_loss
 from dreambooth.diffusion.noise import add_noise, snr, target
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import (
-    load_trained_state,
-    restrict_token_update,
-    trainable_parameters,
-    trained_state,
-)
+from dreambooth.model.interface import Embeddings
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 
 
 class DreamBooth(pl.LightningModule):
-    """Train a latent diffusion model whose trainable parts are already prepared for `phase`.
+    """Train the weights of a base model that are already prepared for `phase`.
 
     Checkpoints hold only what trains; see `checkpoints.py`. `steps_before` counts the optimizer
     steps of earlier phases, so that the logged step continues from there.
@@ -34,7 +29,7 @@ class DreamBooth(pl.LightningModule):
 
     def __init__(
         self,
-        model: LatentDiffusion,
+        weights: TrainableWeights,
         loss: Loss,
         optimization: OptimizerSpec,
         phase: PhaseSpec,
@@ -42,14 +37,14 @@ class DreamBooth(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave the frozen weights out
-        self.model = model
+        self.weights = weights
+        self.model = weights.model
         self.loss = loss
         self.optimization, self.phase = optimization, phase
         self.steps_before = steps_before
-        alphas_cumprod = model.noise_scheduler.alphas_cumprod.float()
-        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
-        self.trains_text = any(p.requires_grad for p in model.text_encoder.parameters())
-        self._embedded: dict[str, Tensor] = {}
+        self.register_buffer("alphas_cumprod", self.model.alphas_cumprod, persistent=False)
+        self.trains_text = self.model.trains_text
+        self._embedded: dict[str, Embeddings] = {}
 
     def embed_once(self, prompts: Iterable[str]) -> None:
         """Embed every prompt before training if the text encoder is frozen: no step runs it."""
@@ -58,10 +53,10 @@ class DreamBooth(pl.LightningModule):
             with torch.no_grad():
                 self._embedded = dict(zip(unique, self.model.embed(unique), strict=True))
 
-    def embeddings(self, prompts: list[str]) -> Tensor:
-        """Embed N prompts as `[N,L,D]`, each unique prompt at most once."""
+    def embeddings(self, prompts: list[str]) -> Embeddings:
+        """Embed N prompts, each unique one at most once."""
         if not self.trains_text:
-            return torch.stack([self._embedded[prompt] for prompt in prompts]).to(self.device)
+            return Embeddings.stack([self._embedded[p] for p in prompts]).to(self.device)
         unique = sorted(set(prompts))
         return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
 
@@ -112,11 +107,13 @@ class DreamBooth(pl.LightningModule):
         spec, lr = self.optimization, self.phase.lr
         is_token = self.phase.parts.text_encoder == "token"
         text_lr = lr if is_token or spec.text_encoder_lr is None else spec.text_encoder_lr
-        parameters = trainable_parameters(self.model)
+        parameters, denoiser = self.weights.parameters(), f"{self.model.denoiser}."
         groups = [
-            {"params": [p for name, p in parameters.items() if name.startswith(part)], "lr": rate}
-            for part, rate in (("unet.", lr), ("text_encoder.", text_lr))
+            {"params": [p for name, p in parameters.items() if name.startswith(denoiser)]},
+            {"params": [p for name, p in parameters.items() if not name.startswith(denoiser)]},
         ]
+        for group, rate in zip(groups, (lr, text_lr), strict=True):
+            group["lr"] = rate
         optimizer = spec.factory([g for g in groups if g["params"]], lr=lr)
         schedule = get_scheduler(
             spec.lr_schedule,
@@ -146,7 +143,7 @@ class DreamBooth(pl.LightningModule):
         """Update, then drop the gradients and restore every token but the new ones."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad(set_to_none=True)
-        restrict_token_update(self.model)
+        self.weights.after_step()
 
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
@@ -155,9 +152,9 @@ class DreamBooth(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains and leave the frozen weights out."""
-        checkpoint["state_dict"] = trained_state(self.model)
+        checkpoint["state_dict"] = self.weights.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load what trained; refuse a checkpoint that holds more or less."""
-        load_trained_state(self.model, checkpoint["state_dict"])
+        self.weights.load(checkpoint["state_dict"])
         checkpoint["state_dict"] = {}

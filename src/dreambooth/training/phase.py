@@ -9,13 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.evaluation.curve import Curve
-from dreambooth.model.trainable import prepare as prepare_phase
-from dreambooth.model.trainable import trainable_parameters
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.loggers import log_images
@@ -49,11 +46,11 @@ class _Phase:
     def __init__(
         self, prepared: Prepared, number: int, loggers: list[Logger], curve: Curve | None
     ) -> None:
-        self.spec, self.model = prepared.spec, prepared.model
+        self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
         self.loggers, self.curve = loggers, curve
         self.module = self._module()
-        self.trained = list(trainable_parameters(self.model).values())
+        self.trained = list(self.weights.parameters().values())
         self.batches = self._batches(prepared.batches)
         decay = self.spec.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(self.trained, decay)
@@ -93,14 +90,13 @@ class _Phase:
     def _module(self) -> DreamBooth:
         """Make the model train this phase's parts, and the module that trains them."""
         spec, method, hardware = self.spec, self.spec.method, self.spec.hardware
-        dtype = getattr(torch, hardware.frozen_dtype)
-        prepare_phase(self.model, self.phase.parts, method.lora, method.token, spec.seed, dtype)
+        self.weights.prepare(self.phase.parts)
         if hardware.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
         if hardware.compile:
-            self.model.unet.compile()
+            self.model.network(self.model.denoiser).compile()
         steps_before = method.steps_before(self.number)
-        return DreamBooth(self.model, spec.loss, spec.optimizer, self.phase, steps_before)
+        return DreamBooth(self.weights, spec.loss, spec.optimizer, self.phase, steps_before)
 
     def _batches(self, batches: KeyedBatches) -> KeyedBatches:
         """Leave the class images out where only a token trains: no class prompt holds it."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
@@ -18,7 +20,9 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
-from dreambooth.model.stable_diffusion import LatentDiffusion
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import ClassImages, own_class_images
 from dreambooth.sampling.draw import draw
@@ -34,9 +38,14 @@ class Prepared:
 
     spec: TrainSpec
     costs: Costs
-    model: LatentDiffusion
+    weights: TrainableWeights
     photos: list[Path]
     batches: KeyedBatches
+
+    @property
+    def model(self) -> BaseModel:
+        """The base model whose weights train."""
+        return self.weights.model
 
 
 def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
@@ -46,12 +55,15 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = LatentDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
+    model = StableDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
     photos = find_photos(spec.subject, spec.cache_dir)
     model.to(spec.hardware.device).requires_grad_(False).eval()
+    dtype = getattr(torch, spec.hardware.frozen_dtype)
+    method = spec.method  # a token that the model cannot take is refused here
+    weights = TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
     batches = _batches(spec, model, photos, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
-    return Prepared(spec, costs, model, photos, batches)
+    return Prepared(spec, costs, weights, photos, batches)
 
 
 def find_photos(subject: SubjectSpec, cache_dir: Path) -> list[Path]:
@@ -96,7 +108,7 @@ def make_curve(prepared: Prepared) -> Curve | None:
         return None
     before = spec.method.steps_before(len(spec.method.phases) - 1)
     best_after = before if spec.checkpoint.best is not None else None
-    return Curve(evaluation, prepared.model, spec.folder, best_after)
+    return Curve(evaluation, prepared.weights, spec.folder, best_after)
 
 
 def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
@@ -116,9 +128,7 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
     return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
 
 
-def _batches(
-    spec: TrainSpec, model: LatentDiffusion, photos: list[Path], costs: Costs
-) -> KeyedBatches:
+def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
     """Encode every photo, and the class images if the run uses them."""
     data, words = spec.data, spec.subject.words
     encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
@@ -147,7 +157,7 @@ def _batches(
     )
 
 
-def _class_images(spec: TrainSpec, model: LatentDiffusion) -> list[Path]:
+def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
     """Return the user's own class images, or those of the model, which is still frozen."""
     prior = spec.prior
     assert prior is not None

@@ -49,5 +49,4 @@ def print_summary(
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # both bare: rich would cut a long line at the terminal's width
     print("\npython generate.py", *again, end="\n\n")
-    code = snippet + f'pipe("{prompt}").images[0].save("out.png")  # beside: "{words.class_prompt}"'
-    print(code)
+    print(snippet)

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.formats import read_lora
-from dreambooth.model.lora import load_lora, save_lora
-from dreambooth.model.stable_diffusion import LatentDiffusion
-from dreambooth.model.trainable import Phase, prepare
+from dreambooth.model.adapters.lora_files import load_lora, save_lora
+from dreambooth.model.stable_diffusion import StableDiffusion
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.fixture
-def fresh(tiny_model_dir) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(str(tiny_model_dir))
+def fresh(tiny_model_dir) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(str(tiny_model_dir))
 
 
 @pytest.fixture
-def saved(model, lora, train, tmp_path):
+def saved(trained_lora, tmp_path):
     """A trained adapter of both networks, in diffusers' layout."""
-    prepare(model, Phase("lora", "lora"), lora, None, seed=0)
-    train(model, steps=3)
-    return save_lora(model, tmp_path / "lora")
+    return save_lora(trained_lora.model, tmp_path / "lora")
 
 
-def untouched(model: LatentDiffusion) -> bool:
+def untouched(model: StableDiffusion) -> bool:
     return not any("lora" in name for name in model.state_dict())
 
 
@@ -64,6 +60,38 @@ def test_kohya_s_layout_loads_with_its_alpha(fresh, saved, predict, tmp_path):
     layer = fresh.unet.get_submodule(LAYER)
     x = torch.randn(3, 32)
     torch.testing.assert_close(layer(x), x @ (weight + 6 / 2 * b @ a).T, rtol=0, atol=1e-5)
+
+
+def test_kohya_s_layers_keep_their_own_rank_and_alpha(fresh, tmp_path):
+    """Three layers of each network; the last has no alpha, which means its rank."""
+    attention = "encoder.layers.0.self_attn"
+    layers = {
+        "unet": [LAYER, LAYER.replace("to_q", "to_k"), LAYER.replace("to_q", "to_out.0")],
+        "text_encoder": [
+            f"{attention}.q_proj",
+            f"{attention}.out_proj",
+            "encoder.layers.1.mlp.fc1",
+        ],
+    }
+    kohya, expected = {}, []
+    for network, names in layers.items():
+        for name, rank, alpha in zip(names, (2, 3, 2), (6.0, 1.5, None), strict=True):
+            layer = fresh.network(network).get_submodule(name)
+            wide, narrow = layer.weight.shape
+            a, b = torch.randn(rank, narrow) / 4, torch.randn(wide, rank)
+            start = "lora_unet_" if network == "unet" else "lora_te_text_model_"
+            key = start + name.replace(".", "_")
+            kohya |= {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b}
+            if alpha is not None:
+                kohya[f"{key}.alpha"] = torch.tensor(alpha)
+            x = torch.randn(3, narrow)
+            scale = 1.0 if alpha is None else alpha / rank
+            expected.append((network, name, x, layer(x).detach() + x @ (scale * b @ a).T))
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    assert load_lora(fresh, tmp_path / "kohya.safetensors") == 12
+    for network, name, x, theirs in expected:
+        ours = fresh.network(network).get_submodule(name)(x)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,18 +149,16 @@ def test_the_published_fabric_lora_fits_sd15_whole(fabric):
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
     file = fabric / "lora" / "adapter_model.safetensors"
-    state, alphas, metadata = read_lora(file, {"unet": unet})
+    adapter = read_lora(file, {"unet": unet}, StableDiffusion.layout.pipeline)["unet"]
     published = load_file(file)
-    assert len(state) == len(published) == 256 and alphas is None
-    assert (metadata["unet.r"], metadata["unet.lora_alpha"]) == (4, 32)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
-        unet.load_lora_adapter(dict(state), prefix="unet", metadata=metadata, adapter_name="a")
+    assert len(adapter.state) == len(published) == 256
+    assert (adapter.config.r, adapter.config.lora_alpha) == (4, 32)
+    inject_adapter_in_model(adapter.config, unet, "a", state_dict=adapter.state)
     layer = unet.get_submodule(LAYER)
     assert layer.scaling == {"a": 8.0}
     assert sum(".lora_" in name for name, _ in unet.named_parameters()) == 256
     key = f"{LAYER}.lora_B.weight"
-    assert torch.equal(state[f"unet.{key}"], published[f"base_model.model.{key}"])
+    assert torch.equal(adapter.state[key], published[f"base_model.model.{key}"])
 
 
 def test_the_published_fabric_lora_computes_w_plus_8_b_a(fabric, fresh, tmp_path):

@@ -90,7 +90,7 @@ def same(state: dict, module: torch.nn.Module, prefix: str = "") -> None:
 
 def test_stages_make_a_pipeline_that_draws(made):
     cache, target = made
-    pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(target)
     pipeline.set_progress_bar_config(disable=True)
     drawn: Any = pipeline("a red dog", height=64, width=64, num_inference_steps=2)
     image = drawn.images[0]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import (
+from diffusers.utils.state_dict_utils import (
     convert_state_dict_to_diffusers,
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
 )
+from peft import LoraConfig
 from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from dreambooth.errors import UserError
-from dreambooth.model.loading import reason
+from dreambooth.model.source import reason
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -25,8 +30,24 @@ PEFT_PREFIX = "base_model.model."
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """One network's adapters, as PEFT takes them.
+
+    `state` holds A `[rank,in]` and B `[out,rank]` of every adapted layer, named
+    `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
+    """
+
+    config: LoraConfig
+    state: dict[str, Tensor]
+
+
 def find_lora(path: str | Path) -> Path:
-    """The safetensors file at `path`, a file or a folder; UserError when there is none."""
+    """Find the safetensors file at `path`, a file or a folder.
+
+    Raises:
+        UserError: there is none.
+    """
     path = Path(path)
     for file in (path, path / LORA_FILE, path / PEFT_FILE):
         if file.is_file():
@@ -38,30 +59,105 @@ def find_lora(path: str | Path) -> Path:
 
 
 def read_lora(
-    file: Path, parts: Mapping[str, torch.nn.Module]
-) -> tuple[dict[str, torch.Tensor], dict | None, dict | None]:
-    """Tensors named `<part>.<module>...`, alphas (kohya) and metadata, as diffusers' loader takes.
+    file: Path, networks: Mapping[str, torch.nn.Module], pipeline: Any
+) -> dict[str, Adapter]:
+    """Read the adapters of each network that a file holds some for.
 
-    `parts` are the networks by name. Raises UserError unless every tensor fits one of them:
-    diffusers only warns when none does, and leaves the model as it was.
+    Args:
+        networks: the model's networks that can have adapters, by name.
+        pipeline: the diffusers class of the model's pipelines, which knows the layouts.
+
+    Raises:
+        UserError: the file is damaged, or a tensor fits no layer. diffusers itself only warns when
+            no tensor fits, and leaves the model as it was.
     """
     try:
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
     if any(key.startswith(PEFT_PREFIX) for key in state):
-        state, metadata = _from_peft(file, state, parts)
+        state, metadata = _from_peft(file, state, networks)
         alphas = None
     else:
         where = {"weight_name": file.name, "local_files_only": True, "return_lora_metadata": True}
         try:
-            loaded = StableDiffusionPipeline.lora_state_dict(str(file.parent), **where)
+            state, alphas, metadata = pipeline.lora_state_dict(str(file.parent), **where)
         except Exception as error:
             raise UserError(f"{file} is not a LoRA that can be read ({reason(error)}).") from error
-        state, alphas, metadata = loaded
-    misfits = [key for key in sorted(state) if not _known_part(key, parts)]
-    for part, module in parts.items():
-        misfits += _misfits(part, _of_part(state, part), module)
+    _refuse_misfits(file, state, networks)
+    adapters = {}
+    for name, module in networks.items():
+        if own := _of_network(state, name):
+            fields = _of_network(metadata or {}, name)
+            adapters[name] = _adapter(own, module, fields, _of_network(alphas or {}, name))
+    return adapters
+
+
+def _of_network(values: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """Pick the entries named `<network>.<rest>`, by the rest."""
+    start = f"{network}."
+    return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+
+
+def _peft_names(state: Mapping[str, Any], module: torch.nn.Module) -> dict[str, Any]:
+    """Rename one network's tensors to `<layer>.lora_A.weight`, in their order.
+
+    Raises:
+        ValueError: the names follow none of diffusers' layouts.
+    """
+    if not isinstance(module, PreTrainedModel):
+        return convert_unet_state_dict_to_peft(state)
+    named = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
+    if hasattr(module, "text_model"):
+        return named
+    # version 5 of transformers has dropped this prefix, which files keep
+    return {name.removeprefix("text_model."): value for name, value in named.items()}
+
+
+def _adapter(
+    state: dict[str, Tensor],
+    module: torch.nn.Module,
+    fields: Mapping[str, Any],
+    alphas: Mapping[str, float],
+) -> Adapter:
+    """Make one network's adapters from its tensors.
+
+    `fields` are of the config that came with the file. Without one, each layer has the rank of its
+    tensors and the alpha that kohya's `alphas` give it, named after its A; else alpha is the rank.
+    """
+    named = _peft_names(state, module)
+    if "lora_alpha" in fields:
+        known = {name: fields[name] for name in PEFT_FIELDS if fields.get(name) is not None}
+        return Adapter(LoraConfig(**known), named)
+    ranks = {_layer(name): x.shape[1] for name, x in named.items() if ".lora_B." in name}
+    scales: dict[str, Any] = dict(ranks)
+    for before, name in zip(state, named, strict=True):
+        alpha = alphas.get(before.split(".lora.")[0] + ".alpha")
+        if alpha is not None:
+            scales[_layer(name)] = alpha
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern={f"^{layer}": value for layer, value in ranks.items() if value != rank},
+        alpha_pattern={f"^{layer}": value for layer, value in scales.items() if value != rank},
+        target_modules=sorted(ranks),
+    )
+    return Adapter(config, named)
+
+
+def _layer(name: str) -> str:
+    """Return the layer that a tensor of an adapter belongs to."""
+    return name.partition(".lora_")[0]
+
+
+def _refuse_misfits(
+    file: Path, state: Mapping[str, Tensor], networks: Mapping[str, torch.nn.Module]
+) -> None:
+    """Raise UserError unless every tensor fits a layer of one of the networks."""
+    misfits = [key for key in sorted(state) if key.split(".", 1)[0] not in networks]
+    for name, module in networks.items():
+        misfits += _misfits(name, _of_network(state, name), module)
     if misfits or not state:
         count = len(state) - len(misfits)
         raise UserError(
@@ -69,49 +165,33 @@ def read_lora(
             f"{misfits[0] if misfits else 'for it is empty'} does not: use a LoRA that was trained "
             "for this base model."
         )
-    return state, alphas, metadata
 
 
-def _known_part(key: str, parts: Mapping[str, torch.nn.Module]) -> bool:
-    return key.split(".", 1)[0] in parts
-
-
-def _of_part(state: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
-    start = f"{part}."
-    return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-
-
-def _misfits(part: str, state: dict[str, torch.Tensor], module: torch.nn.Module) -> list[str]:
-    """Names of those A `[rank,in]` and B `[out,rank]` that have no layer of their size."""
+def _misfits(network: str, state: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
+    """Name those A `[rank,in]` and B `[out,rank]` that have no layer of their size."""
     if not state:
         return []
     try:
-        if part == "unet":
-            named = convert_unet_state_dict_to_peft(state)
-        else:
-            named = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
-    except ValueError:  # names that follow none of diffusers' layouts
-        return [f"{part}.{key}" for key in sorted(state)]
+        named = _peft_names(state, module)
+    except ValueError:
+        return [f"{network}.{key}" for key in sorted(state)]
     layers = dict(module.named_modules())
     misfits = []
     for key, tensor in sorted(named.items()):
-        name, _, kind = key.partition(".lora_")
-        layer = layers.get(name, layers.get(name.removeprefix("text_model.")))
-        weight = getattr(layer, "weight", None)
-        side = 1 if kind.startswith("A.") else 0  # A meets the inputs, B makes the outputs
+        weight = getattr(layers.get(_layer(key)), "weight", None)
+        side = 1 if ".lora_A." in key else 0  # A meets the inputs, B makes the outputs
         if weight is None or tensor.dim() < 2 or tensor.shape[side] != weight.shape[side]:
-            misfits.append(f"{part}.{key}")
+            misfits.append(f"{network}.{key}")
     return misfits
 
 
 def _from_peft(
-    file: Path, state: dict[str, torch.Tensor], parts: Mapping[str, torch.nn.Module]
-) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """One network's adapter with its config beside it, as `PeftModel.save_pretrained` writes it."""
+    file: Path, state: dict[str, Tensor], networks: Mapping[str, torch.nn.Module]
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read one network's adapter with its config, as `PeftModel.save_pretrained` writes them."""
     try:
         config = json.loads((file.parent / PEFT_CONFIG).read_text())
-        fields = {name: config[name] for name in PEFT_FIELDS if config.get(name) is not None}
-        if config["peft_type"] != "LORA" or config.get("use_dora") or "lora_alpha" not in fields:
+        if config["peft_type"] != "LORA" or config.get("use_dora") or not config.get("lora_alpha"):
             raise ValueError("it is not a plain LoRA")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -119,8 +199,8 @@ def _from_peft(
             "there, for alpha is only in it."
         ) from error
     state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
-    part = min(parts, key=lambda name: len(_misfits(name, state, parts[name])))
+    network = min(networks, key=lambda name: len(_misfits(name, state, networks[name])))
     return (
-        {f"{part}.{key}": tensor for key, tensor in state.items()},
-        {f"{part}.{name}": value for name, value in fields.items()},
+        {f"{network}.{key}": tensor for key, tensor in state.items()},
+        {f"{network}.{name}": value for name, value in config.items()},
     )

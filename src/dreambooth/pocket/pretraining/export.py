@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
+from dreambooth.model.stable_diffusion import assemble
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDER, weights_hash
 from dreambooth.pocket.pretraining.architecture import build_scheduler
@@ -44,17 +45,9 @@ def pretrain_export(spec: PretrainSpec) -> None:
     network = build_denoiser(spec, tokenizer)
     state = load_average(network, folder / "denoiser.pt")
     check_vae(state, folder)
-    parts: dict[str, Any] = {
-        "vae": _trained_vae(folder / "vae"),
-        "text_encoder": network.text_encoder,
-        "tokenizer": tokenizer,
-        "unet": network.unet,
-        "scheduler": build_scheduler(),
-        "safety_checker": None,
-        "feature_extractor": None,
-    }
-    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipeline.to(dtype=torch.float16)
+    networks = {"unet": network.unet, "text_encoder": network.text_encoder}
+    networks["vae"] = _trained_vae(folder / "vae")
+    pipeline = assemble(networks, tokenizer, build_scheduler()).to(dtype=torch.float16)
     sources = [folder, *([] if spec.init is None else [spec.init]), target]
     found = {part: _first_with(part, sources) for part in EXTRAS.values()}
     if absent := [part for part in found if found[part] is None]:
@@ -63,12 +56,19 @@ def pretrain_export(spec: PretrainSpec) -> None:
         )
     with atomic(target) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        _load_in_float32(temporary / "text_encoder" / "config.json")
         for part, source in found.items():
             if source is not None:
                 _copy(source / part, temporary / part)
         quality = quality_table(folder / "quality.json", weights_hash(temporary))
         record = training_record(progress_of(state), folder / "denoiser.jsonl")
         (temporary / "README.md").write_text(card(record, folder, found, quality))
+
+
+def _load_in_float32(config: Path) -> None:
+    """Make transformers load float16 weights in float32, as diffusers loads the other networks."""
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
 
 
 def check_vae(state: dict[str, Any], folder: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
 
-from dreambooth.diffusion.noise import keyed_normal
 from dreambooth.files import cache_key, file_hash
 from dreambooth.pocket.pretraining import shards
 from dreambooth.pocket.pretraining.device import autocast, move, to_pixels
 from dreambooth.pocket.pretraining.spec import PretrainSpec
+from dreambooth.random import keyed_normal
 
 
 def vae_hash(vae: Path) -> str:

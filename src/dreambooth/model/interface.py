@@ -1,0 +1,171 @@
+"""What a base model must offer: a new architecture is one file with a subclass of `BaseModel`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+from dreambooth.model.source import Layout, Source
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Prompts as a denoiser is conditioned on them, one row per prompt.
+
+    `tokens` is the text encoders' output `[N,L,D]`; `extra` holds any further tensor `[N,...]` by
+    name, such as pooled embeddings or time ids.
+
+    >>> two = Embeddings(torch.tensor([[[1.0]], [[2.0]]]), {"pooled": torch.tensor([[3.0], [4.0]])})
+    >>> len(two), two[[1, 1, 0]].tokens.flatten().tolist(), two[1].extra["pooled"].tolist()
+    (2, [2.0, 2.0, 1.0], [4.0])
+    >>> torch.equal(Embeddings.stack(list(two)).tokens, two.tokens)
+    True
+    """
+
+    tokens: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[Embeddings]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int | list[int]) -> Embeddings:
+        """Select one prompt, without the axis of prompts, or the rows of a list of prompts."""
+        return self._each(lambda tensor: tensor[index])
+
+    def to(self, target: torch.device | torch.dtype | str) -> Embeddings:
+        """Move or cast every tensor."""
+        return self._each(lambda tensor: tensor.to(target))
+
+    @classmethod
+    def stack(cls, prompts: Sequence[Embeddings]) -> Embeddings:
+        """Join single prompts, each without the axis of prompts, in their order."""
+        extra = {name: torch.stack([p.extra[name] for p in prompts]) for name in prompts[0].extra}
+        return cls(torch.stack([p.tokens for p in prompts]), extra)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Embeddings:
+        extra = {name: function(tensor) for name, tensor in self.extra.items()}
+        return Embeddings(function(self.tokens), extra)
+
+
+class BaseModel(nn.Module, ABC):
+    """A pretrained text-to-image latent diffusion model, frozen and in float32 when loaded.
+
+    Every network is an attribute of the name that its folder has in `layout`. A phase of training
+    that names the `unet` means `denoiser`, one that names the `text_encoder` all `text_encoders`;
+    a new token joins the vocabulary of `tokenizer` and the embedding matrix of `text_encoder`.
+
+    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype while
+    frozen: `{network: {name: tensor}}`.
+    """
+
+    layout: ClassVar[Layout]
+    denoiser: ClassVar[str]
+    autoencoder: ClassVar[str]
+    text_encoders: ClassVar[tuple[str, ...]]
+
+    source: Source
+    tokenizer: Any
+    text_encoder: Any
+    noise_scheduler: DDPMScheduler
+    masters: dict[str, dict[str, Tensor]]
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(
+        cls, path: str, revision: str | None = None, variant: str | None = None
+    ) -> BaseModel:
+        """Load a local diffusers folder or a hub id; `variant` names a set of weight files.
+
+        Raises:
+            UserError: names the part of a model that is unreachable, incomplete or damaged.
+        """
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Embed N prompts as the model's diffusers pipeline does."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels [N,3,H,W]` in [-1,1] as posterior `mean, logvar [N,C,h,w]`, float32."""
+
+    @abstractmethod
+    def sample_latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+        """Draw latents `[N,C,h,w]`, scaled for the denoiser, from standard normal `noise`."""
+
+    @abstractmethod
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
+        """Run the denoiser: `[N,C,h,w]`, int64 `[N]`, N prompts => prediction `[N,C,h,w]`."""
+
+    @abstractmethod
+    def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
+        """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
+
+    @abstractmethod
+    def export(self, folder: str | Path, scheduler: SchedulerMixin | None = None) -> None:
+        """Write a diffusers pipeline folder, with `scheduler` or the model's own as its sampler."""
+
+    @abstractmethod
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @property
+    def prediction_type(self) -> str:
+        """`epsilon` or `v_prediction`: what the denoiser was trained to predict."""
+        return self.noise_scheduler.config["prediction_type"]
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The noise schedule alpha_bar, `[T]` float32."""
+        return self.noise_scheduler.alphas_cumprod.float()
+
+    @property
+    def trainable_networks(self) -> tuple[str, ...]:
+        """Names of the networks that a phase can train; the autoencoder is always frozen."""
+        return (self.denoiser, *self.text_encoders)
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether any weight of a text encoder trains now."""
+        encoders = (self.network(name) for name in self.text_encoders)
+        return any(p.requires_grad for encoder in encoders for p in encoder.parameters())
+
+    def network(self, name: str) -> Any:
+        """Return a network by its name in `layout`."""
+        return self.get_submodule(name)
+
+    def weights_hash(self) -> str:
+        """Return SHA-256 hex of what was loaded: the files' content, or hub id and commit."""
+        return self.source.weights_hash
+
+    def base_state(self, network: str) -> dict[str, Tensor]:
+        """List a network's weights under their own names, without adapters.
+
+        References, not copies. An adapter that is merged is in them.
+        """
+        state = self.network(network).state_dict()
+        return {own_name(name): tensor for name, tensor in state.items() if ".lora_" not in name}
+
+    def restore(self, network: str) -> None:
+        """Bring a network that was cast while frozen back to its exact float32 weights."""
+        master = self.masters.pop(network, None)
+        if master is None:
+            return
+        nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
+        for name, tensor in self.base_state(network).items():
+            tensor.copy_(master[name])
+
+
+def own_name(name: str) -> str:
+    """Return the name that a parameter has without an adapter around its layer."""
+    return name.replace(".base_layer.", ".")

@@ -1,0 +1,120 @@
+"""The lines of Python that load an export with diffusers and draw one of the run's pictures."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.source import Source
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run; `resolution` is pixels a side.
+
+    A `dtype` other than `float32` draws under autocast, as the run does.
+    """
+
+    prompt: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    resolution: int
+    negative_prompt: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+def snippet(
+    model: BaseModel, kind: str, exported: Path, scheduler: SchedulerMixin, picture: Picture
+) -> str:
+    """Write a program that draws `picture` from an export and saves it as `out.png`.
+
+    Args:
+        model: the base model that was trained.
+        kind: `full`, a pipeline folder that names `scheduler` as its sampler; `lora`, a folder; or
+            `token`, a textual-inversion file. The last two are loaded into the base model.
+        exported: that folder or file.
+        scheduler: the sampler that the run drew the picture with.
+    """
+    pipeline, sampler = model.layout.pipeline.__name__, type(scheduler).__name__
+    if kind == "full":
+        lines = [f"from diffusers import {pipeline}", "", _load(pipeline, str(exported))]
+    else:
+        names = ", ".join(sorted((pipeline, sampler)))
+        options = _arguments(sampler_options(model.source, scheduler))
+        lines = [
+            f"from diffusers import {names}",
+            "",
+            _load(pipeline, model.source.path, **_loading_options(model.source)),
+            f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
+        ]
+        loader = {"lora": "load_lora_weights", "token": "load_textual_inversion"}[kind]
+        lines.append(f"pipe.{loader}({_text(str(exported))})")
+    return "\n".join(["import torch", *lines, *_draw(picture)]) + "\n"
+
+
+def sampler_options(source: Source, scheduler: SchedulerMixin) -> dict[str, Any]:
+    """List what makes `scheduler` of the sampler that a model's folder names.
+
+    `type(scheduler).from_config(pipe.scheduler.config, **options)` then samples as `scheduler`
+    does, where `pipe` is loaded from the folder.
+    """
+    config = json.loads((source.folder / "scheduler" / "scheduler_config.json").read_text())
+    named = getattr(diffusers, config["_class_name"]).from_config(config)
+    wanted: Any = scheduler
+    plain = type(wanted).from_config(named.config).config
+    names = [name for name in inspect.signature(type(wanted).__init__).parameters if name in plain]
+    return {name: wanted.config[name] for name in names if wanted.config[name] != plain[name]}
+
+
+def _loading_options(source: Source) -> dict[str, Any]:
+    """List what `from_pretrained` must be told to load the model that was trained."""
+    options: dict[str, Any] = {"revision": source.revision, "variant": source.variant}
+    options = {name: value for name, value in options.items() if value is not None}
+    index = json.loads((source.folder / "model_index.json").read_text())
+    if (index.get("safety_checker") or [None])[0] is not None:
+        options["safety_checker"] = None  # it blackens pictures, and no run uses it
+    return options
+
+
+def _load(pipeline: str, path: str, **options: Any) -> str:
+    # transformers would keep a text encoder in the dtype of its file, beside a float32 U-Net
+    where = f"{_text(path)}{_arguments(options)}, dtype=torch.float32"
+    return f"pipe = {pipeline}.from_pretrained({where})"
+
+
+def _draw(picture: Picture) -> list[str]:
+    """Write the lines from the loaded pipeline `pipe` to the file."""
+    call = [
+        "image = pipe(",
+        f"    {_text(picture.prompt)},",
+        *([f"    negative_prompt={_text(n)},"] if (n := picture.negative_prompt) else []),
+        f"    num_inference_steps={picture.num_inference_steps},",
+        f"    guidance_scale={picture.guidance_scale},",
+        f"    height={picture.resolution},",
+        f"    width={picture.resolution},",
+        f"    generator=torch.Generator().manual_seed({picture.seed}),",
+        ").images[0]",
+    ]
+    if picture.dtype != "float32":
+        under = f'with torch.autocast("{picture.device}", torch.{picture.dtype}):'
+        call = [under, *(f"    {line}" for line in call)]
+    move = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
+    return [*move, *call, 'image.save("out.png")']
+
+
+def _arguments(options: dict[str, Any]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in options.items())
+
+
+def _text(value: str) -> str:
+    """Write a Python string in double quotes."""
+    return json.dumps(value, ensure_ascii=False)

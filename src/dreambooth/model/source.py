@@ -1,0 +1,188 @@
+"""Where a pretrained model's files are, which of them it needs, and a hash of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, is_offline_mode, snapshot_download
+from transformers import PreTrainedModel
+
+from dreambooth.errors import RESTORE, UserError
+from dreambooth.pocket import embedded
+
+COPY_AGAIN = "point model.path at a whole diffusers pipeline folder, or copy it there again"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the folder of one kind of model holds.
+
+    `pipeline` is the diffusers class that `model_index.json` names, `networks` the class of each
+    network by the name of its folder. `described` says in words which models those are.
+    """
+
+    pipeline: Any
+    networks: Mapping[str, Any] = field(hash=False)
+    described: str
+
+    def weights_stem(self, network: str, variant: str | None) -> str:
+        """Return the name of a network's weight files, without shard number and suffix."""
+        is_transformers = issubclass(self.networks[network], PreTrainedModel)
+        stem = "model" if is_transformers else "diffusion_pytorch_model"
+        return f"{stem}.{variant}" if variant else stem
+
+    def patterns(self, variant: str | None) -> list[str]:
+        """List the files to download, as glob patterns."""
+        stems = [f"{part}/{self.weights_stem(part, variant)}" for part in self.networks]
+        weights = [s + end for s in stems for end in (".safetensors", "-*-of-*.safetensors")]
+        weights += [f"{part}/*.safetensors.index*.json" for part in self.networks]
+        configs = [f"{part}/config.json" for part in self.networks]
+        return ["model_index.json", "tokenizer/*", "scheduler/*.json", *configs, *weights]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    `path` and `revision` are as the user gave them; `folder` holds the files; `commit` is the
+    resolved commit of a model from the hub.
+    """
+
+    path: str
+    revision: str | None
+    variant: str | None
+    folder: Path
+    commit: str | None
+    layout: Layout
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 hex of the files' content, or of hub id, commit and variant; computed once."""
+        if self.commit is None:
+            return hash_folder(self)
+        name = f"{self.path}@{self.commit}:{self.variant}"
+        return hashlib.sha256(name.encode()).hexdigest()
+
+    def files(self) -> Iterator[Path]:
+        """Yield every file that the model is loaded from."""
+        for network in self.layout.networks:
+            stem = re.escape(self.layout.weights_stem(network, self.variant))
+            for file in (self.folder / network).glob("*"):
+                if file.name == "config.json":
+                    yield file
+                elif re.fullmatch(rf"{stem}(-\d+-of-\d+)?\.safetensors", file.name):
+                    yield file
+        yield from (file for file in (self.folder / "tokenizer").glob("*") if file.is_file())
+        yield self.folder / "scheduler" / "scheduler_config.json"
+
+    def first_absent(self) -> str | None:
+        """Name the first file that the folder lacks; None when it is whole."""
+        networks = self.layout.networks
+        names = ["model_index.json", *(f"{network}/config.json" for network in networks)]
+        names += ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
+        # without either, transformers makes a tokenizer that knows no word
+        if not (self.folder / "tokenizer" / "vocab.json").is_file():
+            names.append("tokenizer/tokenizer.json")
+        for name in names:
+            if not (self.folder / name).is_file():
+                return name
+        present = {(file.parent.name, file.suffix) for file in self.files()}
+        for network in networks:
+            if (network, ".safetensors") not in present:
+                stem = self.layout.weights_stem(network, self.variant)
+                return f"{network}/{stem}.safetensors"
+        return None
+
+
+def locate(path: str, revision: str | None, variant: str | None, layout: Layout) -> Source:
+    """Find the folder of model `path`, downloading it from the hub if need be.
+
+    What exists, starts with `.`, `/` or `~`, or has more than one `/` is a local folder and is
+    never asked of the hub. The hub's local cache is used first, then one question is asked.
+
+    Raises:
+        UserError: there is no such folder, or the hub does not give the model.
+    """
+    local = Path(path).expanduser()
+    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        if not local.is_dir():
+            state = "is not a folder" if local.exists() else "does not exist"
+            raise UserError(f"the model {path} {state}: {COPY_AGAIN}.")
+        return Source(path, revision, variant, local, None, layout)
+
+    def snapshot(only_cached: bool) -> Source:
+        files = layout.patterns(variant)
+        downloaded = snapshot_download(
+            path, revision=revision, allow_patterns=files, local_files_only=only_cached
+        )
+        folder = Path(downloaded)
+        return Source(path, revision, variant, folder, folder.name, layout)
+
+    try:
+        cached = snapshot(only_cached=True)
+        if cached.first_absent() is None:
+            return cached
+    except Exception:  # it is not in the cache: each version of the client has its own type
+        pass
+    try:
+        if is_offline_mode():
+            raise OSError("HF_HUB_OFFLINE is set and the local cache lacks it")
+        # One quick question, for the download retries for minutes when there is no network.
+        HfApi().model_info(path, revision=revision, timeout=10)
+        return snapshot(only_cached=False)
+    except Exception as error:  # the client raises its HTTP library's own types
+        raise UserError(
+            f"the model {path} is neither a local folder nor available from the model hub "
+            f"({reason(error)}): check the name and the network, or {COPY_AGAIN}."
+        ) from error
+
+
+def check_complete(source: Source) -> None:
+    """Refuse a folder that is not whole or holds another kind of model.
+
+    Raises:
+        UserError: names the first file that is absent, or the kind.
+    """
+    folder, layout = source.folder, source.layout
+    absent = source.first_absent()
+    if absent is not None:
+        raise UserError(f"the model folder {folder} lacks {absent}: {fix_for(folder)}.")
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text()).get("_class_name")
+    except (ValueError, OSError, AttributeError) as error:
+        raise UserError(f"{index} cannot be read ({reason(error)}): {fix_for(folder)}.") from error
+    if kind != layout.pipeline.__name__:
+        raise UserError(
+            f"the model {folder} is a {kind}: only {layout.pipeline.__name__} folders "
+            f"({layout.described}) can be trained here."
+        )
+
+
+def hash_folder(source: Source) -> str:
+    """Return SHA-256 hex over the names and bytes of every file that the model is loaded from."""
+    digest = hashlib.sha256()
+    for file in sorted(source.files()):
+        name = file.relative_to(source.folder).as_posix()
+        digest.update(f"{name} {file.stat().st_size} ".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def fix_for(folder: Path, otherwise: str = COPY_AGAIN) -> str:
+    """Say how to fix a damaged model; the embedded one, whose path no user set, is restored."""
+    return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
+
+
+def reason(error: Exception) -> str:
+    """Shorten an exception to its first line, or its type, so that it fits into a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(". ")

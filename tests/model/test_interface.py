@@ -1,0 +1,84 @@
+"""Embeddings keep their prompts together; a subclass is all that a new architecture needs."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+
+from dreambooth.model import interface, settings, textual_inversion
+from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import Phase
+
+
+@pytest.fixture
+def three() -> Embeddings:
+    """Three prompts with two tensors each, as an architecture with pooled embeddings has."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 4, 2, generator=generator)
+    return Embeddings(tokens, {"pooled": torch.randn(3, 5, generator=generator)})
+
+
+def test_a_list_of_rows_selects_them_from_every_tensor(three):
+    chosen = three[[2, 0, 2]]
+    assert len(chosen) == 3
+    assert torch.equal(chosen.tokens, three.tokens[[2, 0, 2]])
+    assert torch.equal(chosen.extra["pooled"], three.extra["pooled"][[2, 0, 2]])
+
+
+def test_single_prompts_stack_to_what_they_came_from(three):
+    rows = list(three)
+    assert [tuple(row.tokens.shape) for row in rows] == [(4, 2)] * 3
+    again = Embeddings.stack(rows)
+    assert torch.equal(again.tokens, three.tokens)
+    assert torch.equal(again.extra["pooled"], three.extra["pooled"])
+
+
+def test_every_tensor_is_cast(three):
+    half = three.to(torch.float16)
+    assert {half.tokens.dtype, half.extra["pooled"].dtype} == {torch.float16}
+
+
+def test_a_repeated_prompt_gathers_the_gradient_of_every_use(three):
+    tokens = three.tokens.clone().requires_grad_()
+    Embeddings(tokens)[[0, 1, 0]].tokens.sum().backward()
+    assert tokens.grad[:, 0, 0].tolist() == [2.0, 1.0, 0.0]
+
+
+def test_networks_are_named_in_one_place(model):
+    assert set(model.layout.networks) == {model.autoencoder, *model.trainable_networks}
+    assert all(isinstance(model.network(n), c) for n, c in model.layout.networks.items())
+    assert Phase("full", "frozen").kinds(model) == {"unet": "full", "text_encoder": "frozen"}
+
+
+def test_a_phase_covers_every_text_encoder_and_any_denoiser():
+    class Other(StableDiffusion):
+        """The names of an architecture with a transformer and two text encoders."""
+
+        denoiser, text_encoders = "transformer", ("text_encoder", "text_encoder_2")
+
+    kinds = Phase("lora", "frozen").kinds(Other.__new__(Other))
+    assert kinds == {"transformer": "lora", "text_encoder": "frozen", "text_encoder_2": "frozen"}
+
+
+def test_a_model_must_offer_the_whole_interface():
+    class Half(BaseModel):
+        def embed(self, prompts):
+            """Only this."""
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()
+
+
+def test_the_trained_text_encoder_is_noticed(model):
+    assert not model.trains_text
+    model.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+    assert model.trains_text
+
+
+@pytest.mark.parametrize("module", [interface, settings, textual_inversion])
+def test_examples_hold(module):
+    failed, attempted = doctest.testmod(module)
+    assert attempted > 0 and failed == 0
