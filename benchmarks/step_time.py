@@ -16,7 +16,6 @@ ratios hold when the machine's speed drifts.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import tempfile
@@ -35,12 +34,16 @@ from dreambooth.data.batches import Crops, DreamBoothData, KeyedBatches, encode_
 from dreambooth.data.photos import list_photos
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.model.trainable import Phase, prepare
-from dreambooth.training import callbacks
+from dreambooth.pocket.embedded import model_path
 from dreambooth.training.loggers import make_loggers
-from dreambooth.training.module import DreamBooth, Loss, Optimization
-from dreambooth.training.stages import model_path
+from dreambooth.training.memory import free_memory
+from dreambooth.training.module import DreamBooth
+from dreambooth.training.progress import Progress, Rates
+from dreambooth.training.safety import StopOnNonFinite
+from dreambooth.training.spec import LoggerSpec, Loss, OptimizerSpec, PhaseSpec
 
 LR = 1e-6
+PARTS = Phase("full", "frozen")
 PROMPTS = ("a sks dog", "a dog")
 
 
@@ -67,8 +70,8 @@ def gaps(times: list[float]) -> list[float]:
 
 def ours(args, model, batches, folder) -> list[float]:
     optimizer = partial(torch.optim.AdamW, fused=True, weight_decay=1e-2)
-    optimization = Optimization(optimizer, LR, None, "constant", 0, args.steps, 1.0)
-    module = DreamBooth(model, Loss(1.0), optimization)
+    optimization = OptimizerSpec(optimizer, None, "constant", 0, 1.0, 1, None)
+    module = DreamBooth(model, Loss(1.0), optimization, PhaseSpec(PARTS, LR, args.steps))
     module.embed_once(PROMPTS)
     clock = Clock(args.device)
     trainer = pl.Trainer(
@@ -78,12 +81,12 @@ def ours(args, model, batches, folder) -> list[float]:
         max_epochs=-1,
         precision="bf16-mixed" if args.bf16 else "32-true",
         log_every_n_steps=10,
-        logger=make_loggers(folder, False, "", "", "", [], {}),
+        logger=make_loggers(folder, LoggerSpec(False, "", "", "", ()), {}),
         enable_checkpointing=False,
         callbacks=[
-            callbacks.Progress(),
-            callbacks.Cost(2),
-            callbacks.StopOnNonFinite(1 if args.device == "cpu" else 10),
+            Progress(),
+            Rates(2),
+            StopOnNonFinite(list(model.unet.parameters()), 10),
             clock,
         ],
         enable_model_summary=False,
@@ -200,7 +203,7 @@ def main() -> None:
             args.model = str(sd15_random(folder / "sd15"))
         model = LatentDiffusion.from_pretrained(model_path(args.model))
         model.to(args.device)
-        prepare(model, Phase("full", "frozen"), None, None, 0)
+        prepare(model, PARTS, None, None, 0)
         encode = partial(
             encode_examples, model, photos, cut=Crops(args.resolution), seed=0, cache_dir=folder
         )
@@ -214,7 +217,7 @@ def main() -> None:
             for name, way in ways.items():
                 seconds[name] += way(args, model, batches, folder)
                 model.unet.zero_grad(set_to_none=True)
-                gc.collect()  # a Trainer's cycles would keep its optimizer state beside the next
+                free_memory()  # a Trainer would keep its optimizer state beside the next
     show(args, {name: statistics.median(values) for name, values in seconds.items()})
 
 

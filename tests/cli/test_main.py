@@ -19,8 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from dreambooth.files import file_hash
-from dreambooth.study.runs import load_run
-from dreambooth.study.settings import flat, read_runs
+from dreambooth.study.runs import Run, read_rows
+from dreambooth.study.settings import flat
 from spine import ROOT, Spine, checkpoint, environment, same
 
 
@@ -182,7 +182,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
-    before, config = tree(out), load_run(out).config
+    before, config = tree(out), Run.read(out).config
     bad_photos("text", tmp_path / "photos", spine)
     for arguments in (
         ("lr=-1",),
@@ -195,8 +195,8 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert code == 2 and sentence(said)
         after = tree(out)
         assert {name: after.get(name) for name in before} == before, arguments
-        assert load_run(out).config == config, arguments
-        assert read_runs(out)[0]["settings"] == flat(config), arguments
+        assert Run.read(out).config == config, arguments
+        assert read_rows(out)[0]["settings"] == flat(config), arguments
 
 
 def test_a_sweep_outlives_a_bad_run_and_says_so(command_line, tmp_path):
