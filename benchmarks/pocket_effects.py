@@ -29,7 +29,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from dreambooth.training.stages import Sampler
 from PIL import Image
 from pocket_quality import own_encoder
 from pocket_truth import look
@@ -46,6 +45,7 @@ from dreambooth.pocket.embedded import weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.draw import generate, grid
 from dreambooth.study.runs import load_model, load_run
+from dreambooth.training.stages import Sampler
 
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts

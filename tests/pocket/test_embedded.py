@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dreambooth.training.stages import model_path
 
 from dreambooth.errors import UserError
 from dreambooth.metrics import encoders
 from dreambooth.model.stable_diffusion import LatentDiffusion
 from dreambooth.pocket import embedded as weights
 from dreambooth.pocket.embedded import weights_hash
+from dreambooth.training.stages import model_path
 
 COMMAND = "`git checkout -- src/dreambooth/pocket/weights` from the repository's root, or reinstall"
 
