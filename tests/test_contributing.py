@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth.cli.configs import CONF
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.score import Groups, Scores
 from dreambooth.metrics import fidelity, variants
-from dreambooth.study.runs import load_run
+from dreambooth.study.runs import Run
 from spine import ROOT, checkpoint, environment
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -57,7 +57,7 @@ def test_an_example_trains(spine, folder, tmp_path, example):
     search = f"hydra.searchpath=['file://{folder / 'my_conf'}']"
     noun = ("subject.class_noun=mug",) if example == "subject/mug" else ()  # the spine says dog
     out = spine.run(tmp_path, search, *overrides, *TINY, *noun)
-    config = load_run(out).config
+    config = Run.read(out).config
     file = yaml.safe_load((folder / f"my_conf/{example}.yaml").read_text())
     group, name = example.split("/")
     phase = 0
@@ -89,7 +89,7 @@ def test_the_printed_command_line_takes_the_readers_own_folder(spine, folder, tm
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert load_run(tmp_path).config["prior"]["weight"] == 0.3
+    assert Run.read(tmp_path).config["prior"]["weight"] == 0.3
 
 
 def metric_example() -> dict[str, FunctionType]:
@@ -123,16 +123,18 @@ def test_the_metric_scores_a_runs_images():
     """The third block, run where `score` runs it, against a plain loop."""
     made, photos = features(4, 0), features(3, 1)
     rows = [{"file": f"{i}.png", "prompt": f"prompt {i % 2}"} for i in range(4)]
+    by_prompt = Groups([row["prompt"] for row in rows], "prompts")
     functions = metric_example()
     result = Scores(rows)
     encoder = SimpleNamespace(images=lambda which: which, variant="dino.vits16.hub.r256c224")
     where = {
         "metrics": ("dino", "nearest"),
-        "encoders": SimpleNamespace(dino=encoder),
+        "encoders": SimpleNamespace(of=lambda metric: encoder),
         "fidelity": SimpleNamespace(nearest_scores=functions["nearest_scores"]),
         "variants": SimpleNamespace(nearest_id=functions["nearest_id"]),
-        "subject": rows,
-        **{"result": result, "made": made, "photos": photos},
+        "subject": SimpleNamespace(rows=rows, images=made, by_prompt=by_prompt),
+        "real": SimpleNamespace(images=photos),
+        **{"result": result, "photos": photos},
     }
     exec(PYTHON[2], where)
     expected = [max(float((g * r).sum()) for r in photos) for g in made]

@@ -22,7 +22,8 @@ from dreambooth.errors import UserError
         ("generate", "learning_rate", "generate has no key learning_rate: lr belongs to train."),
         ("generate", "gidance_scale", "did you mean guidance_scale?"),
         ("generate", "scheduler.nme", "did you mean scheduler.name?"),
-        ("report", "evaluation", "report has no key evaluation: it belongs to train and evaluate."),
+        ("report", "model", "report has no key model: it belongs to train."),
+        ("generate", "evaluation", "it belongs to train, evaluate and report."),
         ("evaluate", "trainer", "evaluate has no key trainer: it belongs to train."),
         ("pretrain", "vae.chanels", "did you mean vae.channels?"),
     ],
@@ -94,7 +95,9 @@ def test_a_users_folders_are_searched(tmp_path):
 
 
 def test_the_groups_of_a_command():
-    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("report") == []
+    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("report") == [
+        "evaluation"
+    ]
     assert "experiment" in groups_of("train")
     keys = keys_of("train", [CONF])
     assert {"lr", "subject", "method.lora.rank", "hydra.run.dir", "subject.identity"} <= keys
