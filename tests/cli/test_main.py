@@ -22,8 +22,8 @@ from PIL import Image
 
 from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
 from dreambooth.files import file_hash
-from dreambooth.study.runs import load_run
-from dreambooth.study.settings import flat, read_runs
+from dreambooth.study.runs import Run
+from dreambooth.study.scored_runs import flat, read_runs
 from spine import ROOT, Spine, checkpoint, environment, same
 
 
@@ -185,7 +185,10 @@ def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
         ("model.path=/absent/model", "/absent/model does not exist"),
         ("resume=/absent.ckpt", "/absent.ckpt does not exist"),
         (f"prior.images_dir='{spine.photos}' prior.num_class_images=9", "fewer than"),
-        ("method=lora method.lora.rank=0", "rank must be at least 1"),
+        (
+            "method=lora method.lora.rank=0",
+            r"method.lora.rank=0 must be a whole number, 1 or greater",
+        ),
         (f"cache_dir='{spine.photos / '0.png'}'", "0.png.* cannot be used .*another path"),
     ):
         code, printed = command_line(*argument.split())
@@ -201,7 +204,7 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
-    before, config = tree(out), load_run(out).config
+    before, config = tree(out), Run.read(out).config
     bad_photos("text", tmp_path / "photos", spine)
     for arguments in (
         ("lr=-1",),
@@ -214,8 +217,8 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert code == 2 and sentence(printed)
         after = tree(out)
         assert {name: after.get(name) for name in before} == before, arguments
-        assert load_run(out).config == config, arguments
-        assert read_runs(out)[0]["settings"] == flat(config), arguments
+        assert Run.read(out).config == config, arguments
+        assert read_runs(out)[0].settings == flat(config), arguments
 
 
 @pytest.mark.slow
@@ -325,7 +328,7 @@ def test_an_objective_is_the_runs_score(spine, encoders_dir, tmp_path):
     evaluation = ("evaluation=quick", f"evaluation.encoders_dir='{encoders_dir}'")
     cfg = spine.compose(tmp_path, *evaluation, "max_steps=1", "objective=clip_t")
     value = train(cfg)
-    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "evaluation/quick/metrics.json").read_text())["scores"]
     (mean,) = (s["mean"] for s in scores.values() if s["metric"] == "CLIP-T class_only")
     assert isinstance(value, float) and value == mean
 
