@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTextModel
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.clip.modeling_clip import CLIPMLP
 
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
@@ -273,7 +273,7 @@ def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
 
         monkeypatch.setattr(owner, "forward", counted)
 
-    for block in (ResnetBlock2D, CLIPEncoderLayer):
+    for block in (ResnetBlock2D, CLIPMLP):
         count(block)
     spine.run(tmp_path / "cached")  # class images and latents
     runs, counts = [], []
@@ -283,7 +283,7 @@ def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
         spine.run(out, "train_text_encoder=true", f"gradient_checkpointing={on}")
         runs.append(checkpoint(out)["state_dict"])
         counts.append(calls.copy())
-    assert counts[0].keys() == counts[1].keys() == {"ResnetBlock2D", "CLIPEncoderLayer"}
+    assert counts[0].keys() == counts[1].keys() == {"ResnetBlock2D", "CLIPMLP"}
     assert all(counts[1][name] > counts[0][name] for name in counts[0])  # computed again
     plain, frugal = runs
     assert plain.keys() == frugal.keys()

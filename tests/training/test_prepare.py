@@ -103,7 +103,7 @@ def without_networks(spine, tmp_path, monkeypatch):
     def make(*more: str) -> Prepared:
         curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket")
         spec = spine.spec(tmp_path, *curve, *more)
-        return Prepared(spec, Costs(), model=None, photos=[], batches=None)
+        return Prepared(spec, Costs(), weights=None, photos=[], batches=None)
 
     return make
 

@@ -137,7 +137,7 @@ def check(cfg: DictConfig) -> None:
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
         (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
-        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and v),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -194,13 +194,13 @@ def _is_number(value: Any) -> bool:
     return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
-def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], object]) -> None:
+def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
     value = OmegaConf.select(cfg, key, throw_on_missing=True)
     if not holds(value):
         raise UserError(f"{key}={value} is not usable: {key} must be {kind}.")
 
 
-def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], object]) -> None:
+def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
     _hold(
         cfg,
         key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def save_lora(model: BaseModel, folder: str | Path) -> Path:
             **{f"{name}_lora_layers": state for name, state in layers.items()},
             **{f"{name}_lora_adapter_metadata": _metadata(m) for name, m in adapted.items()},
         )
+        _sort_header(file)
     return Path(folder) / LORA_FILE
 
 
@@ -66,6 +68,18 @@ def load_lora(model: BaseModel, path: str | Path) -> int:
             inject_adapter_in_model(adapter.config, module, ADAPTER, state_dict=state)
         set_peft_model_state_dict(module, state, ADAPTER)
     return sum(len(adapter.state) for adapter in adapters.values())
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the names in a safetensors file's header, so that equal weights make equal files.
+
+    safetensors writes the metadata in the random order of a hash table.
+    """
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def _metadata(module: torch.nn.Module) -> dict[str, object]:
