@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth.cli.configs import CONF
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation import score
 from dreambooth.metrics import fidelity, variants
-from dreambooth.study.runs import load_run
+from dreambooth.study.runs import Run
 from spine import ROOT, checkpoint, environment
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -57,7 +57,7 @@ def test_an_example_trains(spine, folder, tmp_path, example):
     search = f"hydra.searchpath=['file://{folder / 'my_conf'}']"
     noun = ("subject.class_noun=mug",) if example == "subject/mug" else ()  # the spine says dog
     out = spine.run(tmp_path, search, *overrides, *TINY, *noun)
-    config = load_run(out).config
+    config = Run.read(out).config
     file = yaml.safe_load((folder / f"my_conf/{example}.yaml").read_text())
     group, name = example.split("/")
     phase = 0
@@ -89,16 +89,18 @@ def test_the_printed_command_line_takes_the_readers_own_folder(spine, folder, tm
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert load_run(tmp_path).config["prior"]["weight"] == 0.3
+    assert Run.read(tmp_path).config["prior"]["weight"] == 0.3
 
 
 def metric_example() -> dict[str, FunctionType]:
-    """The example's two functions, defined inside copies of the modules that it names."""
-    functions = {}
-    for code, module in zip(PYTHON[:2], (fidelity, variants), strict=True):
+    """The example's functions, each defined inside a copy of the module that it names."""
+    functions: dict[str, FunctionType] = {}
+    for code, module in zip(PYTHON, (fidelity, variants, score), strict=True):
         path = Path(str(module.__file__)).relative_to(ROOT).as_posix()
         assert code.splitlines()[0] == f"# {path}"
         namespace = {**vars(module), "torch": torch}
+        if module is score:
+            namespace["fidelity"] = namespace["variants"] = SimpleNamespace(**functions)
         known = set(namespace)
         exec(code, namespace)
         (name,) = set(namespace) - known - {"__builtins__"}
@@ -107,9 +109,11 @@ def metric_example() -> dict[str, FunctionType]:
 
 
 def test_the_metrics_doctests_hold():
-    for name, function in metric_example().items():
+    functions = metric_example()
+    for name in ("nearest_scores", "nearest_id"):
         runner = doctest.DocTestRunner()
-        for test in doctest.DocTestFinder().find(function, name, globs=function.__globals__):
+        where = functions[name].__globals__
+        for test in doctest.DocTestFinder().find(functions[name], name, globs=where):
             runner.run(test)
         assert runner.tries and not runner.failures, name
 
@@ -119,22 +123,13 @@ def features(count: int, seed: int) -> Tensor:
     return F.normalize(draw.double(), dim=1)
 
 
-def test_the_metric_scores_a_runs_images():
-    """The third block, run where `score` runs it, against a plain loop."""
+def test_the_metric_scores_a_runs_images_as_a_plain_loop_does():
     made, photos = features(4, 0), features(3, 1)
     rows = [{"file": f"{i}.png", "prompt": f"prompt {i % 2}"} for i in range(4)]
-    functions = metric_example()
-    result = Scores(rows)
-    encoder = SimpleNamespace(images=lambda which: which, variant="dino.vits16.hub.r256c224")
-    where = {
-        "metrics": ("dino", "nearest"),
-        "encoders": SimpleNamespace(dino=encoder),
-        "fidelity": SimpleNamespace(nearest_scores=functions["nearest_scores"]),
-        "variants": SimpleNamespace(nearest_id=functions["nearest_id"]),
-        "subject": rows,
-        **{"result": result, "made": made, "photos": photos},
-    }
-    exec(PYTHON[2], where)
+    result = score.Scores(rows)
+    encoder = SimpleNamespace(images=torch.stack, variant="dino.vits16.hub.r256c224")
+    parts = score._Part(rows, list(made)), score._Part([], list(photos))
+    metric_example()["_nearest"](result, encoder, *parts)
     expected = [max(float((g * r).sum()) for r in photos) for g in made]
     variant = "nearest.vits16.hub.r256c224"
     assert [row[variant] for row in rows] == pytest.approx(expected, abs=1e-12)

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from dreambooth.cli.checks import check_packages
 from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
-from dreambooth.evaluation.score import check_networks
+from dreambooth.evaluation.networks import check_networks
 from spine import ROOT, environment
 
 OPTIONS = {
@@ -90,4 +90,5 @@ def test_a_run_that_uses_none_of_them_goes_through_without_them(spine, encoders_
     assert done.returncode == 0, said
     (warning,) = [line for line in said.splitlines() if "Weights & Biases" in line]
     assert "did not start" in warning and "wandb" in warning and "metrics.csv" in warning
-    assert (tmp_path / "run/scores.csv").exists() and (tmp_path / "run/metrics.csv").exists()
+    assert (tmp_path / "run/metrics.csv").exists()
+    assert (tmp_path / "run/evaluation/quick/scores.csv").exists()
