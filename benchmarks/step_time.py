@@ -16,7 +16,6 @@ ratios hold when the machine's speed drifts.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import tempfile
@@ -39,12 +38,14 @@ from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
 from dreambooth.training.loggers import make_loggers
-from dreambooth.training.module import DreamBooth, Loss, Optimization
+from dreambooth.training.memory import free_memory
+from dreambooth.training.module import DreamBooth
 from dreambooth.training.progress import Progress, Rates
 from dreambooth.training.safety import StopOnNonFinite
-from dreambooth.training.spec import LoggerSpec
+from dreambooth.training.spec import LoggerSpec, Loss, OptimizerSpec, PhaseSpec
 
 LR = 1e-6
+PARTS = Phase("full", "frozen")
 PROMPTS = ("a sks dog", "a dog")
 
 
@@ -71,8 +72,8 @@ def gaps(times: list[float]) -> list[float]:
 
 def ours(args, weights, batches, folder) -> list[float]:
     optimizer = partial(torch.optim.AdamW, fused=True, weight_decay=1e-2)
-    optimization = Optimization(optimizer, LR, None, "constant", 0, args.steps, 1.0)
-    module = DreamBooth(weights, Loss(1.0), optimization)
+    optimization = OptimizerSpec(optimizer, None, "constant", 0, 1.0, 1, None)
+    module = DreamBooth(weights, Loss(1.0), optimization, PhaseSpec(PARTS, LR, args.steps))
     module.embed_once(PROMPTS)
     clock = Clock(args.device)
     trainer = pl.Trainer(
@@ -87,7 +88,7 @@ def ours(args, weights, batches, folder) -> list[float]:
         callbacks=[
             Progress(),
             Rates(2),
-            StopOnNonFinite(1 if args.device == "cpu" else 10),
+            StopOnNonFinite(list(weights.parameters().values()), 10),
             clock,
         ],
         enable_model_summary=False,
@@ -207,7 +208,7 @@ def main() -> None:
         model = StableDiffusion.from_pretrained(model_path(args.model))
         model.to(args.device)
         weights = TrainableWeights(model, seed=0)
-        weights.prepare(Phase("full", "frozen"))
+        weights.prepare(PARTS)
         encode = partial(
             encode_examples, model, photos, crops=Crops(args.resolution), seed=0, cache_dir=folder
         )
@@ -221,7 +222,7 @@ def main() -> None:
             for name, way in ways.items():
                 seconds[name] += way(args, weights, batches, folder)
                 model.unet.zero_grad(set_to_none=True)
-                gc.collect()  # a Trainer's cycles would keep its optimizer state beside the next
+                free_memory()  # a Trainer would keep its optimizer state beside the next
     show(args, {name: statistics.median(values) for name, values in seconds.items()})
 
 

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
+from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.checks import check
 from dreambooth.cli.configs import CONF
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
 from dreambooth.files import file_hash
-from dreambooth.study.runs import load_run
-from dreambooth.study.settings import flat, read_runs
+from dreambooth.study.runs import Run, read_rows
+from dreambooth.study.settings import flat
 from spine import ROOT, Spine, checkpoint, environment, same
 
 
@@ -201,7 +201,7 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
-    before, config = tree(out), load_run(out).config
+    before, config = tree(out), Run.read(out).config
     bad_photos("text", tmp_path / "photos", spine)
     for arguments in (
         ("lr=-1",),
@@ -214,8 +214,8 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert code == 2 and sentence(printed)
         after = tree(out)
         assert {name: after.get(name) for name in before} == before, arguments
-        assert load_run(out).config == config, arguments
-        assert read_runs(out)[0]["settings"] == flat(config), arguments
+        assert Run.read(out).config == config, arguments
+        assert read_rows(out)[0]["settings"] == flat(config), arguments
 
 
 @pytest.mark.slow

@@ -258,7 +258,7 @@ def test_photos_are_a_given_folders_or_rendered(tmp_path: Path) -> None:
     rendered = find_photos("dog", "dog", None, None, 3, tmp_path)
     assert [path.name for path in rendered] == ["00.png", "01.png", "02.png"]
     assert rendered[0].parent.parent == tmp_path / "rendered"
-    with pytest.raises(UserError, match="holds no toaster"):
+    with pytest.raises(UserError, match="has no toaster"):
         find_photos("toaster", "toaster", None, None, 3, tmp_path)
     with pytest.raises(UserError, match="not allowed"):
         find_photos("../dog", "dog", None, None, 3, tmp_path)

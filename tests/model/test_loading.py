@@ -177,7 +177,7 @@ def test_variant_reads_its_own_files_as_float32(folder):
 
 def test_hash_depends_on_content_and_on_nothing_else(folder, tiny_model_dir, monkeypatch):
     original = StableDiffusion.from_pretrained(str(tiny_model_dir)).weights_hash()
-    assert len(original) == 64
+    assert len(original) == 16
     (folder / "README.md").write_text("a note")
     (folder / "unet" / "diffusion_pytorch_model.other.safetensors").write_bytes(b"other")
     copy = StableDiffusion.from_pretrained(str(folder))

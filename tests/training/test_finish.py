@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 import torch
 
+from dreambooth.errors import UserError
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.runs import Run
+from dreambooth.training.job import run
 from spine import checkpoint
 
 
@@ -19,11 +22,64 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     monkeypatch.setattr(SampleSet, "draw", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         spine.run(out, "max_steps=2", "ppl=false", "scheduler=pndm")
-    run = Run.read(out)
-    exported = run.load_model().base_state("unet")
+    read = Run.read(out)
+    exported = read.load_model().base_state("unet")
     trained = checkpoint(out)
-    assert trained["global_step"] == 2 == run.config["max_steps"]
-    assert run.sampling.scheduler == "PNDMScheduler"
+    assert trained["global_step"] == 2 == read.config["max_steps"]
+    assert read.sampling.scheduler == "PNDMScheduler"
     assert all(
         torch.equal(exported[k.removeprefix("unet.")], v) for k, v in trained["state_dict"].items()
     )
+
+
+def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, tmp_path):
+    out = spine.run(tmp_path, "max_steps=1", "ppl=false")
+    earlier = [out / "curve.csv", out / "curve.png"]
+    earlier += [out / "evaluation" / "paper" / name for name in ("metrics.json", "scores.csv")]
+    images = out / "evaluation" / "paper" / "0.png"
+    for path in (*earlier, images):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    spine.run(out, "max_steps=1", "ppl=false", "samples.seeds=[1]")
+    assert all(path.exists() for path in earlier)
+    spine.run(out, "max_steps=2", "ppl=false")
+    assert not any(path.exists() for path in earlier)
+    assert images.exists()  # a manifest says what it shows
+
+
+@pytest.mark.parametrize("error", [UserError("no weights."), torch.OutOfMemoryError("too large")])
+def test_a_run_is_not_lost_when_it_cannot_be_scored(spine, tmp_path, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("dreambooth.training.finish.make_evaluation", fail)
+    spec = spine.spec(tmp_path / "run", "max_steps=1", "ppl=false", "evaluation=quick")
+    outcome = run(spec)
+    assert outcome.code == 0 and outcome.scores is None
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert str(error).rstrip(".") in warning and "python evaluate.py" in warning
+    assert "evaluation=quick" in warning
+    assert {path.name for path in spec.folder.iterdir()} >= {"run.json", "model", "samples"}
+
+
+def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tmp_path):
+    more = ("evaluation=quick", "evaluation.metrics=[dino]", "evaluation.class_images=1")
+    more += (f"evaluation.encoders_dir='{encoders_dir}'", "scheduler=euler")
+    spec = spine.spec(tmp_path / "run", "max_steps=1", "ppl=false", *more)
+    scores = run(spec).scores
+    assert scores is not None and scores.summary
+    metrics = json.loads((spec.folder / "evaluation/quick/metrics.json").read_text())
+    assert metrics["scores"].keys() == scores.summary.keys()
+    record = json.loads((spec.folder / "run.json").read_text())
+    assert record["model"] == {
+        "name": "pocket",
+        "path": str(spine.model),
+        "revision": None,
+        "variant": None,
+    }
+    assert record["subject"] == {"name": "folder", "class_noun": "dog", "live": False}
+    assert record["subject_phrase"] == "sks dog" and record["best_step"] is None
+    assert record["photos"] == [str(path) for path in sorted(spine.photos.iterdir())]
+    assert record["sampling"]["scheduler"] == "EulerDiscreteScheduler"
+    assert record["config"]["lr"] == 1e-3 and record["written"]["instance_prompt"].startswith("a $")
+    assert list(record["costs"]["stages"])[-3:] == ["export", "samples", "evaluation"]

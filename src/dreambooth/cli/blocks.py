@@ -68,6 +68,8 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
         UserError: a phase that trains nothing or an unknown part, or settings that it lacks.
     """
     lora, token = method["lora"], method["token"]
+    if not method["phases"]:
+        raise UserError("method.phases is empty: a method trains in one phase or more.")
     phases = [_phase(f"method.phases[{i}]", phase) for i, phase in enumerate(method["phases"])]
     for number, phase in enumerate(phases):
         parts = (phase.parts.unet, phase.parts.text_encoder)
@@ -85,6 +87,8 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
 
 
 def _phase(key: str, phase: Mapping[str, Any]) -> PhaseSpec:
+    if set(phase) != {"unet", "text_encoder", "lr", "max_steps"}:
+        raise UserError(f"{key} must hold unet, text_encoder, lr and max_steps, and nothing else.")
     parts = named(key, Phase, phase["unet"], phase["text_encoder"])
     lr, steps = phase["lr"], phase["max_steps"]
     if not isinstance(lr, int | float) or not 0 < lr < float("inf"):

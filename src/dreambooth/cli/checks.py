@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -136,7 +137,7 @@ def check(cfg: DictConfig) -> None:
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
         (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
-        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and v),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -185,21 +186,21 @@ def _check_drawing(cfg: DictConfig) -> None:
     _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
-def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[object], bool]) -> None:
+def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
     value = OmegaConf.select(cfg, key, throw_on_missing=True)
     if not holds(value):
         raise UserError(f"{key}={value} is not usable: {key} must be {kind}.")
 
 
-def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[object], bool]) -> None:
+def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
     _hold(
         cfg,
         key,

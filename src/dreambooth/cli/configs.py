@@ -8,8 +8,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
-
 PACKAGE = Path(__file__).resolve().parents[1]
 # a wheel holds conf/ inside the package, a checkout at its top level
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"

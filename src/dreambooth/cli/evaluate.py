@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -57,7 +58,8 @@ def _run(cfg: DictConfig) -> int:
     for key in ("encoders", "encoders_dir"):
         if cfg.evaluation[key] is None:
             cfg.evaluation[key] = run.config["evaluation"][key]
-    settings = evaluation_spec(OmegaConf.to_container(cfg.evaluation, resolve=True))
+    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    settings = evaluation_spec(block)
     if settings is None:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
     photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
@@ -153,7 +155,7 @@ def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
 
 
 def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
-    block = OmegaConf.to_container(cfg.evaluation, resolve=False)
-    return load_encoders(
-        block["encoders"], metrics, torch_device(cfg.device), block["encoders_dir"], cfg.cache_dir
-    )
+    # not resolved: `encoders` may refer to a model that this command does not have
+    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    device = torch_device(cfg.device)
+    return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)

@@ -46,7 +46,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
     Raises:
         UserError: a setting that no run could use, or that this machine cannot; names its key.
     """
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
     model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
     return TrainSpec(

@@ -10,34 +10,20 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreambooth.data.crops import Crops, cut_views
 from dreambooth.data.photos import image_hash, load_photos
 from dreambooth.files import atomic, cache_key, locked
+from dreambooth.model.interface import BaseModel
 
 BATCH_SIZE = 8  # views that the VAE encodes at a time
 
 log = logging.getLogger(__name__)
-
-
-class PixelEncoder(Protocol):
-    """What encoding needs of a model."""
-
-    vae: nn.Module
-
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`pixels [N,3,H,W]` in [-1,1] => posterior `mean, logvar [N,C,h,w]`."""
-        ...
-
-    def weights_hash(self) -> str:
-        """A hash that changes with the weights."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Examples:
 
 
 def encode_examples(
-    model: PixelEncoder,
+    model: BaseModel,
     paths: Sequence[Path],
     prompts: Sequence[str],
     crops: Crops,
@@ -118,9 +104,9 @@ def _read(file: Path) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _encode(model: PixelEncoder, views: Iterator[Tensor]) -> dict[str, Tensor]:
+def _encode(model: BaseModel, views: Iterator[Tensor]) -> dict[str, Tensor]:
     """Encode views `[3,R,R]` in batches => `mean, logvar [M,C,h,w]` float32 on the CPU."""
-    device = next(model.vae.parameters()).device
+    device = next(model.network(model.autoencoder).parameters()).device
     means, logvars = [], []
     while part := list(itertools.islice(views, BATCH_SIZE)):
         mean, logvar = model.encode(torch.stack(part).to(device))

@@ -145,7 +145,7 @@ class BaseModel(nn.Module, ABC):
         return self.get_submodule(name)
 
     def weights_hash(self) -> str:
-        """Return SHA-256 hex of what was loaded: the files' content, or hub id and commit."""
+        """Return a hash of what was loaded: of the files' content, or of hub id and commit."""
         return self.source.weights_hash
 
     def base_state(self, network: str) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dreambooth.errors import UserError
-from dreambooth.model.source import Source, fix_for, reason
+from dreambooth.errors import UserError, reason
+from dreambooth.model.source import Source, fix_for
 
 # In an exported scheduler_config.json: the config of the training noise schedule, without the
 # options of the sampler that the file describes. diffusers ignores names that begin with `_`.

@@ -14,7 +14,8 @@ from typing import Any
 from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from transformers import PreTrainedModel
 
-from dreambooth.errors import RESTORE, UserError
+from dreambooth.errors import RESTORE, UserError, reason
+from dreambooth.files import folder_hash
 from dreambooth.pocket import embedded
 
 COPY_AGAIN = "point model.path at a whole diffusers pipeline folder, or copy it there again"
@@ -64,9 +65,9 @@ class Source:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 hex of the files' content, or of hub id, commit and variant; computed once."""
+        """A hash of the files' content, or of hub id, commit and variant; computed once."""
         if self.commit is None:
-            return hash_folder(self)
+            return folder_hash(self.folder, self.files())
         name = f"{self.path}@{self.commit}:{self.variant}"
         return hashlib.sha256(name.encode()).hexdigest()
 
@@ -166,23 +167,6 @@ def check_complete(source: Source) -> None:
         )
 
 
-def hash_folder(source: Source) -> str:
-    """Return SHA-256 hex over the names and bytes of every file that the model is loaded from."""
-    digest = hashlib.sha256()
-    for file in sorted(source.files()):
-        name = file.relative_to(source.folder).as_posix()
-        digest.update(f"{name} {file.stat().st_size} ".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def fix_for(folder: Path, otherwise: str = COPY_AGAIN) -> str:
     """Say how to fix a damaged model; the embedded one, whose path no user set, is restored."""
     return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
-
-
-def reason(error: Exception) -> str:
-    """Shorten an exception to its first line, or its type, so that it fits into a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(". ")

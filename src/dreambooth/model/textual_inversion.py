@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, reason
 from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.model.settings import require_integer
-from dreambooth.model.source import reason
 
 TOKEN_FILE = "learned_embeds.safetensors"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dreambooth.files import bytes_of
 from dreambooth.training.memory import peak_memory_gib, reset_peak_memory
@@ -15,21 +16,21 @@ STOPPED = "costs.json"  # what a run had cost when it was stopped
 
 
 class Costs:
-    """`stages[name]` holds `seconds`, `peak_memory_gib` and `bytes` of what the stage wrote.
+    """What a run's stages cost: `stages[name]` holds `seconds`, `peak_memory_gib` and `bytes`.
 
-    A stage that found its work in the cache costs what finding it took; its bytes are those of
-    the result all the same. `earlier` are the costs of a resumed run before it was stopped:
-    seconds add up and the higher peak stays.
+    A stage that finds its work in the cache costs the time of finding it; its bytes are those of
+    the result in either case. `earlier` is the record of an earlier session of the run: its seconds
+    are added, and the higher peak is kept.
     """
 
-    def __init__(self, earlier: dict | None = None) -> None:
+    def __init__(self, earlier: dict[str, Any] | None = None) -> None:
         self.earlier = earlier or {"seconds": 0.0, "peak_memory_gib": 0.0, "stages": {}}
-        self.stages: dict[str, dict] = dict(self.earlier["stages"])
+        self.stages: dict[str, dict[str, Any]] = dict(self.earlier["stages"])
         self.started = time.monotonic()
 
     @classmethod
     def resumed(cls, folder: Path) -> Costs:
-        """Go on from the costs that a run's folder holds, whether it was stopped or finished."""
+        """Read the costs of earlier sessions of the run in `folder`, stopped or finished."""
         if (folder / STOPPED).exists():
             return cls(json.loads((folder / STOPPED).read_text()))
         if (folder / "run.json").exists():
@@ -38,7 +39,7 @@ class Costs:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[Path]]:
-        """Measure what happens inside; append the result's files and folders to the list given."""
+        """Measure what happens inside; append the stage's files and folders to the list."""
         places: list[Path] = []
         reset_peak_memory()
         start = time.monotonic()
@@ -51,8 +52,8 @@ class Costs:
         }
 
     @property
-    def totals(self) -> dict:
-        """Seconds in all and the highest peak of all stages, earlier ones included."""
+    def totals(self) -> dict[str, float]:
+        """Total seconds and the highest peak of all stages, earlier sessions included."""
         peaks = [stage["peak_memory_gib"] for stage in self.stages.values()]
         return {
             "seconds": round(self.earlier["seconds"] + time.monotonic() - self.started, 2),
@@ -60,6 +61,6 @@ class Costs:
         }
 
     @property
-    def record(self) -> dict:
-        """Totals and stages, as plain values; a resumed run is given them as `earlier`."""
+    def record(self) -> dict[str, Any]:
+        """Totals and stages as plain values; a resumed run gets them as `earlier`."""
         return {**self.totals, "stages": self.stages}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import netrc
 import os
@@ -17,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import COLUMNS
-from dreambooth.files import atomic
+from dreambooth.files import read_csv, write_csv
 from dreambooth.training.distributed import is_first
 from dreambooth.training.spec import LoggerSpec
 
@@ -169,16 +168,12 @@ def merge_csv(folder: Path) -> None:
     rows: list[dict[str, str]] = []
     sessions = (folder / "logs").glob("version_*/metrics.csv")
     for path in sorted(sessions, key=lambda p: int(p.parent.name.split("_")[1])):
-        with open(path, newline="") as file:
-            new = list(csv.DictReader(file))
+        new = read_csv(path)
         if new:
             rows = [r for r in rows if float(r["step"]) < float(new[0]["step"])] + new
     if rows:
         names = sorted({key for row in rows for key in row} - {"step", "epoch"})
-        with atomic(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *names], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "metrics.csv", rows, ["step", *names])
 
 
 def finish_loggers(

@@ -14,7 +14,7 @@ import torch
 def peak_memory_gib() -> float:
     """Return the peak in GiB since the last reset: of the GPU if there is one, else of the process.
 
-    Where the system cannot reset a process's peak (all but Linux), it is that since the start.
+    Only Linux can reset a process's peak; elsewhere it is the peak since the process started.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
@@ -29,22 +29,22 @@ def peak_memory_gib() -> float:
 
 
 def reset_peak_memory() -> None:
-    """Let the peak begin again at what is in use now, where the system can."""
+    """Set the peak to what is in use now, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
-        with suppress(OSError):  # Linux alone has it
+        with suppress(OSError):  # only Linux has this file
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def free_memory() -> None:
-    """Free what only reference cycles hold, as a Lightning Trainer and its optimizer state do.
+    """Free what only reference cycles hold, such as a Lightning Trainer and its optimizer state.
 
-    Python would free it at a time of its own, and the C library would keep it for this process, so
-    that a later phase or run would seem to need it too.
+    Python frees it at an unknown later time, and the C library keeps freed memory for the process.
+    Either way a later phase or run would seem to need that memory too.
     """
     gc.collect()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
         if trim is not None:
             trim(0)

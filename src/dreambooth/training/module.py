@@ -108,12 +108,9 @@ class DreamBooth(pl.LightningModule):
         is_token = self.phase.parts.text_encoder == "token"
         text_lr = lr if is_token or spec.text_encoder_lr is None else spec.text_encoder_lr
         parameters, denoiser = self.weights.parameters(), f"{self.model.denoiser}."
-        groups = [
-            {"params": [p for name, p in parameters.items() if name.startswith(denoiser)]},
-            {"params": [p for name, p in parameters.items() if not name.startswith(denoiser)]},
-        ]
-        for group, rate in zip(groups, (lr, text_lr), strict=True):
-            group["lr"] = rate
+        image = [p for name, p in parameters.items() if name.startswith(denoiser)]
+        text = [p for name, p in parameters.items() if not name.startswith(denoiser)]
+        groups = [{"params": image, "lr": lr}, {"params": text, "lr": text_lr}]
         optimizer = spec.factory([g for g in groups if g["params"]], lr=lr)
         schedule = get_scheduler(
             spec.lr_schedule,

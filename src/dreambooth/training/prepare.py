@@ -13,8 +13,8 @@ import torch
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
-from dreambooth.data.photos import captions, list_photos
-from dreambooth.data.subjects import check_name, subject_folder
+from dreambooth.data.photos import captions
+from dreambooth.data.subjects import find_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
@@ -27,7 +27,7 @@ from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import ClassImages, own_class_images
 from dreambooth.sampling.draw import draw
 from dreambooth.training.costs import Costs
-from dreambooth.training.spec import SubjectSpec, TrainSpec
+from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,15 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     """
     base = spec.model
     model = StableDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
-    photos = find_photos(spec.subject, spec.cache_dir)
+    subject = spec.subject
+    photos = find_photos(
+        subject.name,
+        subject.words.class_noun,
+        subject.photos,
+        subject.root,
+        subject.rendered,
+        spec.cache_dir,
+    )
     model.to(spec.hardware.device).requires_grad_(False).eval()
     dtype = getattr(torch, spec.hardware.frozen_dtype)
     method = spec.method  # a token that the model cannot take is refused here
@@ -64,16 +72,6 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     batches = _batches(spec, model, photos, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     return Prepared(spec, costs, weights, photos, batches)
-
-
-def find_photos(subject: SubjectSpec, cache_dir: Path) -> list[Path]:
-    """List the subject's photos: of its folder, of the dataset, rendered or downloaded."""
-    if subject.photos is None and subject.root is None and subject.rendered is not None:
-        from dreambooth.pocket.embedded import rendered_photos
-
-        noun, name = subject.words.class_noun, check_name(subject.name)
-        return list_photos(rendered_photos(noun, name, subject.rendered, cache_dir))
-    return list_photos(subject_folder(subject.name, subject.photos, subject.root, cache_dir))
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:

@@ -24,10 +24,10 @@ def print_summary(
     costs: Mapping[str, Any],
     scores: Scores | None,
 ) -> None:
-    """Print the run's files, scores, costs, the `generate.py` command and diffusers' snippet."""
+    """Print a run's files, scores and costs, and how to draw with it: a command and a snippet."""
     table = Table.grid(padding=(0, 2))
     for name, what in (
-        ("samples/final.png", "the last samples; samples/step-*.png show the way there"),
+        ("samples/final.png", "the final samples; samples/step-*.png are from during training"),
         ("model/", "what was learned, in diffusers' format"),
         ("checkpoints/", "to resume from"),
         ("metrics.csv", "every logged number"),
@@ -47,6 +47,6 @@ def print_summary(
         f"{costs['bytes_written'] / 2**20:.0f} MiB written"
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
-    # both bare: rich would cut a long line at the terminal's width
+    # printed without rich, which would break a long line at the terminal's width
     print("\npython generate.py", *again, end="\n\n")
     print(snippet)
