@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth.cli.configs import CONF
-from dreambooth.evaluation.score import Groups, Scores
+from dreambooth.evaluation import score
 from dreambooth.metrics import fidelity, variants
 from dreambooth.study.runs import Run
 from spine import ROOT, checkpoint, environment
@@ -93,12 +93,14 @@ def test_the_printed_command_line_takes_the_readers_own_folder(spine, folder, tm
 
 
 def metric_example() -> dict[str, FunctionType]:
-    """The example's two functions, defined inside copies of the modules that it names."""
-    functions = {}
-    for code, module in zip(PYTHON[:2], (fidelity, variants), strict=True):
+    """The example's functions, each defined inside a copy of the module that it names."""
+    functions: dict[str, FunctionType] = {}
+    for code, module in zip(PYTHON, (fidelity, variants, score), strict=True):
         path = Path(str(module.__file__)).relative_to(ROOT).as_posix()
         assert code.splitlines()[0] == f"# {path}"
         namespace = {**vars(module), "torch": torch}
+        if module is score:
+            namespace["fidelity"] = namespace["variants"] = SimpleNamespace(**functions)
         known = set(namespace)
         exec(code, namespace)
         (name,) = set(namespace) - known - {"__builtins__"}
@@ -107,9 +109,11 @@ def metric_example() -> dict[str, FunctionType]:
 
 
 def test_the_metrics_doctests_hold():
-    for name, function in metric_example().items():
+    functions = metric_example()
+    for name in ("nearest_scores", "nearest_id"):
         runner = doctest.DocTestRunner()
-        for test in doctest.DocTestFinder().find(function, name, globs=function.__globals__):
+        where = functions[name].__globals__
+        for test in doctest.DocTestFinder().find(functions[name], name, globs=where):
             runner.run(test)
         assert runner.tries and not runner.failures, name
 
@@ -119,24 +123,13 @@ def features(count: int, seed: int) -> Tensor:
     return F.normalize(draw.double(), dim=1)
 
 
-def test_the_metric_scores_a_runs_images():
-    """The third block, run where `score` runs it, against a plain loop."""
+def test_the_metric_scores_a_runs_images_as_a_plain_loop_does():
     made, photos = features(4, 0), features(3, 1)
     rows = [{"file": f"{i}.png", "prompt": f"prompt {i % 2}"} for i in range(4)]
-    by_prompt = Groups([row["prompt"] for row in rows], "prompts")
-    functions = metric_example()
-    result = Scores(rows)
-    encoder = SimpleNamespace(images=lambda which: which, variant="dino.vits16.hub.r256c224")
-    where = {
-        "metrics": ("dino", "nearest"),
-        "encoders": SimpleNamespace(of=lambda metric: encoder),
-        "fidelity": SimpleNamespace(nearest_scores=functions["nearest_scores"]),
-        "variants": SimpleNamespace(nearest_id=functions["nearest_id"]),
-        "subject": SimpleNamespace(rows=rows, images=made, by_prompt=by_prompt),
-        "real": SimpleNamespace(images=photos),
-        **{"result": result, "photos": photos},
-    }
-    exec(PYTHON[2], where)
+    result = score.Scores(rows)
+    encoder = SimpleNamespace(images=torch.stack, variant="dino.vits16.hub.r256c224")
+    parts = score._Part(rows, list(made)), score._Part([], list(photos))
+    metric_example()["_nearest"](result, encoder, *parts)
     expected = [max(float((g * r).sum()) for r in photos) for g in made]
     variant = "nearest.vits16.hub.r256c224"
     assert [row[variant] for row in rows] == pytest.approx(expected, abs=1e-12)

@@ -67,13 +67,11 @@ def test_the_wheel_holds_the_package_and_its_configuration(installed, tmp_path):
     assert conf == installed / "dreambooth/conf"
     names = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert names == {str(path.relative_to(conf)) for path in conf.rglob("*.yaml")}
-    sources = ROOT / "src/dreambooth"
+    sources = ROOT / "src"
     for kind in ("*.py", "*.json", "*.safetensors", "py.typed"):
         files = {str(path.relative_to(sources)) for path in sources.rglob(kind)}
-        assert files and files == {
-            str(path.relative_to(installed / "dreambooth"))
-            for path in (installed / "dreambooth").rglob(kind)
-        }
+        packages = [path.relative_to(installed) for path in installed.rglob(kind)]
+        assert files and files == {str(p) for p in packages if "dist-info" not in p.parts[0]}
 
 
 def test_help_lists_the_commands_and_a_commands_options(installed, tmp_path):
@@ -82,7 +80,6 @@ def test_help_lists_the_commands_and_a_commands_options(installed, tmp_path):
     for name in ("train", "generate", "evaluate", "report", "pretrain"):
         shown = call(installed, tmp_path, console(installed), name, "--help")
         assert shown.returncode == 0 and "--hydra-help" in shown.stdout, shown.stderr
-        assert f"{name}: " in shown.stdout
     assert not list(tmp_path.iterdir())
 
 
