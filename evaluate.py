@@ -4,9 +4,9 @@ It also scores any folder of images (`images=DIR photos=DIR`), and the dataset's
 themselves (`calibrate=true photos.root=DIR`); `python evaluate.py --help` explains every option.
 """
 
-from dreambooth.cli.interrupt import interruptible
+from dreambooth.cli.interrupt import importing
 
-with interruptible():
+with importing():
     from dreambooth.cli.commands import evaluate
     from dreambooth.cli.main import entry
 

@@ -4,9 +4,9 @@ Prints every run with its scores and costs, then each setting's means over subje
 `python report.py --help` explains every option.
 """
 
-from dreambooth.cli.interrupt import interruptible
+from dreambooth.cli.interrupt import importing
 
-with interruptible():
+with importing():
     from dreambooth.cli.commands import report
     from dreambooth.cli.main import entry
 

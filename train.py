@@ -3,9 +3,9 @@
 `python train.py --help` explains every option.
 """
 
-from dreambooth.cli.interrupt import interruptible
+from dreambooth.cli.interrupt import importing
 
-with interruptible():
+with importing():
     from dreambooth.cli.commands import train
     from dreambooth.cli.main import entry
 

@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dreambooth.cli.interrupt import importing
 from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
 from dreambooth.files import file_hash
-from dreambooth.study.runs import Run, read_rows
-from dreambooth.study.settings import flat
+from dreambooth.study.runs import Run
+from dreambooth.study.scored_runs import flat, read_runs
 from spine import ROOT, Spine, checkpoint, environment, same
 
 
@@ -185,7 +187,10 @@ def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
         ("model.path=/absent/model", "/absent/model does not exist"),
         ("resume=/absent.ckpt", "/absent.ckpt does not exist"),
         (f"prior.images_dir='{spine.photos}' prior.num_class_images=9", "fewer than"),
-        ("method=lora method.lora.rank=0", "rank must be at least 1"),
+        (
+            "method=lora method.lora.rank=0",
+            r"method.lora.rank=0 must be a whole number, 1 or greater",
+        ),
         (f"cache_dir='{spine.photos / '0.png'}'", "0.png.* cannot be used .*another path"),
     ):
         code, printed = command_line(*argument.split())
@@ -215,7 +220,7 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         after = tree(out)
         assert {name: after.get(name) for name in before} == before, arguments
         assert Run.read(out).config == config, arguments
-        assert read_rows(out)[0]["settings"] == flat(config), arguments
+        assert read_runs(out)[0].settings == flat(config), arguments
 
 
 @pytest.mark.slow
@@ -325,7 +330,7 @@ def test_an_objective_is_the_runs_score(spine, encoders_dir, tmp_path):
     evaluation = ("evaluation=quick", f"evaluation.encoders_dir='{encoders_dir}'")
     cfg = spine.compose(tmp_path, *evaluation, "max_steps=1", "objective=clip_t")
     value = train(cfg)
-    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "evaluation/quick/metrics.json").read_text())["scores"]
     (mean,) = (s["mean"] for s in scores.values() if s["metric"] == "CLIP-T class_only")
     assert isinstance(value, float) and value == mean
 
@@ -371,6 +376,37 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
         )
         assert done.returncode == 130, done.stderr
         assert re.fullmatch(r"\s*Stopped\. The same command continues .*\s*", done.stderr)
+
+
+@pytest.mark.parametrize("block", ["importing", "interruptible"])
+def test_ctrl_c_ends_a_block(block):
+    """An import ends at once, before a library could catch the exception."""
+    code = (
+        "import signal\n"
+        f"from dreambooth.cli.interrupt import {block}\n"
+        f"with {block}():\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt as error:\n"
+        f"        raise {'ImportError' if block == 'importing' else 'error'}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130 and done.stderr.strip().count("\n") == 0, done.stderr
+
+
+def test_importing_leaves_another_handler_alone():
+    before = signal.getsignal(signal.SIGINT)
+    for handler in (signal.SIG_IGN, signal.default_int_handler):
+        signal.signal(signal.SIGINT, handler)
+        try:
+            with importing():
+                own = signal.getsignal(signal.SIGINT)
+            assert (own is handler) == (handler == signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGINT) is handler
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 INTERRUPTED = """

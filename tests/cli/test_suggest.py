@@ -22,7 +22,7 @@ from dreambooth.errors import UserError
         ("generate", "learning_rate", "generate has no key learning_rate: lr belongs to train."),
         ("generate", "gidance_scale", "did you mean guidance_scale?"),
         ("generate", "scheduler.nme", "did you mean scheduler.name?"),
-        ("report", "evaluation", "report has no key evaluation: it belongs to train and evaluate."),
+        ("report", "images", "report has no key images: it belongs to evaluate."),
         ("evaluate", "trainer", "evaluate has no key trainer: it belongs to train."),
         ("pretrain", "vae.chanels", "did you mean vae.channels?"),
     ],
@@ -95,7 +95,7 @@ def test_a_users_folders_are_searched(tmp_path):
 
 
 def test_the_groups_of_a_command():
-    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("report") == []
+    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("pretrain") == []
     assert "experiment" in groups_of("train")
     keys = keys_of("train", [CONF])
     assert {"lr", "subject", "method.lora.rank", "hydra.run.dir", "subject.identity"} <= keys

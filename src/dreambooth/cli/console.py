@@ -7,8 +7,11 @@ import sys
 from difflib import get_close_matches
 
 from dreambooth import __version__
-from dreambooth.cli import commands
-from dreambooth.cli.main import entry
+from dreambooth.cli.interrupt import importing
+
+with importing():
+    from dreambooth.cli import commands
+    from dreambooth.cli.main import entry
 
 COMMANDS = {
     "train": "fine-tune on a subject's photos, export, draw samples, score",

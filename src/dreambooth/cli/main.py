@@ -151,7 +151,8 @@ def sentence(error: Exception) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         text = str(error).splitlines()[0]
         if required := re.search(r"[Mm]issing mandatory value: (\S+)", text):
-            return f"{required[1]} is missing: give {required[1]}=VALUE; --help explains it."
+            key = error.full_key or required[1]
+            return f"{key} is missing: give {key}=VALUE; --help explains it."
         return f"The configuration is not complete: {text}."
     if isinstance(error, InstantiationException):
         key = re.search(r"full_key: (\S+)", str(error))

@@ -30,6 +30,7 @@ def same_job(output_dir: str) -> Iterator[None]:
         folder = quoted(output_dir)
         sys.argv = [
             argv[0],
+            *(flag for flag in argv[1:] if flag.startswith("--config-")),
             *composed.hydra.overrides.task,
             f"output_dir={folder}",
             f"hydra.run.dir={folder}",

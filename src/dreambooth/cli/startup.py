@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from dreambooth.cli.interrupt import importing
+
 
 @contextmanager
 def postponed_imports() -> Iterator[None]:
@@ -23,7 +25,8 @@ def postponed_imports() -> Iterator[None]:
     ours = {name: module for name, module in hidden.items() if name not in sys.modules}
     sys.modules.update(ours)  # type: ignore[arg-type]  # None makes an import fail
     try:
-        yield
+        with importing():
+            yield
     finally:
         for name in ours:
             sys.modules.pop(name, None)

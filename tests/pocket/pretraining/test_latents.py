@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from dreambooth.diffusion.noise import keyed_normal
 from dreambooth.pocket import world
 from dreambooth.pocket.pretraining import shards
 from dreambooth.pocket.pretraining.architecture import build_vae
 from dreambooth.pocket.pretraining.latents import latent_shards, pretrain_latents
 from dreambooth.pocket.pretraining.spec import PretrainSpec
+from dreambooth.random import keyed_normal
 from small_pretraining import make
 
 SHARD = 8
