@@ -83,6 +83,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
         assert sides[key] == [side], key
 
 
+@pytest.mark.slow
 def test_no_name_is_without_a_key(keys):
     assert [name for name in NAMES if not any(is_under(key, [name]) for key in keys)] == []
 
