@@ -39,6 +39,23 @@ def test_a_bad_photo_is_found_before_class_images_are_drawn(spine, tmp_path):
     assert not (cache / "class_images").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (("method=lora", "method.lora.targets=[to_q,foo]"), "foo names no layer of the model"),
+        (("method=textual_inversion", "method.token.token=dog"), "method.token.token"),
+    ],
+)
+def test_what_the_model_cannot_train_is_refused_before_class_images(
+    spine, tmp_path, method, expected
+):
+    cache = tmp_path / "cache"
+    spec = spine.spec(tmp_path, f"cache_dir='{cache}'", *method)
+    with pytest.raises(UserError, match=expected):
+        prepare(spec, Costs())
+    assert not (cache / "class_images").exists() and not (cache / "latents").exists()
+
+
 def test_class_images_are_drawn_with_their_own_sampler_in_the_runs_dtype(
     spine, tmp_path, monkeypatch
 ):

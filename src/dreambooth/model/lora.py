@@ -66,7 +66,7 @@ def add_lora(model: BaseModel, network: str, settings: LoRASettings, seed: int) 
         r=settings.rank,
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes any number
         lora_dropout=settings.dropout,
-        target_modules=_targets_in(model, network, settings.targets),
+        target_modules=targets_in(model, network, settings.targets),
         init_lora_weights="gaussian",
     )
     with keep_random_state():
@@ -102,7 +102,7 @@ def merge_lora(model: BaseModel) -> None:
                 layer.merge()
 
 
-def _targets_in(model: BaseModel, network: str, targets: tuple[str, ...]) -> list[str]:
+def targets_in(model: BaseModel, network: str, targets: tuple[str, ...]) -> list[str]:
     """Pick the targets that name layers of `network`.
 
     Raises:

@@ -21,6 +21,7 @@ from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.interface import BaseModel
+from dreambooth.model.lora import targets_in
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
@@ -66,9 +67,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         spec.cache_dir,
     )
     model.to(spec.hardware.device).requires_grad_(False).eval()
-    dtype = getattr(torch, spec.hardware.frozen_dtype)
-    method = spec.method  # a token that the model cannot take is refused here
-    weights = TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
+    weights = _weights(spec, model)
     batches = _batches(spec, model, photos, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     return Prepared(spec, costs, weights, photos, batches)
@@ -124,6 +123,16 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         str(spec.cache_dir),
     )
     return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
+
+
+def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
+    """Make the owner of what trains, and refuse a token or adapters that the model cannot take."""
+    method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
+    for phase in method.phases:
+        for network, kind in phase.parts.kinds(model).items():
+            if kind == "lora" and method.lora is not None:
+                targets_in(model, network, method.lora.targets)
+    return TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
