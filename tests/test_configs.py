@@ -154,6 +154,7 @@ WORDS = {
 UNTRAINED = [name for _, name in choices("subject") if name not in TRAINED_SUBJECTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_every_other_subject_is_the_dog_in_other_words_and_is_rendered(name, tmp_path):
     cfg, dog = (composed("train", f"subject={n}", "output_dir=out") for n in (name, "dog"))

@@ -16,6 +16,8 @@ from PIL import Image
 from dreambooth.pocket.embedded import FOLDER
 from spine import Spine, environment
 
+pytestmark = pytest.mark.slow
+
 POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
 RUNS = {
     "full": ("method=full", "train_text_encoder=true", "scheduler=euler_a"),

@@ -72,6 +72,7 @@ def test_comments_are_read(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_is_shown_with_its_comment(command):
     text = shown(command)

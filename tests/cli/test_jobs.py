@@ -12,6 +12,8 @@ import pytest
 from dreambooth.cli.jobs import remove_empty
 from spine import environment
 
+pytestmark = pytest.mark.slow
+
 # what train.py is to Hydra, without training: it needs no torch
 COMMAND = """
 from pathlib import Path

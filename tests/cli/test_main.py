@@ -28,6 +28,8 @@ from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import flat, read_runs
 from spine import ROOT, Spine, checkpoint, environment, same
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command_line(spine: Spine, tmp_path, monkeypatch, capfd):
@@ -146,7 +148,6 @@ def bad_photos(kind: str, folder: Path, spine: Spine) -> None:
         Image.new("1", (30_000, 30_000)).save(folder / "b.png")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -181,7 +182,6 @@ def test_a_model_that_lacks_a_part_is_one_sentence(command_line, spine, tmp_path
     assert code == 2 and re.search(f"model lacks {part}", sentence(printed)), printed
 
 
-@pytest.mark.slow
 def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
     for argument, expected in (
         ("model.path=/absent/model", "/absent/model does not exist"),
@@ -203,7 +203,6 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in sorted(files)}
 
 
-@pytest.mark.slow
 def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_path):
     out = spine.run(tmp_path / "earlier", "max_steps=1")
     before, config = tree(out), Run.read(out).config
@@ -223,7 +222,6 @@ def test_a_refused_command_leaves_an_earlier_run_whole(command_line, spine, tmp_
         assert read_runs(out)[0].settings == flat(config), arguments
 
 
-@pytest.mark.slow
 def test_a_sweep_outlives_a_bad_run_and_lists_it(command_line, tmp_path):
     sweep = (f"hydra.sweep.dir='{tmp_path / 'sweep'}'", "hydra.sweep.subdir=${hydra.job.num}")
     code, printed = command_line("hydra.mode=MULTIRUN", "max_steps=1", "lr=1e-3,-1,1e-4", *sweep)
@@ -423,7 +421,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_at_a_step_and_the_same_command_goes_on(spine, tmp_path):
     """It arrives in the first micro-batch of the third step, and that step is finished."""
     python, *command = spine.command(

@@ -67,6 +67,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_what_no_run_could_use_is_refused_before_any_work(spine, tmp_path, arguments):
     cache, out = tmp_path / "cache", tmp_path / "out"

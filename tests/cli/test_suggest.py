@@ -31,6 +31,7 @@ def test_a_key(command, key, expected):
     assert no_key(command, key, [CONF]).endswith(expected)
 
 
+@pytest.mark.slow
 def test_only_keys_that_the_command_has_are_suggested():
     for command in COMMANDS:
         own = keys_of(command, [CONF])

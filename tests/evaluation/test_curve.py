@@ -16,6 +16,8 @@ from dreambooth.evaluation.networks import Encoders
 from dreambooth.metrics.variants import clip_t_id, dino_id
 from dreambooth.sampling.store import Item
 
+pytestmark = pytest.mark.slow
+
 DINO, CLIP = "dino.pocket.sq32_bicubic", "clip.pocket.sq32_bicubic"
 
 

@@ -20,6 +20,7 @@ from dreambooth.metrics.lpips_networks import (
 )
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("net", "size"), [("alex", 96), ("vgg", 64)])
 def test_distances_are_the_packages_own(net, size, picture):
@@ -54,6 +55,7 @@ def test_the_hash_tells_backbones_apart():
     assert len(hashes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "make"), [("alex", models.alexnet), ("vgg", models.vgg16)])
 def test_backbone_comes_from_torchvisions_file(net, make, tmp_path):
     torch.manual_seed(1)

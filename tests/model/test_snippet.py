@@ -86,6 +86,7 @@ def assert_same_schedule(training, before) -> None:
     assert own_arguments(training) == own_arguments(before)
 
 
+@pytest.mark.slow
 def test_an_export_names_the_run_s_sampler(base, tmp_path):
     name, options = OPTIONS[0]
     wanted = make_scheduler(name, options, base.noise_scheduler.config)

@@ -37,6 +37,7 @@ def declared(names: list[str], part: str, kind: str) -> set[str]:
     return {"frozen": set(), "full": own - adapters, "lora": adapters, "token": {MATRIX}}[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
 def test_one_step_changes_exactly_what_is_declared(
     model, prepared, lora, train, unet, text_encoder
@@ -109,6 +110,7 @@ def test_a_bf16_base_trains_its_float32_adapters(model, prepared, lora, train):
     assert changed == {name for name in after if ".lora_" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
 def test_state_round_trip_gives_the_same_prediction(
     model, prepared, tiny_model_dir, lora, predict, train, unet, text_encoder

@@ -191,6 +191,7 @@ def test_the_key_holds_everything_the_images_depend_on(model, tiny_v_model_dir, 
     assert folder(batch_size=1) == folders[0]  # but not the batch
 
 
+@pytest.mark.slow
 def test_a_run_draws_them_in_its_inference_dtype_and_keeps_dtypes_apart(spine, tmp_path, autocasts):
     def folder(*overrides: str) -> Path:
         """Where a run's class images are."""

@@ -31,6 +31,7 @@ def drawn(model, prompts, seeds, **changed) -> list[np.ndarray]:
     return [np.asarray(image).astype(int) for image in images]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SAMPLERS)
 def test_an_image_depends_on_its_seed_and_not_on_its_batch(model, scheduler):
     seeds = [0, 1, 2, 3, 4]
@@ -87,6 +88,7 @@ def test_drawing_leaves_training_as_it_was(model):
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "frozen", "expected"),
     [
@@ -120,6 +122,7 @@ def test_networks_that_are_all_in_half_precision_are_drawn_as_they_are(tiny_mode
     assert autocasts == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -78,6 +78,7 @@ def composed(root: Path, name: str, *overrides: str) -> None:
     write_record(root / name, OmegaConf.to_container(config, resolve=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choices", "keys"),
     [

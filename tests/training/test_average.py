@@ -13,6 +13,8 @@ from dreambooth.sampling import draw as draw_module
 from dreambooth.training.average import MovingAverage
 from spine import Spine, checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 AVERAGED = ("max_steps=3", "ema_decay=0.9999", "ppl=false")
 
 

@@ -57,6 +57,7 @@ def keys() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_key_lies_on_exactly_one_side(keys):
     """By the longest name that it is under; no name is in two tables."""
     assert len(NAMES) == len(set(NAMES))
@@ -82,6 +83,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
         assert sides[key] == [side], key
 
 
+@pytest.mark.slow
 def test_no_name_is_without_a_key(keys):
     assert [name for name in NAMES if not any(is_under(key, [name]) for key in keys)] == []
 
@@ -127,6 +129,7 @@ CHANGES_WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
     (before,) = facts(spine, tmp_path)
@@ -134,6 +137,7 @@ def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
     assert before[name] != after[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "fact"),
     [
@@ -178,6 +182,7 @@ CHANGES_NO_WEIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES_NO_WEIGHT)
 def test_nothing_else_is_a_fact(spine, tmp_path, name):
     prompt = "instance_prompt='a sks dog'"  # which names the subject by default

@@ -14,6 +14,8 @@ from dreambooth.study.runs import Run
 from dreambooth.training.job import run
 from spine import checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     spine, tmp_path, monkeypatch

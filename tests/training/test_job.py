@@ -17,6 +17,8 @@ from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.samples import SampleSet
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_a_run_leaves(spine, four_steps):
     assert {p.name for p in four_steps.iterdir()} >= {

@@ -58,6 +58,7 @@ def test_offline_without_a_key(no_key, spine: Spine, tmp_path):
     assert len(columns(out)["loss/total"]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_keeps_its_numbers_and_closes_it(no_key, spine, tmp_path, monkeypatch):
     errors = DreamBooth.errors
     monkeypatch.setattr(
@@ -137,6 +138,7 @@ def test_images_are_shown_with_their_prompts(no_key, tmp_path, monkeypatch):
     assert shown == [{"samples": [((8, 8), "a sks dog"), ((8, 8), "a dog")]}]
 
 
+@pytest.mark.slow
 def test_every_sheet_of_samples_is_logged_the_final_one_too(no_key, spine, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(

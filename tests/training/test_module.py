@@ -102,6 +102,7 @@ def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkey
     assert ran.count("step") == 4 and ran.count("forward") >= 1  # before training
 
 
+@pytest.mark.slow
 def test_no_gradient_is_held_through_the_forward_pass(spine, tmp_path, monkeypatch):
     held, step = [], DreamBooth.training_step
 
@@ -190,6 +191,7 @@ def test_the_text_encoder_has_its_own_learning_rate(tiny_model_dir):
     assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
 
 
+@pytest.mark.slow
 def test_a_tokens_learning_rate_is_its_phases_own(spine, tmp_path):
     out = spine.run(tmp_path, "method=textual_inversion", "max_steps=1", "text_encoder_lr=1e-6")
     groups = checkpoint(out)["optimizer_states"][0]["param_groups"]
@@ -261,6 +263,7 @@ def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, fro
     assert {v.dtype for v in checkpoint(out)["state_dict"].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
     calls = Counter()
 

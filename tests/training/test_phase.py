@@ -11,6 +11,8 @@ from dreambooth.evaluation.evaluate import folder_hash
 from dreambooth.sampling.samples import SampleSet
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "full": ("train_text_encoder=true", "accumulate=2"),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),

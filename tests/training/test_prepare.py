@@ -19,6 +19,7 @@ from dreambooth.training.prepare import (
 )
 
 
+@pytest.mark.slow
 def test_without_preservation_there_are_no_class_images(spine, tmp_path):
     out = spine.run(tmp_path / "run", "ppl=false", f"cache_dir='{tmp_path / 'cache'}'")
     assert not (tmp_path / "cache" / "class_images").exists()

@@ -14,6 +14,8 @@ from dreambooth.training.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.resume import find, refuse_other_facts
 from spine import CONSTANT, Spine, checkpoint, copy_checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"lr": 1e-3, "prior": {"weight": 1.0, "seed": 0}, "phase": {"unet": "full"}}
 
 

@@ -16,6 +16,8 @@ from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
 from fake_trainer import FakeModule, FakeTrainer, micro_steps
 from spine import CONSTANT, checkpoint, same
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_step_and_files(value):

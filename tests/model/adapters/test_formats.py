@@ -33,6 +33,7 @@ def untouched(model: StableDiffusion) -> bool:
     return not any("lora" in name for name in model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_peft_s_own_folder_loads_with_its_alpha(fresh, model, predict, tmp_path, part):
     """Written by peft itself: alpha 8 over rank 2, a scale of 4."""
@@ -94,6 +95,7 @@ def test_kohya_s_layers_keep_their_own_rank_and_alpha(fresh, tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rename", "message"),
     [

@@ -58,6 +58,7 @@ def test_saved_text_encoder_keys_are_those_of_every_diffusers(trained_lora, tmp_
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("unet",), ("text_encoder",), ("unet", "text_encoder")])
 def test_saved_file_loads_in_a_fresh_diffusers_pipeline(
     model, lora, prepared, predict, train, tiny_model_dir, tmp_path, parts, inputs

@@ -86,6 +86,7 @@ def test_every_caption_fits_the_context(tokenizer):
     assert len(tokenizer(text).input_ids) <= CONTEXT_LENGTH - 1  # one rare word more fits
 
 
+@pytest.mark.slow
 def test_ids_are_the_same_in_every_process(tokenizer):
     code = (
         "from dreambooth.pocket.pretraining.tokenizer import build_tokenizer;"
