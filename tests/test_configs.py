@@ -17,7 +17,7 @@ from dreambooth.cli.help import read_comments
 from dreambooth.cli.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
 from dreambooth.pocket.embedded import rendered_photos
-from dreambooth.study.scored_runs import flat
+from dreambooth.training.fingerprint import flat
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))

@@ -25,7 +25,8 @@ from dreambooth.cli.interrupt import importing
 from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
 from dreambooth.files import file_hash
 from dreambooth.study.runs import Run
-from dreambooth.study.scored_runs import flat, read_runs
+from dreambooth.study.scored_runs import read_runs
+from dreambooth.training.fingerprint import flat
 from spine import ROOT, Spine, checkpoint, environment, same
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import PROTOCOL
-from dreambooth.study.scored_runs import DRAWN, flat, read_runs, scored_with
+from dreambooth.study.scored_runs import DRAWN, read_runs, scored_with
+from dreambooth.training.fingerprint import flat
 from run_records import DINO, metrics_file, read_metrics, write_metrics, write_run
 
 

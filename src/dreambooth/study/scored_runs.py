@@ -9,6 +9,7 @@ from typing import Any
 
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.study.runs import Run, find_runs
+from dreambooth.training.fingerprint import flat
 
 # what images depend on beside the trained model, in metrics.json
 DRAWN = (
@@ -99,12 +100,3 @@ def scored_with(metrics: Mapping[str, Any]) -> dict[str, Any]:
         **{f"{name}.weights": network.get("weights") for name, network in networks.items()},
     }
     return {f"scored.{key}": value for key, value in scored.items()}
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Join the keys of nested mappings: `{"a": {"b": 1}}` => `{"a.b": 1}`; lists stay whole."""
-    result = {}
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        result |= flat(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
-    return result

@@ -74,6 +74,15 @@ def is_under(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of nested mappings: `{"a": {"b": 1}}` => `{"a.b": 1}`; lists stay whole."""
+    result = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        result |= flat(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
+    return result
+
+
 def facts_of(
     spec: TrainSpec, model: BaseModel, photos: Sequence[Path], batches: KeyedBatches
 ) -> dict[str, Any]:

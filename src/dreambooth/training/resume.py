@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.training.checkpoints import read_record, verify
-from dreambooth.training.fingerprint import facts_of_phases
+from dreambooth.training.fingerprint import facts_of_phases, flat
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the keys that differ, with both values.
     """
-    before, now = _flat(read_record(path)["facts"]), _flat(facts)
+    before, now = flat(read_record(path)["facts"]), flat(facts)
     differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if differing:
         pairs = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in differing)
@@ -90,12 +90,3 @@ def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:
             f"{path} was trained with another configuration: {pairs}. "
             "Restore these values, choose another output folder, or pass resume=null."
         )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`."""
-    flat = {}
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
-    return flat
