@@ -66,6 +66,7 @@ NEITHER = (
     "checkpoint.keep",
     "trainer.log_every_n_steps",
     "objective",
+    "published",
 )
 
 
