@@ -1,4 +1,4 @@
-"""The columns of scores that a table has: one for each variant of a metric, with a short heading."""
+"""The columns of scores in a table: one for each variant of a metric, with a short heading."""
 
 from __future__ import annotations
 
@@ -54,26 +54,25 @@ def columns_of(runs: Sequence[ScoredRun], published: Published | None = None) ->
     A published number stands beside the variant that the source names, if a run has it; else beside
     every variant of the metric of that name.
     """
-    names = {variant: name for run in runs for variant, name in run.metric_names.items()}
-    names = {v: SHORT.get(n, n) for v, n in names.items() if not v.startswith("real_ref.")}
     full = {variant: name for run in runs for variant, name in run.metric_names.items()}
-    sources = _sources(names, published) if published else {}
-    order = list(dict.fromkeys(sources.values()))
+    names = {v: SHORT.get(n, n) for v, n in full.items() if not v.startswith("real_ref.")}
+    published = published or Published()
+    sources = _sources(names, published)
+    rank = {name: number for number, name in enumerate(dict.fromkeys(sources.values()))}
     columns = []
-    for variant, name in names.items():
+    for variant in sorted(names, key=lambda v: rank.get(sources.get(v, ""), len(rank))):
+        name, source = names[variant], sources.get(variant)
         alike = [v for v in names if names[v] == name]
         header = name if len(alike) == 1 else f"{name} {alike.index(variant) + 1}"
-        source = sources.get(variant)
-        computed = published.variants.get(source) if published and source else None
+        computed = published.variants.get(source, "") if source else None
         columns.append(Column(variant, full[variant], header, source, computed))
-    rank = {source: number for number, source in enumerate(order)}
-    return sorted(columns, key=lambda column: rank.get(column.source_name, len(rank)))
+    return columns
 
 
 def _sources(names: dict[str, str], published: Published) -> dict[str, str]:
     """Find for each variant the source's name of its metric, in the source's order."""
     found: dict[str, str] = {}
-    metrics = [*published.variants, *(name for row in published.rows for name in row.scores)]
+    metrics = [*(name for row in published.rows for name in row.scores), *published.variants]
     for metric in dict.fromkeys(metrics):
         stated = published.variants.get(metric, "")
         of_id = [v for v in names if v == stated or v.startswith(f"{stated}.")] if stated else []

@@ -61,9 +61,7 @@ def means(runs: Sequence[ScoredRun]) -> dict[str, Mean]:
     return {variant: Mean.over(subject_means(runs, variant)) for variant in variants}
 
 
-def paired_differences(
-    scores: Mapping[str, Mean], baseline: Mapping[str, Mean]
-) -> dict[str, Mean]:
+def paired_differences(scores: Mapping[str, Mean], baseline: Mapping[str, Mean]) -> dict[str, Mean]:
     """Average, over the subjects that both have, each subject's score minus its baseline score.
 
     A variant that one of them lacks, or that has no subject in common, has no difference.

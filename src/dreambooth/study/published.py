@@ -56,21 +56,17 @@ class Published:
         variants = {name: str(v) for name, v in (block.get("variants") or {}).items()}
         return cls(**texts, variants=variants, rows=rows, finding=str(block.get("finding") or ""))
 
-    def setting_of(self, row: PublishedRow) -> str:
-        """Write a row's setting for a reader: `ppl=True, lr=1e-06`."""
-        return ", ".join(f"{key}={value}" for key, value in row.setting.items())
-
 
 @dataclass(frozen=True)
 class Study:
     """The published block that a report shows, and which of its rows each run belongs to.
 
-    `members` lists, for each of the block's rows, its runs; `note` is one sentence where the runs
-    do not agree on the block.
+    `table` has the rows of settings, which leaves out that of real images, each with its runs;
+    `note` is one sentence where the runs do not agree on the block.
     """
 
     published: Published
-    members: Sequence[Sequence[ScoredRun]]
+    table: Sequence[tuple[PublishedRow, Sequence[ScoredRun]]]
     note: str | None
 
     @classmethod
@@ -91,7 +87,7 @@ class Study:
         for run in runs:
             rows = Published.from_plain(run.run.config["published"]).rows if id(run) in own else ()
             for number, row in enumerate(rows or published.rows):
-                if not row.real and _belongs(run, row.setting):
+                if _belongs(run, row.setting):
                     members[number].append(run)
         note = None
         if len(own) < len(having):
@@ -99,7 +95,8 @@ class Study:
                 f"The runs were made with different `published` blocks; this is that of the newest "
                 f"run, {newest.name}."
             )
-        return cls(published, members, note)
+        pairs = zip(published.rows, members, strict=True)
+        return cls(published, [pair for pair in pairs if not pair[0].real], note)
 
 
 def _as_written(run: ScoredRun) -> str:
