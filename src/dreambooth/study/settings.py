@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dreambooth.metrics.aggregate import bootstrap_interval, macro
+from dreambooth.study.paired import means
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.training.fingerprint import NEITHER, is_under
 
@@ -30,19 +30,53 @@ def varying(runs: Sequence[ScoredRun]) -> list[str]:
     """List the settings that differ between runs, and that no other setting implies."""
     present = {key for run in runs for key in run.settings}
     keys = (*WORDS, *sorted(present.difference(WORDS)))
-    return [key for key in keys if _varies(key, runs)]
+    keys = [key for key in keys if _differs(key, runs)]
+    return [key for key in keys if key in WORDS or not _implied(key, runs)]
 
 
-def _varies(key: str, runs: Sequence[ScoredRun]) -> bool:
-    # a run that was not scored has no `scored.*`
-    compared = [run for run in runs if key in run.settings or not key.startswith("scored.")]
-    if len({json.dumps(run.settings.get(key)) for run in compared}) < 2:
-        return False
+def chosen(runs: Sequence[ScoredRun]) -> list[str]:
+    """List the settings that differ by choice: those of `varying` that are not averaged over.
+
+    A learning rate that follows from the method, say, is none of them.
+    """
+    return [key for key in varying(runs) if key not in OVER and not _implied(key, runs)]
+
+
+def in_order(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Sort runs by the settings that differ; a setting's subjects and seeds stand together."""
+    keys = sorted(varying(runs), key=lambda key: key in OVER)
+    return sorted(runs, key=lambda run: [_order(run.settings.get(key)) for key in keys])
+
+
+def _order(value: Any) -> tuple:
+    """Sort numbers by size, then anything else by its text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, value, "") if is_number else (1, 0, str(value))
+
+
+def short(key: str) -> str:
+    """Shorten a key for a heading: `subject.name` => `subject`, `scored.name` => `evaluation`."""
+    name = key.removesuffix(".name").removeprefix("scored.")
+    return "evaluation" if name == "scored" else name
+
+
+def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """List the runs that have a key; a run that was not scored has no `scored.*`."""
+    return [run for run in runs if key in run.settings or not key.startswith("scored.")]
+
+
+def _differs(key: str, runs: Sequence[ScoredRun]) -> bool:
+    values = {json.dumps(run.settings.get(key)) for run in _compared(key, runs)}
+    return len(values) > 1
+
+
+def _implied(key: str, runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether another setting implies a key's value, or nothing compared depends on it."""
+    compared = _compared(key, runs)
     written = [_written(run, key) for run in compared]
     follows = len(set(written)) == 1  # written alike everywhere: its value is another key's
     changes_nothing = is_under(key, NEITHER) and not is_under(key, CURVE)
-    implied = follows or changes_nothing or _goes_with_name(key, compared, written)
-    return key in WORDS or not implied
+    return follows or changes_nothing or _goes_with_name(key, compared, written)
 
 
 def _written(run: ScoredRun, key: str) -> str:
@@ -59,6 +93,21 @@ def _goes_with_name(key: str, runs: Sequence[ScoredRun], written: Sequence[str])
     return key != name and len(set(zip(names, written, strict=True))) == len(set(names)) > 1
 
 
+def grouped(
+    runs: Sequence[ScoredRun], keys: Iterable[str]
+) -> list[tuple[dict[str, Any], list[ScoredRun]]]:
+    """Group runs by the values of `keys`, without those that are averaged over."""
+    names = [key for key in keys if key not in OVER]
+    groups: dict[tuple, list[ScoredRun]] = {}
+    for run in runs:
+        values = tuple(json.dumps(run.settings.get(key)) for key in names)
+        groups.setdefault(values, []).append(run)
+    return [
+        ({key: members[0].settings.get(key) for key in names}, members)
+        for members in groups.values()
+    ]
+
+
 def by_setting(runs: Sequence[ScoredRun], keys: Iterable[str]) -> list[dict[str, Any]]:
     """Average the runs of each setting over subjects: one row per setting.
 
@@ -66,35 +115,12 @@ def by_setting(runs: Sequence[ScoredRun], keys: Iterable[str]) -> list[dict[str,
     over subjects, `<variant>.low_95` and `.high_95` (bootstrap over subjects) and `.subjects`, the
     number of subjects that were scored.
     """
-    names = [key for key in keys if key not in OVER]
-    groups: dict[tuple, list[ScoredRun]] = {}
-    for run in runs:
-        values = tuple(json.dumps(run.settings.get(key)) for key in names)
-        groups.setdefault(values, []).append(run)
     table = []
-    for members in groups.values():
-        row = {key: members[0].settings.get(key) for key in names}
-        subjects = {run.settings.get("subject.name") for run in members}
-        row |= {"subjects": len(subjects), "runs": len(members)}
-        for variant in dict.fromkeys(v for run in members for v in run.scores):
-            row |= _over_subjects(members, variant)
+    for setting, members in grouped(runs, keys):
+        row = {**setting, "subjects": len({run.subject for run in members}), "runs": len(members)}
+        for variant, mean in means(members).items():
+            low, high = mean.interval or (None, None)
+            row |= {variant: mean.value, f"{variant}.low_95": low, f"{variant}.high_95": high}
+            row[f"{variant}.subjects"] = mean.subjects
         table.append(row)
     return table
-
-
-def _over_subjects(runs: Sequence[ScoredRun], variant: str) -> dict[str, Any]:
-    """Average a variant over subjects; a subject's value is the mean over its runs (seeds)."""
-    per_subject: dict[str, list[float]] = {}
-    for run in runs:
-        if variant in run.scores:
-            name = str(run.settings.get("subject.name"))
-            per_subject.setdefault(name, []).append(run.scores[variant])
-    means = {name: sum(values) / len(values) for name, values in per_subject.items()}
-    interval = bootstrap_interval(list(means.values()), list(means), seed=0)
-    low, high = interval or (None, None)
-    return {
-        variant: macro(means),
-        f"{variant}.low_95": low,
-        f"{variant}.high_95": high,
-        f"{variant}.subjects": len(means),
-    }

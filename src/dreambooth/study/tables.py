@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.other_subjects import with_other_subjects
-from dreambooth.study.scored_runs import ScoredRun, read_runs
+from dreambooth.study.scored_runs import ScoredRun, Unfinished, read_runs
 from dreambooth.study.settings import OVER, by_setting, varying
 
 SHORT = {"CLIP-T class_only": "CLIP-T", "CLIP-T with_id": "CLIP-T id", "DIV of class": "DIV class"}
@@ -70,11 +70,16 @@ def report(spec: ReportSpec) -> int:
     return 0
 
 
-def print_tables(folder: Path, runs: Sequence[ScoredRun] | None = None) -> None:
+def print_tables(
+    folder: Path,
+    runs: Sequence[ScoredRun] | None = None,
+    unfinished: Sequence[Unfinished] = (),
+) -> None:
     """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`.
 
     Args:
         runs: those to show; by default every finished run below `folder`.
+        unfinished: the runs of a sweep that failed or that are missing.
     """
     runs = read_runs(folder) if runs is None else runs
     keys = varying(runs)
