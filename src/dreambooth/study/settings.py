@@ -60,6 +60,17 @@ def short(key: str) -> str:
     return "evaluation" if name == "scored" else name
 
 
+def word(value: Any) -> str:
+    """Write a value for a table: numbers with up to four digits, nothing for None.
+
+    >>> word(0.30000000000000004), word(None), word("ddim")
+    ('0.3', '', 'ddim')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """List the runs that have a key; a run that was not scored has no `scored.*`."""
     return [run for run in runs if key in run.settings or not key.startswith("scored.")]
