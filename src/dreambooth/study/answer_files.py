@@ -107,7 +107,7 @@ def markdown(answer: Answer) -> str:
     if published:
         parts = [f"# {_md(published.title)}" if published.title else "", _md(published.question)]
         parts += [f"Source: {_md(published.source)}" if published.source else ""]
-        parts += [_md(published.finding)]
+        parts += [f"The source's finding: {_md(published.finding)}" if published.finding else ""]
     parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
     parts.append("\n".join(_md_ids(answer.columns)))
     notes = (*legend(answer), *answer.notes)
@@ -151,9 +151,7 @@ def latex(answer: Answer) -> str:
         rows.append(" & ".join(_tex_line(line)) + r" \\")
     published = answer.published
     texts = (published.title, published.question, published.source) if published else ()
-    caption = " ".join(
-        f"{text.rstrip('.')}." if text[-1] not in "?!" else text for text in texts if text
-    )
+    caption = " ".join(text if text[-1] in ".?!" else f"{text}." for text in texts if text)
     notes = [f"{c.header}: {c.variant}." for c in answer.columns]
     return "\n".join(
         [

@@ -102,7 +102,9 @@ def _published(
     sign: str = "",
 ) -> Line:
     cells = [
-        Cell(f"{scores[c.source_name]:{sign}.3f}") if c.source_name in scores else Cell()
+        Cell(f"{scores[c.source_name]:{sign}.3f}")
+        if c.source_name and c.source_name in scores
+        else Cell()
         for c in columns
     ]
     return Line("published", (label, *blank), "", tuple(cells))

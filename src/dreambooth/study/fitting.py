@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-GAP = 3  # characters between two columns
+GAP = 2  # characters between two columns
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,28 @@ class Block:
         texts = (self.header, *(cell.plain for cell in self.cells))
         return max(cell_len(line) for text in texts for line in text.split("\n"))
 
+    @property
+    def padded(self) -> list[Text]:
+        """The cells with their lines aligned on the right; spaces at their ends are kept."""
+        return [Text("\n").join(self._pad(line) for line in c.split("\n")) for c in self.cells]
+
+    def _pad(self, line: Text) -> Text:
+        return Text(" " * (self.width - line.cell_len)) + line
+
 
 def print_fitted(
     console: Console, title: str, leads: Sequence[Block], columns: Sequence[Block]
 ) -> None:
-    """Print a table as one, or as several with the same leading columns if it is too wide."""
+    """Print a table as one, or as several with the same leading columns if it is too wide.
+
+    A row that has no cell in a later part is left out of it.
+    """
     room = console.width - sum(block.width + GAP for block in leads)
     for number, part in enumerate(_parts(columns, room)):
-        console.print(_table("" if number else title, [*leads, *part]))
+        rows = [cells for cells in zip(*(block.cells for block in part), strict=True)]
+        shown = [i for i, cells in enumerate(rows) if number == 0 or any(c.plain for c in cells)]
+        console.print(_table("" if number else title, [*leads, *part], shown if part else None))
+        console.print()
 
 
 def _parts(columns: Sequence[Block], room: int) -> list[list[Block]]:
@@ -61,19 +75,21 @@ def _filled(columns: Sequence[Block], room: int) -> list[list[Block]]:
     return parts
 
 
-def _table(title: str, blocks: Sequence[Block]) -> Table:
+def _table(title: str, blocks: Sequence[Block], shown: Sequence[int] | None) -> Table:
+    """Make a table of the rows with the numbers `shown`, or of all."""
     table = Table(
-        title=Text(title) if title else None,
+        title=Text(title, "bold") if title else None,
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
+    columns = []
     for block in blocks:
-        justify = "right" if block.is_number else "left"
-        table.add_column(
-            Text(block.header), justify=justify, overflow="fold", min_width=cell_len(block.header)
-        )
-    for cells in zip(*(block.cells for block in blocks), strict=True):
-        table.add_row(*cells)
+        width = cell_len(block.header)
+        header = f"{block.header} " if block.is_number else block.header
+        table.add_column(Text(header), overflow="fold", min_width=width)
+    for number in range(len(columns[0])) if shown is None else shown:
+        table.add_row(*(cells[number] for cells in columns))
     return table

@@ -72,9 +72,13 @@ def print_answer(console: Console, answer: Answer) -> None:
     published = answer.published
     if published:
         console.print(Text(published.title, "bold"))
-        for text in (published.question, f"Source: {published.source}", published.finding):
-            if text and text != "Source: ":
-                console.print(Text(text))
+        for start, text in (
+            ("", published.question),
+            ("Source: ", published.source),
+            ("The source's finding: ", published.finding),
+        ):
+            if text:
+                console.print(Text(start + text))
         console.print()
     lines = lines_of(answer)
     leads = [
@@ -104,8 +108,11 @@ def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
             stated = column.source_variant or "not stated"
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
-    if any(True for _ in answer.columns):
-        run = "± half the width of a run's own 95 % interval; * in runs: best of the subject's."
-        console.print(Text(run, "dim"))
+    if answer.columns:
+        runs = (
+            f"In the table of runs: ± half the width of a run's own 95 % interval; {BEST} best of "
+            "the subject's runs."
+        )
+        console.print(Text(runs, "dim"))
     for sentence in (*(legend(answer) if show_answer else ()), *answer.notes):
         console.print(Text(sentence, "dim"))
