@@ -42,7 +42,7 @@ def run(spec: TrainSpec) -> Outcome:
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
     prepared = prepare(spec, costs)
-    facts = facts_of(spec, prepared.model, prepared.photos, prepared.batches)
+    facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
     starts = find_starts(spec, facts)
     curve = make_curve(prepared)
     loggers = make_loggers(spec.folder, spec.logger, spec.config)
