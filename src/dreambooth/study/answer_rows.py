@@ -14,7 +14,7 @@ from dreambooth.study.paired import Mean, means, paired_differences, subject_mea
 from dreambooth.study.pareto import fronts
 from dreambooth.study.published import PublishedRow, Study
 from dreambooth.study.scored_runs import ScoredRun, Unfinished
-from dreambooth.study.settings import OVER, chosen, grouped, in_order, short, varying
+from dreambooth.study.settings import OVER, chosen, grouped, in_order, short, varying, word
 
 # what scores depend on beside the model and the sampler, where an id does not say it
 SCORING = tuple(f"scored.{key}" for key in ("name", *PROTOCOL, "templates", "references"))
@@ -60,7 +60,7 @@ def words(setting: Mapping[str, Any]) -> str:
     >>> words({"method.name": "lora", "lr": 0.0001})
     'method=lora, lr=0.0001'
     """
-    return ", ".join(f"{short(key)}={value}" for key, value in setting.items())
+    return ", ".join(f"{short(key)}={word(value)}" for key, value in setting.items())
 
 
 def _row(name: str, kind: Any, members: Sequence[ScoredRun], **parts: Any) -> Row:

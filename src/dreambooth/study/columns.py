@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dreambooth.metrics.variants import lower_is_better
@@ -57,7 +57,7 @@ def columns_of(runs: Sequence[ScoredRun], published: Published | None = None) ->
     full = {variant: name for run in runs for variant, name in run.metric_names.items()}
     names = {v: SHORT.get(n, n) for v, n in full.items() if not v.startswith("real_ref.")}
     published = published or Published()
-    sources = _sources(names, published)
+    sources = _sources(full, names, published)
     rank = {name: number for number, name in enumerate(dict.fromkeys(sources.values()))}
     columns = []
     for variant in sorted(names, key=lambda v: rank.get(sources.get(v, ""), len(rank))):
@@ -69,14 +69,21 @@ def columns_of(runs: Sequence[ScoredRun], published: Published | None = None) ->
     return columns
 
 
-def _sources(names: dict[str, str], published: Published) -> dict[str, str]:
-    """Find for each variant the source's name of its metric, in the source's order."""
+def _sources(
+    full: Mapping[str, str], names: Mapping[str, str], published: Published
+) -> dict[str, str]:
+    """Find for each variant the source's name of its metric, in the source's order.
+
+    Args:
+        full: the name of each variant's metric.
+        names: the short one.
+    """
     found: dict[str, str] = {}
     metrics = [*(name for row in published.rows for name in row.scores), *published.variants]
     for metric in dict.fromkeys(metrics):
         stated = published.variants.get(metric, "")
         of_id = [v for v in names if v == stated or v.startswith(f"{stated}.")] if stated else []
-        named = [v for v in of_id or names if names[v] == metric]
+        named = [v for v in of_id or names if metric in (full[v], names[v])]
         for variant in named or of_id:
             found.setdefault(variant, metric)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dreambooth.study.paired import means
-from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.scored_runs import DRAWN, ScoredRun
 from dreambooth.training.fingerprint import NEITHER, is_under
 
 # shown first, and always kept apart
@@ -22,6 +22,8 @@ WORDS = (
     "scheduler.name",
     "seed",
 )
+# settings that images are drawn with, which `scored.*` repeats for the images that were scored
+DRAWING = ("model.name", "method.name", "resolution", "scheduler", "sampling", "trainer")
 OVER = ("subject.name", "seed")  # settings that are averaged over
 CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
 
@@ -31,7 +33,9 @@ def varying(runs: Sequence[ScoredRun]) -> list[str]:
     present = {key for run in runs for key in run.settings}
     keys = (*WORDS, *sorted(present.difference(WORDS)))
     keys = [key for key in keys if _differs(key, runs)]
-    return [key for key in keys if key in WORDS or not _implied(key, runs)]
+    keys = [key for key in keys if key in WORDS or not _implied(key, runs)]
+    drawing = [key for key in keys if is_under(key, DRAWING)]
+    return [key for key in keys if not _drawn_by(key, drawing, runs)]
 
 
 def chosen(runs: Sequence[ScoredRun]) -> list[str]:
@@ -60,6 +64,17 @@ def short(key: str) -> str:
     return "evaluation" if name == "scored" else name
 
 
+def word(value: Any) -> str:
+    """Write a value for a table: numbers with up to four digits, nothing for None.
+
+    >>> word(0.30000000000000004), word(None), word("ddim")
+    ('0.3', '', 'ddim')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """List the runs that have a key; a run that was not scored has no `scored.*`."""
     return [run for run in runs if key in run.settings or not key.startswith("scored.")]
@@ -77,6 +92,27 @@ def _implied(key: str, runs: Sequence[ScoredRun]) -> bool:
     follows = len(set(written)) == 1  # written alike everywhere: its value is another key's
     changes_nothing = is_under(key, NEITHER) and not is_under(key, CURVE)
     return follows or changes_nothing or _goes_with_name(key, compared, written)
+
+
+def _drawn_by(key: str, drawing: Sequence[str], runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether settings that are shown say what images were drawn and scored with.
+
+    `scheduler` implies `scored.sampler`, say, but not where a run was scored again with another.
+    """
+    name, compared = key.removeprefix("scored."), _compared(key, runs)
+    if name == key or not (name in DRAWN or name.endswith(".weights")):
+        return False
+    if name.endswith(".weights") and _share_an_id(key, compared):
+        return False
+    shown = [json.dumps([run.settings.get(other) for other in drawing]) for run in compared]
+    values = [json.dumps(run.settings[key]) for run in compared]
+    return len(set(zip(shown, values, strict=True))) == len(set(shown))
+
+
+def _share_an_id(key: str, runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether runs with different values of a key have scores under one id."""
+    pairs = {(variant, json.dumps(run.settings[key])) for run in runs for variant in run.scores}
+    return len(pairs) > len({variant for variant, _ in pairs})
 
 
 def _written(run: ScoredRun, key: str) -> str:
