@@ -89,7 +89,7 @@ def losses(run: Run) -> dict[str, list[list[float]]]:
             for line in lines
             if line.get(column) and line.get("step")
         ]
-        if points:
+        if any(loss for _, loss in points):  # without prior preservation that loss is logged as 0
             result[name] = _thinned([p for p in points if math.isfinite(p[1])])
     return result
 

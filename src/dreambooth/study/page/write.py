@@ -69,7 +69,7 @@ def _write(
     context: Mapping[str, Any],
     scripts: Sequence[str],
 ) -> Path:
-    data["pictures"] = pictures.sources()
+    data |= {"pictures": pictures.sources(), "beside": pictures.beside}
     html = _environment().get_template(template).render(
         **context,
         data=data,

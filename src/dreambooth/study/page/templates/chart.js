@@ -57,7 +57,7 @@ function drawn(spec, width, tip) {
   axes(root, spec, { width, height, x0, x1, y0, y1, px, py });
   for (const level of levels) {
     root.append(svg("line", { class: "front", x1: MARGIN.left, x2: width - MARGIN.right, y1: py(level.y), y2: py(level.y) }),
-      svg("text", { x: width - MARGIN.right, y: py(level.y) - 4, "text-anchor": "end" }, level.name));
+      svg("text", { x: MARGIN.left, y: py(level.y) - 4 }, level.name));
   }
   const items = [];
   spec.series.forEach((series, s) => {
@@ -66,7 +66,7 @@ function drawn(spec, width, tip) {
       const path = series.points.map((p, i) => `${i ? "L" : "M"}${px(p.x).toFixed(1)} ${py(p.y).toFixed(1)}`).join("");
       const line = svg("path", { class: `line ${series.style || ""}`, d: path, style });
       root.append(line);
-      series.points.forEach((p) => items.push({ ...p, s, line, name: series.name, cx: px(p.x), cy: py(p.y) }));
+      series.points.filter((p) => p.text).forEach((p) => items.push({ ...p, s, line, name: series.name, cx: px(p.x), cy: py(p.y) }));
     } else {
       for (const p of series.points) {
         const chosen = state.chosen.includes(p.run) ? "chosen" : "";
@@ -81,7 +81,7 @@ function drawn(spec, width, tip) {
 }
 
 function axes(root, spec, a) {
-  const y = ticks(a.y0, a.y1, 4);
+  const y = ticks(a.y0, a.y1, Math.max(3, Math.round(a.height / 65)));
   for (const t of y.list) {
     root.append(svg("line", { class: "grid", x1: MARGIN.left, x2: a.width - MARGIN.right, y1: a.py(t), y2: a.py(t) }),
       svg("text", { x: MARGIN.left - 7, y: a.py(t) + 4, "text-anchor": "end" }, t.toFixed(y.digits).replace("-", "−")));

@@ -44,7 +44,7 @@ function compare() {
   const grid = el("div", { class: "compare" });
   const wide = matchMedia("(min-width: 46rem)").matches;
   grid.style.gridTemplateColumns = `${wide ? "minmax(7rem, 11rem) " : ""}repeat(${Math.max(state.chosen.length, 1)}, minmax(${wide ? 11 : 9}rem, 1fr))`;
-  grid.append(el("div", { class: "corner" }), ...state.chosen.map(heading));
+  grid.append(corner(), ...state.chosen.map(heading));
   for (const [prompt, keys] of rows) {
     grid.append(el("div", { class: "prompt" }, prompt));
     state.chosen.forEach((run, i) => grid.append(el("div", { class: "cell" }, ...keys.map((key) => cell(run, at[i], key)))));
@@ -73,11 +73,20 @@ function rowsOf(at) {
   return named;
 }
 
+// the photos that the runs were trained on, if all were trained on the same subject
+function corner() {
+  const subjects = new Set(state.chosen.map((r) => data.runs[r].subject));
+  if (subjects.size !== 1) return el("div", { class: "corner" });
+  const [name] = subjects, photos = data.runs[state.chosen[0]].photos;
+  return el("div", { class: "corner" }, el("span", { class: "small" }, `photos of ${name}`),
+    el("div", { class: "photos" }, ...photos.slice(0, 6).map((p, i) => picture(p, `photo ${i + 1} of ${name}`))));
+}
+
 function heading(run) {
   const view = data.runs[run];
-  const scores = data.columns.slice(0, 6).filter((c) => view.scores[c.variant] !== undefined)
-    .map((c) => `${c.header} ${number(view.scores[c.variant], 2)}`).join("  ");
-  const head = el("div", { class: "head" }, view.label, el("span", { class: "small" }, scores || "not scored"),
+  const scores = data.columns.slice(0, 5).filter((c) => view.scores[c.variant] !== undefined)
+    .map((c) => el("span", {}, `${c.header}\u00a0${number(view.scores[c.variant], 2)}`));
+  const head = el("div", { class: "head" }, view.label, el("span", { class: "small" }, ...(scores.length ? scores : ["not scored"])),
     el("button", { type: "button", "aria-label": `Remove ${view.label}`, onclick: () => choose(run) }, "×"));
   head.style.setProperty("--run", look(view.row).colour);
   return head;

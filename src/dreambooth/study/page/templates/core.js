@@ -42,7 +42,7 @@ const signed = (value) => (value > 0 ? "+" : "") + number(value);
 function picture(id, prompt, lazy = true) {
   const source = id === null || id === undefined ? null : data.pictures[id];
   if (!source) return el("span", { class: "missing", role: "img", "aria-label": `missing: ${prompt}` }, "missing");
-  const image = el("img", { src: source, alt: prompt, loading: lazy ? "lazy" : null, decoding: "async" });
+  const image = el("img", { src: source, alt: prompt, loading: lazy && data.beside ? "lazy" : null, decoding: "async" });
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 128));
   image.addEventListener("error", () => {
     image.replaceWith(el("span", { class: "missing", role: "img", "aria-label": `missing: ${prompt}` }, "missing"));

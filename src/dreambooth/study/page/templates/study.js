@@ -35,7 +35,7 @@ function drawTradeoff() {
   const real = data.rows.find((row) => row.kind === "real" && row.scores[subject]);
   const figure = chart({
     title: "Subject fidelity against prompt fidelity", note: "up and right is better; large marks are means of settings",
-    x: `${header(prompt)} →`, y: `${header(subject)} ↑`, height: 400, series: [front(runs), ...series],
+    x: `${header(prompt)} →`, y: `${header(subject)} ↑`, height: 360, series: [front(runs), ...series],
     levels: real ? [{ y: real.scores[subject].value, name: real.name }] : [], choose: (run) => { state.detail = run; choose(run); },
   });
   section("tradeoff", "", "", [figure, detail()], "wide");
@@ -54,7 +54,8 @@ function front(runs) {
   const { subject, prompt } = data.tradeoff;
   const best = runs.map((run) => [run.scores[prompt], run.scores[subject]]).sort((a, b) => b[0] - a[0] || b[1] - a[1])
     .filter((p, i, list) => list.slice(0, i).every((q) => q[1] < p[1]));
-  return { name: "front", colour: "var(--soft)", kind: "line", style: "front", points: best.map(([x, y]) => ({ x, y, text: "on the Pareto front" })) };
+  const stairs = best.flatMap(([x, y], i) => (i ? [[best[i - 1][0], y], [x, y]] : [[x, y]]));
+  return { name: "front", colour: "var(--soft)", kind: "line", style: "front", points: stairs.map(([x, y]) => ({ x, y })) };
 }
 
 function detail() {
@@ -92,6 +93,18 @@ function drawPaired() {
 
 const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
 
+// the mean of each setting with several runs, at the steps that all of them have
+function meanLines(runs, pointsOf, name) {
+  return [...new Set(runs.map((run) => run.row))].flatMap((row) => {
+    const lines = runs.filter((run) => run.row === row).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
+    if (lines.length < 2 || row === null) return [];
+    const steps = [...lines[0].keys()].filter((step) => lines.every((line) => line.has(step)));
+    const points = steps.map((x) => [x, lines.reduce((sum, line) => sum + line.get(x), 0) / lines.length]);
+    return [{ name: "mean", colour: look(row).colour, kind: "line", style: "mean",
+      points: points.map(([x, y]) => ({ x, y, text: `mean, ${data.rows[row].name}, step ${number(x, 0)}: ${number(y)}` })) }];
+  });
+}
+
 function lineCharts(names, pointsOf, spec) {
   const runs = shownRuns().slice(0, LINES);
   return names.map((name) => {
@@ -99,6 +112,7 @@ function lineCharts(names, pointsOf, spec) {
       .map(({ run, points }) => ({ name: run.label, colour: look(run.row).colour, kind: "line",
         style: state.chosen.includes(run.i) || runs.length < 5 ? "" : "faint",
         points: points.map(([x, y]) => ({ x, y, run: run.i, text: `${run.label}, step ${number(x, 0)}: ${number(y)}` })) }));
+    series.push(...meanLines(runs, pointsOf, name));
     return series.length ? chart({ ...spec(name), x: "step", series, choose: (run) => choose(run) }) : null;
   }).filter(Boolean);
 }
