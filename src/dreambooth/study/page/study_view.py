@@ -40,7 +40,7 @@ def study_view(
     for view, label in zip(views, labels(runs, rows, of_run), strict=True):
         view["label"] = label
     return {
-        "columns": [_column(column) for column in answer.columns],
+        "columns": [column_view(column) for column in answer.columns],
         "keys": [{"key": key, "short": short(key)} for key in keys],
         "rows": [_row(row, rows) for row in rows],
         "runs": views,
@@ -90,7 +90,8 @@ def shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _column(column: Column) -> dict[str, Any]:
+def column_view(column: Column) -> dict[str, Any]:
+    """Return what a page's script needs of a column."""
     return {
         "variant": column.variant,
         "header": column.header,

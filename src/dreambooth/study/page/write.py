@@ -16,10 +16,11 @@ from markupsafe import Markup
 
 from dreambooth.files import atomic
 from dreambooth.study.answer import Answer
+from dreambooth.study.columns import columns_of
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.repeat import command_of, versions_of
 from dreambooth.study.page.run_view import run_view
-from dreambooth.study.page.study_view import RUN_PAGE, labels, shown, study_view, tradeoff
+from dreambooth.study.page.study_view import RUN_PAGE, column_view, shown, study_view
 from dreambooth.study.scored_runs import ScoredRun
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ INLINE_RUNS = 300  # of a larger study the pictures lie beside the page, and loa
 STYLE = ("style.css",)
 SCRIPTS = ("core.js", "chart.js")
 STUDY_SCRIPTS = (*SCRIPTS, "compare.js", "table.js", "study.js")
+RUN_SCRIPTS = (*SCRIPTS, "run.js")
 
 
 def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) -> Path:
@@ -51,6 +53,42 @@ def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) ->
         "folder": str(folder),
     }
     return _write(folder / STUDY_PAGE, "study.html", data, pictures, context, STUDY_SCRIPTS)
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write `run.html` of a finished run into its folder; return its path.
+
+    Raises:
+        UserError: the run's record cannot be read.
+    """
+    run = ScoredRun.read(folder, folder.resolve().name, None)
+    pictures = Pictures(folder / "run_pictures")
+    columns = columns_of([run])
+    data = {
+        "runs": [run_view(run, pictures, evaluation=True)],
+        "columns": [column_view(column) for column in columns],
+    }
+    settings = {k: v for k, v in run.settings.items() if not k.startswith(("published", "scored"))}
+    words = {"model": "model.name", "method": "method.name"}
+    facts = [f"{name} {shown(settings[key])}" for name, key in words.items() if key in settings]
+    facts += [f"{key} {shown(settings[key])}" for key in ("ppl", "lr", "seed") if key in settings]
+    context = {
+        "title": run.run.config.get("instance_prompt") or run.subject,
+        "eyebrow": ["Run", run.subject, *facts],
+        "stages": _stages(run.run.record.get("costs", {})),
+        "settings": dict(sorted(settings.items())),
+        "command": command_of(folder),
+        "versions": versions_of(run.run.record),
+        "folder": str(folder),
+    }
+    return _write(folder / RUN_PAGE, "run.html", data, pictures, context, RUN_SCRIPTS)
+
+
+def _stages(costs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stages of a run's costs whose record is whole."""
+    parts = ("seconds", "peak_memory_gib", "bytes")
+    stages = costs.get("stages", {})
+    return {name: stage for name, stage in stages.items() if all(part in stage for part in parts)}
 
 
 def _subjects(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ function drawTradeoff() {
   series.push(...means(runs, point, has));
   const real = data.rows.find((row) => row.kind === "real" && row.scores[subject]);
   const figure = chart({
-    title: "Subject fidelity against prompt fidelity", note: "up and right is better; large marks are means of settings",
+    title: "Subject fidelity against prompt fidelity", note: "up and right is better; large marks are means",
     x: `${header(prompt)} →`, y: `${header(subject)} ↑`, height: 360, series: [front(runs), ...series],
     levels: real ? [{ y: real.scores[subject].value, name: real.name }] : [], choose: (run) => { state.detail = run; choose(run); },
   });
@@ -88,7 +88,7 @@ function drawPaired() {
       charts.push(chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [short(base.name), short(row.name)], series }));
     }
   });
-  section("paired", "Each subject in both settings", "A line is a subject; the thick line is the mean.", charts.slice(0, 24), "small");
+  section("paired", "Each subject in both settings", "A line is a subject; the thick line is the mean.", charts.slice(0, 24), "narrow");
 }
 
 const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
