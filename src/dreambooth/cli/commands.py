@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -29,9 +30,22 @@ def train(cfg: DictConfig) -> int | float:
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
         outcome = run(spec)
+    if not outcome.code and is_first():
+        show_page(spec.folder)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
+
+
+def show_page(folder: Path) -> None:
+    """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    with postponed_imports():
+        from dreambooth.study.looks import attempted
+        from dreambooth.study.page.write import write_run_page
+
+    page = attempted("run.html", lambda: write_run_page(folder))
+    if page is not None:
+        print(f"\nThe run's page: {page}")
 
 
 def generate(cfg: DictConfig) -> int:

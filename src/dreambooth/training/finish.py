@@ -24,6 +24,7 @@ from dreambooth.training.costs import STOPPED
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
+from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ class Finish:
             "photos_used": len(self.prepared.training_photos),
             "sampling": asdict(spec.sampling),
             "best_step": self.best_step,
+            "program": versions(),
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": costs,

@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from dreambooth.files import atomic, cache_key, file_hash
 
 SIDE = 384  # pixels of the longer side; smaller pictures keep their own
-LOSSLESS = 128  # up to this side; at 64 pixels lossy WebP smears colours over a tenth of the picture
+LOSSLESS = (
+    128  # up to this side; at 64 pixels lossy WebP smears colours over a tenth of the picture
+)
 INLINE_BYTES = 24 * 2**20  # a page with more than this in it is slow on a phone
 
 

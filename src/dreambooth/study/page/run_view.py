@@ -122,7 +122,10 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[list[float]]:
     width = -(-len(points) // POINTS) or 1
     groups = [points[start : start + width] for start in range(0, len(points), width)]
     return [
-        [round(math.fsum(p[0] for p in g) / len(g), 1), _number(math.fsum(p[1] for p in g) / len(g))]
+        [
+            round(math.fsum(p[0] for p in g) / len(g), 1),
+            _number(math.fsum(p[1] for p in g) / len(g)),
+        ]
         for g in groups
     ]
 

@@ -48,9 +48,7 @@ def study_view(
     }
 
 
-def labels(
-    runs: Sequence[ScoredRun], rows: Sequence[Row], of_run: Mapping[str, int]
-) -> list[str]:
+def labels(runs: Sequence[ScoredRun], rows: Sequence[Row], of_run: Mapping[str, int]) -> list[str]:
     """Name every run for a reader by its subject, setting and seed, as far as these differ."""
     parts = []
     for run in runs:

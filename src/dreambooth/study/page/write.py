@@ -108,12 +108,16 @@ def _write(
     scripts: Sequence[str],
 ) -> Path:
     data |= {"pictures": pictures.sources(), "beside": pictures.beside}
-    html = _environment().get_template(template).render(
-        **context,
-        data=data,
-        made=datetime.now().astimezone().isoformat(" ", "minutes"),
-        style=Markup("\n".join(_text(name) for name in STYLE)),
-        script=Markup("\n".join(_text(name) for name in scripts)),
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            data=data,
+            made=datetime.now().astimezone().isoformat(" ", "minutes"),
+            style=Markup("\n".join(_text(name) for name in STYLE)),
+            script=Markup("\n".join(_text(name) for name in scripts)),
+        )
     )
     with atomic(path) as temporary:
         temporary.write_text(html, "utf-8")
