@@ -170,6 +170,7 @@ CHANGES_NO_WEIGHT = {
     "cache_dir": ("cache_dir=elsewhere",),
     "logger": ("logger=wandb",),
     "resume": ("resume=null",),
+    "reuse": ("reuse=on",),
     "evaluation": ("evaluation=paper",),
     "samples": ("samples.seeds=[3,4]",),
     "checkpoint.every_n_steps": ("checkpoint.every_n_steps=7",),
