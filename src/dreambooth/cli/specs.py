@@ -128,6 +128,7 @@ def _subject(config: Mapping[str, Any]) -> SubjectSpec:
         subject["photos"],
         None if is_of_world else photos["root"],
         photos["rendered"] if config["model"]["rendered_subjects"] else None,
+        photos["use"],
     )
 
 

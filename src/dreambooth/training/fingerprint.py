@@ -72,6 +72,7 @@ NEITHER = (
     "checkpoint.keep",
     "trainer.log_every_n_steps",
     "objective",
+    "published",
 )
 
 # the code that a training step runs, below the package

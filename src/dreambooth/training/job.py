@@ -44,7 +44,7 @@ def run(spec: TrainSpec) -> Outcome:
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
     prepared = prepare(spec, costs)
-    facts = facts_of(spec, prepared.model, prepared.photos, prepared.batches)
+    facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
     starts, curve = find_starts(spec, facts), make_curve(prepared)
     with shared(prepared, starts, curve) as starts:
         return _train(prepared, starts, curve)

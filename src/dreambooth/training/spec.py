@@ -35,7 +35,8 @@ class SubjectSpec:
     """A subject's words, and where its photos come from.
 
     `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
-    pictures of the embedded world are made; with None the dataset is downloaded.
+    pictures of the embedded world are made; with None the dataset is downloaded. The first `use`
+    photos train; None is all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SubjectSpec:
     photos: str | None
     root: str | None
     rendered: int | None
+    use: int | None = None
 
 
 @dataclass(frozen=True)
