@@ -110,6 +110,8 @@ def test_of_two_processes_one_trains_and_the_other_waits(
         target=train_until_step_two, args=(spine, first, there, more)
     )
     process.start()
+    assert process.pid is not None
+    child = process.pid
     assert here.poll(60) and here.recv() == "at step 2"
     hold, waited = Trained.hold, []
 
@@ -117,7 +119,7 @@ def test_of_two_processes_one_trains_and_the_other_waits(
         if hold(self):
             return True
         if not waited and end == "killed":
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         elif not waited:
             here.send("go on")
         waited.append(self.key)

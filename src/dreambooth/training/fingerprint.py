@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dreambooth.data.batches import KeyedBatches
 from dreambooth.files import cache_key, file_hash, folder_hash
-from dreambooth.model.interface import BaseModel
-from dreambooth.training.spec import TrainSpec
+
+if TYPE_CHECKING:  # the tables are read where torch is not needed
+    from dreambooth.data.batches import KeyedBatches
+    from dreambooth.model.interface import BaseModel
+    from dreambooth.training.spec import TrainSpec
 
 # trained weights depend on these values
 WEIGHTS = (
@@ -133,6 +133,8 @@ def rounding_facts(spec: TrainSpec, batches: KeyedBatches) -> dict[str, Any]:
     A run that takes over what another has trained must agree in these too: the order of photos
     and captions, the Trainer, the machine, and the code.
     """
+    import torch
+
     config, examples = spec.config, [batches.instance, batches.prior]
     on_gpu = spec.hardware.device == "cuda"
     libraries = ["torch", "diffusers", "transformers", "peft", "pytorch-lightning"]
