@@ -151,8 +151,9 @@ def test_phases_are_reused_one_by_one(spine, shared, tmp_path):
 
 
 def test_a_curve_is_whole_and_the_best_step_that_of_a_run_alone(
-    spine, encoders_dir, shared, tmp_path, caplog
+    spine, encoders_dir, shared, tmp_path, caplog, monkeypatch
 ):
+    monkeypatch.setattr("dreambooth.evaluation.curve_plot.draw_curve", lambda *_: None)
     curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket", "ema_decay=0.5")
     curve += (f"evaluation.encoders_dir='{encoders_dir}'", "ppl=false", "max_steps=2")
     best = (*curve, "checkpoint.best=harmonic")
