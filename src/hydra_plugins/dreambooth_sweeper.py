@@ -75,6 +75,12 @@ class EveryRun(BasicSweeper):
             raise SweepFailed(self.completed.jobs)
         return returns
 
+    def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+        """List the overrides of every job that a command line asks for."""
+        self.given = {override.get_key_element() for override in self._parsed(arguments)}
+        overrides = self._parsed([*self._parse_config(), *arguments])
+        return self.split_arguments(overrides, None)[0]
+
     def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:

@@ -46,8 +46,8 @@ WEIGHTS = (
     "trainer.devices",
 )
 # trained weights depend on the content that these name, or on a part of them: see `facts_of`;
-# sampling.dtype is that of the class images
-CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype")
+# sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts
+CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype", "class_noun")
 # images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",
