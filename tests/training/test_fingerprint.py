@@ -171,11 +171,8 @@ CHANGES_NO_WEIGHT = {
     "cache_dir": ("cache_dir=elsewhere",),
     "logger": ("logger=wandb",),
     "resume": ("resume=null",),
-<<<<<<< HEAD
     "reuse": ("reuse=on",),
-=======
     "published": ("published={title: a study}",),
->>>>>>> main
     "evaluation": ("evaluation=paper",),
     "samples": ("samples.seeds=[3,4]",),
     "checkpoint.every_n_steps": ("checkpoint.every_n_steps=7",),

@@ -9,12 +9,17 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dreambooth.files import folder_hash
 from dreambooth.training import trained
+from dreambooth.training.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.module import DreamBooth
+from dreambooth.training.resume import Start
+from dreambooth.training.reuse import Claim
 from dreambooth.training.trained import Trained
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
@@ -151,19 +156,16 @@ def test_phases_are_reused_one_by_one(spine, shared, tmp_path):
 
 
 def test_a_curve_is_whole_and_the_best_step_that_of_a_run_alone(
-    spine, encoders_dir, shared, tmp_path, caplog, monkeypatch
+    spine, encoders_dir, shared, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("dreambooth.evaluation.curve_plot.draw_curve", lambda *_: None)
     curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket", "ema_decay=0.5")
-    curve += (f"evaluation.encoders_dir='{encoders_dir}'", "ppl=false", "max_steps=2")
-    best = (*curve, "checkpoint.best=harmonic")
-    alone = spine.run(tmp_path / "alone", *best)
-    one = spine.run(tmp_path / "one", *best, *shared, "max_steps=1")
-    two = spine.run(tmp_path / "two", *best, *shared)
-    with caplog.at_level(logging.INFO, "dreambooth.training"):
-        other = spine.run(tmp_path / "other", *curve, *shared, "max_steps=1", "scheduler=pndm")
-    assert caplog.messages == ["Training again: no run of this training has the curve of this one."]
-    assert [phase(out)["steps"] for out in (one, two, other)] == [1, 1, 1]
+    curve += (f"evaluation.encoders_dir='{encoders_dir}'", "checkpoint.best=harmonic")
+    curve += ("ppl=false", "max_steps=2", "evaluation.curve.class_images=1")
+    alone = spine.run(tmp_path / "alone", *curve)
+    one = spine.run(tmp_path / "one", *curve, *shared, "max_steps=1")
+    two = spine.run(tmp_path / "two", *curve, *shared)
+    assert [phase(out)["steps"] for out in (one, two)] == [1, 1]
     read = [list(csv.DictReader((out / "curve.csv").open())) for out in (alone, two)]
     rows = [[{k: v for k, v in row.items() if k != "step"} for row in rows] for rows in read]
     assert rows[0] == rows[1] and [float(row["step"]) for row in read[1]] == [0, 1, 2]
@@ -172,7 +174,25 @@ def test_a_curve_is_whole_and_the_best_step_that_of_a_run_alone(
     assert records[0]["best_step"] == records[1]["best_step"]
     logged = [list(csv.DictReader((out / "metrics.csv").open())) for out in (alone, two)]
     scores = [[row["curve/harmonic_mean"] for row in rows] for rows in logged]
-    assert [list(filter(None, each)) for each in scores][0] == list(filter(None, scores[1]))
+    shown = [[score for score in each if score] for each in scores]
+    assert shown[0] == shown[1] and len(shown[0]) == 3
+
+
+def test_without_a_curve_of_the_same_settings_a_run_trains_again(tmp_path, caplog):
+    a, b = (Trained(tmp_path, "key", 1.0, tmp_path / run, 2, 0) for run in "ab")
+    path = a.run / "step-000002.ckpt"
+    history = {"key": "key", "seconds": 1.0, "reused": None}
+    VerifiedCheckpointIO({}, lambda: history).save_checkpoint({"global_step": 2}, path)
+    a.publish(path)
+    spec: Any = SimpleNamespace(curve=SimpleNamespace(every_n_steps=1))
+    asked = []
+    curve: Any = SimpleNamespace(adopt=lambda run, needed, end: asked.append((run, *needed, end)))
+    with caplog.at_level(logging.INFO):
+        start = Claim(spec, b, curve).made(Start(b.run, {}, None, b), may_take=True)
+    assert start.checkpoint is None and b.lock.is_locked
+    assert asked == [(a.run, 0, 1, 2)] * 2  # before it has the lock, and with it
+    assert caplog.messages == ["Training again: no run of this training has the curve of this one."]
+    b.release()
 
 
 def test_a_training_of_unknown_history_is_not_shared(spine, alone, shared, tmp_path):

@@ -46,7 +46,7 @@ def shared(
             are_trained = True  # all phases so far, to their last step
             for number, start in enumerate(starts):
                 if start.trained is not None:
-                    starts[number] = start = _Claim(spec, start.trained, curve).made(
+                    starts[number] = start = Claim(spec, start.trained, curve).made(
                         start, may_take=are_trained
                     )
                 are_trained &= start.step == spec.method.phases[number].max_steps
@@ -92,7 +92,7 @@ def _with_places(prepared: Prepared, starts: Sequence[Start]) -> list[Start]:
     return result
 
 
-class _Claim:
+class Claim:
     """One phase's checkpoint from the cache, or its lock."""
 
     def __init__(self, spec: TrainSpec, trained: Trained, curve: Curve | None) -> None:
