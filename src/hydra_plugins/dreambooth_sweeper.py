@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, missing, remove_empty
+from dreambooth.cli.ordering import ordered
 
 
 class EveryRun(BasicSweeper):
@@ -86,6 +88,7 @@ class EveryRun(BasicSweeper):
         combinations = BasicSweeper.split_arguments(overrides, None)[0]
         cases = self._cases()
         jobs = [job + case for job, case in itertools.product(combinations, cases)]
+        jobs = ordered(jobs, not isinstance(self.completed.launcher, BasicLauncher))
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
     def _cases(self) -> list[list[str]]:
