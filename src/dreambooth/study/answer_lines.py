@@ -66,7 +66,7 @@ def lines_of(answer: Answer) -> list[Line]:
             cells = [_difference(row.differences.get(c.variant), n) for c in columns]
             lines.append(Line("difference", (f"  {what}", *blank), str(n), tuple(cells)))
         if row.published_differences:
-            what = "  published difference"
+            what = "  published diff."
             lines.append(_published(what, row.published_differences, columns, blank, sign="+"))
     return lines
 

@@ -16,7 +16,10 @@ GAP = 2  # characters between two columns
 
 @dataclass(frozen=True)
 class Block:
-    """A column: its heading, which is one line, and its cells, which may have several."""
+    """A column: its heading, which is one line, and its cells, which may have several.
+
+    Numbers are aligned on the right, and the last character of their lines is a mark or a space.
+    """
 
     header: str
     cells: Sequence[Text]
@@ -25,7 +28,8 @@ class Block:
     @property
     def width(self) -> int:
         """Characters of the longest line."""
-        texts = (self.header, *(cell.plain for cell in self.cells))
+        header = f"{self.header} " if self.is_number else self.header
+        texts = (header, *(cell.plain for cell in self.cells))
         return max(cell_len(line) for text in texts for line in text.split("\n"))
 
     @property
@@ -85,11 +89,12 @@ def _table(title: str, blocks: Sequence[Block], shown: Sequence[int] | None) -> 
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    columns = []
+    columns = [block.padded if block.is_number else block.cells for block in blocks]
     for block in blocks:
-        width = cell_len(block.header)
-        header = f"{block.header} " if block.is_number else block.header
-        table.add_column(Text(header), overflow="fold", min_width=width)
-    for number in range(len(columns[0])) if shown is None else shown:
+        header = block.header
+        if block.is_number:
+            header = header.rjust(block.width - 1) + " "  # as cells, which end with a mark
+        table.add_column(Text(header), overflow="fold", min_width=cell_len(block.header))
+    for number in range(len(blocks[0].cells)) if shown is None else shown:
         table.add_row(*(cells[number] for cells in columns))
     return table

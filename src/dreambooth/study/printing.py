@@ -30,10 +30,10 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
         Block(f"{c.header} {c.arrow}", [_score(run, c.variant, best[c.variant]) for run in runs])
         for c in columns
     ]
-    costs = {"s": "seconds", "GiB": "peak_memory_gib"}
+    costs = [run.run.record["costs"] for run in runs]
     scores += [
-        Block(header, [Text(word(run.run.record["costs"].get(key))) for run in runs])
-        for header, key in costs.items()
+        Block("s", [Text(f"{cost['seconds']:.1f} ") for cost in costs]),
+        Block("GiB", [Text(f"{cost['peak_memory_gib']:.2f} ") for cost in costs]),
     ]
     print_fitted(console, f"{len(runs)} runs", leads, scores)
     if answer.unfinished:
@@ -42,7 +42,6 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
             Block(header, [Text(getattr(run, key)) for run in answer.unfinished], is_number=False)
             for header, key in parts.items()
         ]
-        console.print()
         print_fitted(console, "", blocks, ())
 
 
@@ -61,9 +60,9 @@ def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
     if variant not in run.scores:
         return Text("")
     value, interval = run.scores[variant], run.intervals.get(variant)
-    half = f" ±{(interval[1] - interval[0]) / 2:.3f}".replace("±0", "±") if interval else ""
+    half = f" ±{(interval[1] - interval[0]) / 2:.3f} ".replace("±0", "±") if interval else ""
     is_best = best.get(run.subject) == value
-    text = Text(f"{value:.3f}{BEST if is_best else ' ' if best else ''}", "bold" if is_best else "")
+    text = Text(f"{value:.3f}{BEST if is_best else ' '}", "bold" if is_best else "")
     return text + Text(half, "dim")
 
 
@@ -85,7 +84,7 @@ def print_answer(console: Console, answer: Answer) -> None:
         Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
         for i, header in enumerate(lead_headers(answer))
     ]
-    leads.append(Block("n", [Text(line.n) for line in lines]))
+    leads.append(Block("n", [Text(f"{line.n} ") for line in lines]))
     columns = [
         Block(f"{c.header} {c.arrow}", [_cell(line, line.cells[i]) for line in lines])
         for i, c in enumerate(answer.columns)
@@ -96,7 +95,7 @@ def print_answer(console: Console, answer: Answer) -> None:
 def _cell(line: Line, cell: Cell) -> Text:
     mark = BEST if cell.best else NOT_ZERO if cell.excludes_zero else " " if cell.value else ""
     text = Text(f"{cell.value}{mark}", "bold" if cell.best else STYLES[line.kind])
-    return text + Text(f"\n{cell.interval}", "dim") if cell.interval else text
+    return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
 def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
