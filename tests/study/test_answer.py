@@ -166,7 +166,7 @@ def test_without_published_rows_one_setting_is_compared_with_its_first_value(tmp
         for lr in (1e-3, 1e-4):
             write_run(tmp_path, f"{subject}{lr}", lr * 100, subject, lr=lr)
     answer = answer_of(tmp_path)
-    assert answer.published is None and answer.says_something
+    assert answer.published is None and answer.adds_to_runs
     assert [r.name for r in answer.rows] == ["lr=0.0001", "lr=0.001"]
     assert answer.rows[1].baseline == "lr=0.0001"
     assert answer.rows[1].differences[DINO].value == pytest.approx(0.09)
@@ -184,7 +184,7 @@ def test_otherwise_nothing_is_compared(tmp_path, runs):
     for number, (subject, lr, ppl) in enumerate(runs):
         write_run(tmp_path, str(number), 0.5, subject, lr=lr, ppl=ppl)
     answer = answer_of(tmp_path)
-    assert not answer.says_something and not any(r.baseline for r in answer.rows)
+    assert not any(r.baseline or r.differences for r in answer.rows)
 
 
 def test_the_newest_runs_source_counts_and_a_line_says_so(tmp_path):

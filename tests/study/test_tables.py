@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from rich.text import Text
 
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import report_spec
 from dreambooth.errors import UserError
+from dreambooth.study.fitting import Block
 from dreambooth.study.scored_runs import Unfinished, read_runs
 from dreambooth.study.tables import ReportSpec, print_tables, report, runs_table
 from run_records import DINO, metrics_file, read_metrics, write_metrics, write_run
@@ -153,3 +155,18 @@ def test_a_sweep_of_which_nothing_was_finished_is_shown(tmp_path, capsys):
     print_tables(tmp_path, [], [Unfinished("a", "failed", "no photos"), Unfinished("b", "missing")])
     assert "no photos" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "runs.csv")] == ["failed", "missing"]
+
+
+def test_a_key_that_is_longer_than_its_values_breaks_between_words():
+    values = [Text("True"), Text("False")]
+    assert Block("train_text_encoder", values, is_number=False).heading == "train_\ntext_\nencoder"
+    assert Block("max_steps", [Text("100")], is_number=False).heading == "max_\nsteps"
+    assert Block("max_steps", [Text("a long value")], is_number=False).heading == "max_steps"
+    assert Block("DIV class ↑", [Text("0.5 ")]).heading == "DIV class ↑ "
+
+
+def test_settings_with_a_run_each_are_printed_once(tmp_path, capsys):
+    for lr in (1e-3, 1e-4):
+        write_run(tmp_path, str(lr), 100 * lr, lr=lr)
+    print_tables(tmp_path)
+    assert "means over subjects" not in capsys.readouterr().out

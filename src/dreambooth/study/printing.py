@@ -22,7 +22,7 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
     """Print a line a run: settings that differ, scores, costs; then the runs without scores."""
     keys, columns = varying(runs), answer.columns
     leads = [
-        Block(short(key), [Text(word(run.settings.get(key))) for run in runs], is_number=False)
+        Block(short(key), [Text(word(key, run.settings.get(key))) for run in runs], is_number=False)
         for key in keys
     ] or [Block("run", [Text(run.name) for run in runs], is_number=False)]
     best = {column.variant: _best_of_subjects(runs, column) for column in columns}
@@ -67,7 +67,7 @@ def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
 
 
 def print_answer(console: Console, answer: Answer) -> None:
-    """Print the question, the table of settings with differences and published numbers, notes."""
+    """Print the question, and the table of settings unless it would repeat that of the runs."""
     published = answer.published
     if published:
         console.print(Text(published.title, "bold"))
@@ -79,6 +79,8 @@ def print_answer(console: Console, answer: Answer) -> None:
             if text:
                 console.print(Text(start + text))
         console.print()
+    if not answer.adds_to_runs:
+        return
     lines = lines_of(answer)
     leads = [
         Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
@@ -98,12 +100,12 @@ def _cell(line: Line, cell: Cell) -> Text:
     return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
-def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
+def print_legend(console: Console, answer: Answer) -> None:
     """Print the id behind each heading, what the marks mean, and what a reader must know."""
     ids = Table.grid(padding=(0, 2))
     for column in answer.columns:
         ids.add_row(column.header, Text(column.variant), style="dim")
-        if show_answer and column.source_name and not column.same_variant:
+        if column.source_name and not column.same_variant:
             stated = column.source_variant or "not stated"
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
@@ -113,5 +115,5 @@ def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
             "the subject's runs."
         )
         console.print(Text(runs, "dim"))
-    for sentence in (*(legend(answer) if show_answer else ()), *answer.notes):
+    for sentence in (*legend(answer), *answer.notes):
         console.print(Text(sentence, "dim"))
