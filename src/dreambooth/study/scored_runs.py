@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.study.runs import Run, find_runs
@@ -25,13 +25,27 @@ DRAWN = (
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run of a sweep that has no scores to show.
+
+    `name` is its folder below the sweep's. `state` is `failed` (it began and ended with an error,
+    which `reason` words in one sentence) or `missing` (it has not run yet).
+    """
+
+    name: str
+    state: Literal["failed", "missing"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ScoredRun:
     """A finished run under one evaluation's scores, as reports compare it.
 
     `name` is its folder below the report's. `metrics` is the metrics.json; a run that was not
     scored has none of it. `settings` holds the flat configuration and, under `scored.*`, what the
     scores depend on beside it; `written` the same before references between keys (`${lr}`) were
-    resolved. `scores` and `metric_names` are by variant id.
+    resolved. `scores`, `intervals` (95 %, those scores alone that have one) and `metric_names` are
+    by variant id.
     """
 
     run: Run
@@ -40,7 +54,13 @@ class ScoredRun:
     settings: Mapping[str, Any]
     written: Mapping[str, Any]
     scores: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
     metric_names: Mapping[str, str]
+
+    @property
+    def subject(self) -> str:
+        """The subject's name."""
+        return str(self.settings.get("subject.name"))
 
     @classmethod
     def read(cls, folder: Path, name: str, evaluation: str | None) -> ScoredRun:
@@ -59,6 +79,7 @@ class ScoredRun:
             flat(run.config) | scored,
             flat(run.record["written"]) | scored,
             {variant: entry["mean"] for variant, entry in summary.items()},
+            {v: tuple(e["interval_95"]) for v, e in summary.items() if e.get("interval_95")},
             {variant: entry["metric"] for variant, entry in summary.items()},
         )
 
