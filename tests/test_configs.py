@@ -30,6 +30,7 @@ COUNTS = {
     "method": 4,
     "model": 4,
     "optimizer": 2,
+    "reuse": 2,
     "scheduler": 8,
     "subject": 33,
     "trainer": 5,

@@ -51,9 +51,16 @@ class Answer:
     unfinished: tuple[Unfinished, ...] = ()
 
     @property
-    def says_something(self) -> bool:
-        """Whether there is more to show than a table of settings."""
-        return self.published is not None or any(row.differences for row in self.rows)
+    def has_source(self) -> bool:
+        """Whether rows have the names that a source gave."""
+        return any(row.kind == "published" for row in self.rows)
+
+    @property
+    def adds_to_runs(self) -> bool:
+        """Whether rows show more than the single runs do: means, differences, a source's names."""
+        return self.has_source or any(
+            row.differences or (len(row.runs) > 1 and row.kind != "real") for row in self.rows
+        )
 
     def best(self, column: Column) -> float | None:
         """Return the best score of a column over the settings; None if fewer than two have one."""

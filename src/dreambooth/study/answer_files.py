@@ -56,7 +56,7 @@ def _records(answer: Answer) -> Iterator[dict[str, Any]]:
         kind = "real images" if row.kind == "real" else "scores"
         published = {f"published.{name}": score for name, score in row.published.items()}
         yield {**start, "kind": kind, **counts, **_values(row.scores), **published}
-        if row.differences or row.published_differences:
+        if row.differences:
             published = {f"published.{n}": d for n, d in row.published_differences.items()}
             yield {
                 **start,

@@ -52,7 +52,7 @@ def lines_of(answer: Answer) -> list[Line]:
     for row in answer.rows:
         mark = f" {ON_FRONT}" if row.name in on_front else ""
         if keys and row.kind == "setting":
-            leads = [word(row.setting.get(key)) for key in keys]
+            leads = [word(key, row.setting.get(key)) for key in keys]
             leads[0] += mark
         else:
             leads = [row.name + mark, *[""] * (len(keys) - 1)]
@@ -65,15 +65,15 @@ def lines_of(answer: Answer) -> list[Line]:
             n = max(mean.subjects for mean in row.differences.values())
             cells = [_difference(row.differences.get(c.variant), n) for c in columns]
             lines.append(Line("difference", (f"  {what}", *blank), str(n), tuple(cells)))
-        if row.published_differences:
-            what = "  published difference"
+        if row.differences and row.published_differences:
+            what = "  published diff."
             lines.append(_published(what, row.published_differences, columns, blank, sign="+"))
     return lines
 
 
 def _keys(answer: Answer) -> list[str]:
     """List the settings that have a column; none where rows have the names that a source gave."""
-    if any(row.kind == "published" for row in answer.rows):
+    if answer.has_source:
         return []
     return list(dict.fromkeys(key for row in answer.rows for key in row.setting))
 
@@ -135,10 +135,11 @@ def _with_n(interval: str, mean: Mean, n: int) -> str:
 
 def legend(answer: Answer) -> Iterator[str]:
     """Explain the marks and what is compared, a sentence each."""
-    yield (
-        "n: subjects (runs, where there are more). Scores are means over subjects; below each its "
-        f"95 % bootstrap interval over subjects. {BEST} best of a column."
-    )
+    if answer.adds_to_runs:
+        yield (
+            "n: subjects (runs, where there are more). Scores are means over subjects, with 95 % "
+            f"bootstrap intervals over subjects. {BEST} best of a column."
+        )
     baselines = dict.fromkeys(row.baseline for row in answer.rows if row.baseline)
     if baselines:
         yield (

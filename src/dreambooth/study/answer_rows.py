@@ -60,7 +60,7 @@ def words(setting: Mapping[str, Any]) -> str:
     >>> words({"method.name": "lora", "lr": 0.0001})
     'method=lora, lr=0.0001'
     """
-    return ", ".join(f"{short(key)}={word(value)}" for key, value in setting.items())
+    return ", ".join(f"{short(key)}={word(key, value)}" for key, value in setting.items())
 
 
 def _row(name: str, kind: Any, members: Sequence[ScoredRun], **parts: Any) -> Row:

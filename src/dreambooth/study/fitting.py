@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -16,17 +17,40 @@ GAP = 2  # characters between two columns
 
 @dataclass(frozen=True)
 class Block:
-    """A column: its heading, which is one line, and its cells, which may have several."""
+    """A column: its heading and its cells, which may have several lines.
+
+    Numbers are aligned on the right, and the last character of their lines is a mark or a space.
+    """
 
     header: str
     cells: Sequence[Text]
     is_number: bool = True
 
     @property
+    def heading(self) -> str:
+        """The heading as it is printed: a key that is longer than its values breaks after `_`, `.`.
+
+        `train_text_encoder` over true and false is three lines.
+        """
+        if self.is_number:
+            return f"{self.header} "
+        words = [word for word in re.split(r"(?<=[_.])", self.header) if word]
+        longest = max(map(cell_len, (*words, *self._lines(self.cells))), default=0)
+        lines = [""]
+        for word in words:
+            fits = cell_len(lines[-1] + word) <= longest
+            lines = [*lines[:-1], lines[-1] + word] if fits else [*lines, word]
+        return "\n".join(lines)
+
+    @staticmethod
+    def _lines(cells: Iterable[Text]) -> list[str]:
+        return [line for cell in cells for line in cell.plain.split("\n")]
+
+    @property
     def width(self) -> int:
         """Characters of the longest line."""
-        texts = (self.header, *(cell.plain for cell in self.cells))
-        return max(cell_len(line) for text in texts for line in text.split("\n"))
+        lines = [*self.heading.split("\n"), *self._lines(self.cells)]
+        return max(map(cell_len, lines))
 
     @property
     def padded(self) -> list[Text]:
@@ -85,11 +109,11 @@ def _table(title: str, blocks: Sequence[Block], shown: Sequence[int] | None) -> 
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    columns = []
+    columns = [block.padded if block.is_number else block.cells for block in blocks]
     for block in blocks:
-        width = cell_len(block.header)
-        header = f"{block.header} " if block.is_number else block.header
-        table.add_column(Text(header), overflow="fold", min_width=width)
-    for number in range(len(columns[0])) if shown is None else shown:
+        heading = block.heading.rjust(block.width) if block.is_number else block.heading
+        least = max(map(cell_len, block.heading.split("\n")))
+        table.add_column(Text(heading), overflow="fold", min_width=least)
+    for number in range(len(blocks[0].cells)) if shown is None else shown:
         table.add_row(*(cells[number] for cells in columns))
     return table

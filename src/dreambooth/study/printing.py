@@ -22,7 +22,7 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
     """Print a line a run: settings that differ, scores, costs; then the runs without scores."""
     keys, columns = varying(runs), answer.columns
     leads = [
-        Block(short(key), [Text(word(run.settings.get(key))) for run in runs], is_number=False)
+        Block(short(key), [Text(word(key, run.settings.get(key))) for run in runs], is_number=False)
         for key in keys
     ] or [Block("run", [Text(run.name) for run in runs], is_number=False)]
     best = {column.variant: _best_of_subjects(runs, column) for column in columns}
@@ -30,10 +30,10 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
         Block(f"{c.header} {c.arrow}", [_score(run, c.variant, best[c.variant]) for run in runs])
         for c in columns
     ]
-    costs = {"s": "seconds", "GiB": "peak_memory_gib"}
+    costs = [run.run.record["costs"] for run in runs]
     scores += [
-        Block(header, [Text(word(run.run.record["costs"].get(key))) for run in runs])
-        for header, key in costs.items()
+        Block("s", [Text(f"{cost['seconds']:.1f} ") for cost in costs]),
+        Block("GiB", [Text(f"{cost['peak_memory_gib']:.2f} ") for cost in costs]),
     ]
     print_fitted(console, f"{len(runs)} runs", leads, scores)
     if answer.unfinished:
@@ -42,7 +42,6 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
             Block(header, [Text(getattr(run, key)) for run in answer.unfinished], is_number=False)
             for header, key in parts.items()
         ]
-        console.print()
         print_fitted(console, "", blocks, ())
 
 
@@ -61,14 +60,14 @@ def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
     if variant not in run.scores:
         return Text("")
     value, interval = run.scores[variant], run.intervals.get(variant)
-    half = f" ±{(interval[1] - interval[0]) / 2:.3f}".replace("±0", "±") if interval else ""
+    half = f" ±{(interval[1] - interval[0]) / 2:.3f} ".replace("±0", "±") if interval else ""
     is_best = best.get(run.subject) == value
-    text = Text(f"{value:.3f}{BEST if is_best else ' ' if best else ''}", "bold" if is_best else "")
+    text = Text(f"{value:.3f}{BEST if is_best else ' '}", "bold" if is_best else "")
     return text + Text(half, "dim")
 
 
 def print_answer(console: Console, answer: Answer) -> None:
-    """Print the question, the table of settings with differences and published numbers, notes."""
+    """Print the question, and the table of settings unless it would repeat that of the runs."""
     published = answer.published
     if published:
         console.print(Text(published.title, "bold"))
@@ -80,12 +79,14 @@ def print_answer(console: Console, answer: Answer) -> None:
             if text:
                 console.print(Text(start + text))
         console.print()
+    if not answer.adds_to_runs:
+        return
     lines = lines_of(answer)
     leads = [
         Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
         for i, header in enumerate(lead_headers(answer))
     ]
-    leads.append(Block("n", [Text(line.n) for line in lines]))
+    leads.append(Block("n", [Text(f"{line.n} ") for line in lines]))
     columns = [
         Block(f"{c.header} {c.arrow}", [_cell(line, line.cells[i]) for line in lines])
         for i, c in enumerate(answer.columns)
@@ -96,15 +97,15 @@ def print_answer(console: Console, answer: Answer) -> None:
 def _cell(line: Line, cell: Cell) -> Text:
     mark = BEST if cell.best else NOT_ZERO if cell.excludes_zero else " " if cell.value else ""
     text = Text(f"{cell.value}{mark}", "bold" if cell.best else STYLES[line.kind])
-    return text + Text(f"\n{cell.interval}", "dim") if cell.interval else text
+    return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
-def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
+def print_legend(console: Console, answer: Answer) -> None:
     """Print the id behind each heading, what the marks mean, and what a reader must know."""
     ids = Table.grid(padding=(0, 2))
     for column in answer.columns:
         ids.add_row(column.header, Text(column.variant), style="dim")
-        if show_answer and column.source_name and not column.same_variant:
+        if column.source_name and not column.same_variant:
             stated = column.source_variant or "not stated"
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
@@ -114,5 +115,5 @@ def print_legend(console: Console, answer: Answer, show_answer: bool) -> None:
             "the subject's runs."
         )
         console.print(Text(runs, "dim"))
-    for sentence in (*(legend(answer) if show_answer else ()), *answer.notes):
+    for sentence in (*legend(answer), *answer.notes):
         console.print(Text(sentence, "dim"))

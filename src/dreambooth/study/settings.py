@@ -64,15 +64,16 @@ def short(key: str) -> str:
     return "evaluation" if name == "scored" else name
 
 
-def word(value: Any) -> str:
-    """Write a value for a table: numbers with up to four digits, nothing for None.
+def word(key: str, value: Any) -> str:
+    """Write a setting's value for a table: numbers with up to four digits, nothing for None.
 
-    >>> word(0.30000000000000004), word(None), word("ddim")
-    ('0.3', '', 'ddim')
+    >>> word("prior.weight", 0.30000000000000004), word("scheduler.name", "DDIMScheduler")
+    ('0.3', 'DDIM')
     """
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return text.removesuffix("Scheduler") if key == "scheduler.name" else text
 
 
 def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -90,9 +90,8 @@ def print_tables(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a pipe or a log has no edge to wrap at
     print_runs(console, runs, answer)
-    if has_answer := answer.says_something or any(len(row.runs) > 1 for row in answer.rows):
-        print_answer(console, answer)
-    print_legend(console, answer, has_answer)
+    print_answer(console, answer)
+    print_legend(console, answer)
     looks = write_looks(folder, runs, answer)
     written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
