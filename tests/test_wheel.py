@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_and_its_configuration(installed, tmp_path):
     names = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert names == {str(path.relative_to(conf)) for path in conf.rglob("*.yaml")}
     sources = ROOT / "src"
-    for kind in ("*.py", "*.json", "*.safetensors", "py.typed"):
+    for kind in ("*.py", "*.json", "*.safetensors", "py.typed", "*.html", "*.css", "*.js"):
         files = {str(path.relative_to(sources)) for path in sources.rglob(kind)}
         packages = [path.relative_to(installed) for path in installed.rglob(kind)]
         assert files and files == {str(p) for p in packages if "dist-info" not in p.parts[0]}
