@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         path = folder / f"{name}.{kind}"
         facts = {"Software": None} if kind == "png" else {"CreationDate": None}
         with atomic(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(temporary, format=kind, dpi=DPI, metadata=facts)
+            with warnings.catch_warnings():  # an emoji in a prompt is drawn as a box
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                figure.savefig(temporary, format=kind, dpi=DPI, metadata=facts)
         paths.append(path)
     return paths

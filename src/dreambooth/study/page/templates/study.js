@@ -133,8 +133,15 @@ function drawPhotos() {
     el("h3", {}, name), el("div", { class: "photos" }, ...(photos.length ? photos.slice(0, 6).map((p, i) => picture(p, `photo ${i + 1} of ${name}`)) : [picture(null, `photos of ${name}`)]))))));
 }
 
+// the first subject whose runs have the most to see
+function firstLook() {
+  const drawn = (runs) => runs.filter((r) => data.runs[r].samples.length).length;
+  const sets = [...new Set(data.runs.map((run) => run.subject))].map(ofSubject);
+  return sets.reduce((best, runs) => (drawn(runs) > drawn(best) ? runs : best), sets[0] || []);
+}
+
 state.shown = new Set(data.runs.keys());
-state.chosen = data.runs.length ? ofSubject(data.runs[0].subject) : [];
+state.chosen = firstLook();
 state.listeners.push(compare, showTable, drawTradeoff, drawCurves);
 legend();
 drawPhotos();
