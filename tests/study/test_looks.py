@@ -6,6 +6,7 @@ import pytest
 
 from dreambooth.study import looks
 from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.figures import style
 from dreambooth.study.figures import write as figures
 from dreambooth.study.page import write
 from dreambooth.study.scored_runs import read_runs
@@ -15,6 +16,7 @@ from page_records import write_study
 @pytest.mark.slow
 def test_both_are_written_and_an_error_is_one_line(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(figures, "SHEETS", 1)
+    monkeypatch.setattr(style, "DPI", 40)
     runs = read_runs(write_study(tmp_path))
     names = looks.write_looks(tmp_path, runs, build_answer(runs))
     assert names[0] == "report.html" and (tmp_path / "report.html").exists()

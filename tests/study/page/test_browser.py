@@ -117,11 +117,11 @@ def test_runs_are_compared_and_the_slider_moves_through_the_steps(folder, visit)
     page.select_option("#compare-subject", "dog")
     assert page.locator("#compare .head").count() == 2
     assert page.inner_text("#compare-label") == "final"
-    before = page.locator("#compare img").first.get_attribute("src")
+    before = page.locator("#compare .pic img").first.get_attribute("src")
     page.focus("#compare-step")
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#compare-label") == "40"
-    assert page.locator("#compare img").first.get_attribute("src") != before
+    assert page.locator("#compare .pic img").first.get_attribute("src") != before
     page.check('#runs-table input[aria-label="Compare vase, with PPL"]')
     assert page.locator("#compare .head").count() == 3
     page.locator("#compare .pic").last.click()
@@ -170,6 +170,6 @@ def test_pictures_of_a_large_study_lie_beside_the_page(folder, visit, monkeypatc
     write.write_study_page(folder, runs, build_answer(runs))
     page = visit(folder / "report.html")
     page.locator("#compare img").last.scroll_into_view_if_needed()
-    assert page.locator("#compare img").first.get_attribute("loading") == "lazy"
+    assert page.locator("#compare .pic img").first.get_attribute("loading") == "lazy"
     page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth > 0)")
-    assert "report_pictures/" in page.locator("#compare img").first.get_attribute("src")
+    assert "report_pictures/" in page.locator("#compare .pic img").first.get_attribute("src")

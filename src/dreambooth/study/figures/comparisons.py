@@ -96,7 +96,7 @@ def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
         image = axis.imshow(cells, aspect="auto", cmap=colours_up, origin="lower")
         for i, line in enumerate(cells):
             for j, value in enumerate(line):
-                light = (image.norm(value) > 0.55) != column.lower_is_better
+                light = (float(image.norm([value])[0]) > 0.55) != column.lower_is_better
                 text = "" if math.isnan(value) else f"{value:.3f}"
                 style: dict[str, Any] = {"color": "black" if light else "white"}
                 axis.text(j, i, text, ha="center", va="center", fontsize="x-small", **style)
@@ -110,9 +110,8 @@ def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
 def _numbers(runs: Sequence[ScoredRun], key: str) -> list[float]:
     """List a setting's values in order; none if they are not numbers."""
     values = {run.settings.get(key) for run in runs}
-    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-        return []
-    return sorted(values)
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return sorted(numbers) if len(numbers) == len(values) else []
 
 
 def _mean(runs: Sequence[ScoredRun], setting: dict[str, Any], variant: str) -> float:
