@@ -94,9 +94,10 @@ def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
         colours_up = "viridis_r" if column.lower_is_better else "viridis"
         axis.grid(False)
         image = axis.imshow(cells, aspect="auto", cmap=colours_up, origin="lower")
+        low, high = image.get_clim()
         for i, line in enumerate(cells):
             for j, value in enumerate(line):
-                light = (float(image.norm([value])[0]) > 0.55) != column.lower_is_better
+                light = (value - low > 0.55 * (high - low)) != column.lower_is_better
                 text = "" if math.isnan(value) else f"{value:.3f}"
                 style: dict[str, Any] = {"color": "black" if light else "white"}
                 axis.text(j, i, text, ha="center", va="center", fontsize="x-small", **style)
