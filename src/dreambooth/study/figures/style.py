@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -49,9 +48,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for kind in ("png", "pdf"):
         path = folder / f"{name}.{kind}"
         facts = {"Software": None} if kind == "png" else {"CreationDate": None}
-        with atomic(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
-            with warnings.catch_warnings():  # an emoji in a prompt is drawn as a box
-                warnings.filterwarnings("ignore", "Glyph .* missing from")
-                figure.savefig(temporary, format=kind, dpi=DPI, metadata=facts)
+        with atomic(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box for an emoji
+            figure.savefig(temporary, format=kind, dpi=DPI, metadata=facts)
         paths.append(path)
     return paths
