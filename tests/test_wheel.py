@@ -89,6 +89,8 @@ def test_two_steps_train_and_the_run_draws_from_another_folder(installed, tmp_pa
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["costs"]["phase_0"]["steps"] == 2
     assert (tmp_path / "run/samples/final.png").exists()
+    assert "run.html" in done.stdout and "a sks dog" in (tmp_path / "run/run.html").read_text()
+    assert record["program"]["dreambooth"]
     module = (sys.executable, "-m", "dreambooth", "generate")
     drawn = call(
         installed, tmp_path, *module, "run=run", "seeds=[0]", "num_inference_steps=2", "device=cpu"

@@ -65,7 +65,10 @@ def evaluate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import evaluate as command
 
-    return command.evaluate(cfg)
+    code = command.evaluate(cfg)
+    if not code and cfg.run is not None:
+        show_page(Path(cfg.run))
+    return code
 
 
 def report(cfg: DictConfig) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from dreambooth.files import atomic, cache_key, file_hash
+from dreambooth.files import cache_key, file_hash
 
 SIDE = 384  # pixels of the longer side; smaller pictures keep their own
 LOSSLESS = (
@@ -69,10 +69,13 @@ class Pictures:
             self._size += len(self._inside[name])
         self.beside = self.beside or self._size * 4 // 3 > INLINE_BYTES
         if self.beside:
+            self.folder.mkdir(parents=True, exist_ok=True)
             for file, content in self._inside.items():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with atomic(self.folder / file) as temporary:
-                    temporary.write_bytes(content)
+                temporary = (
+                    self.folder / f".{file}"
+                )  # not flushed to the disk: it can be made again
+                temporary.write_bytes(content)
+                temporary.replace(self.folder / file)
             self._inside.clear()
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // A small chart: lines or marks over two axes, with values by pointer, by touch and by arrow keys.
 
-const MARGIN = { left: 44, right: 10, top: 8, bottom: 34 };
+const MARGIN = { left: 44, right: 10, top: 20, bottom: 34 };
 
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
@@ -96,7 +96,7 @@ function axes(root, spec, a) {
     }
     root.append(svg("text", { x: a.width - MARGIN.right, y: bottom + 30, "text-anchor": "end" }, spec.x || ""));
   }
-  if (spec.y) root.append(svg("text", { x: MARGIN.left, y: MARGIN.top + 2 }, spec.y));
+  if (spec.y) root.append(svg("text", { x: 0, y: 10 }, spec.y));
 }
 
 function explore(root, items, tip, spec, width, height) {
