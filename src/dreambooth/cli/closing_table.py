@@ -12,9 +12,9 @@ class ClosingTable(Callback):
     """Hydra callback: print the tables of all runs of a sweep, and write them into its folder."""
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Print and write them, if any run was finished."""
+        """Print and write them, also the runs that did not finish, if any run did."""
         folder = Path(config.hydra.sweep.dir)
-        if any(folder.rglob("run.json")):
+        if not config.dry_run and any(folder.rglob("run.json")):
             from dreambooth.study.tables import print_tables  # imports torch
 
             print_tables(folder)

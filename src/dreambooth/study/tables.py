@@ -18,6 +18,7 @@ from dreambooth.sampling.draw import torch_device
 from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.scored_runs import ScoredRun, read_runs
 from dreambooth.study.settings import OVER, by_setting, varying
+from dreambooth.study.sweeps import Unfinished, unfinished
 
 SHORT = {"CLIP-T class_only": "CLIP-T", "CLIP-T with_id": "CLIP-T id", "DIV of class": "DIV class"}
 SCORES = ("dino", "clip_i", "clip_t", "pres", "div", "div_class")  # how variant ids begin
@@ -47,9 +48,10 @@ def report(spec: ReportSpec) -> int:
     """
     runs, note = read_runs(spec.runs, spec.evaluation), None
     if not runs:
+        others = "".join(f"\n  {u.name}: {u.state} ({u.reason})" for u in unfinished(spec.runs))
         raise UserError(
             f"runs={spec.runs} holds no finished run (a folder with run.json): give the "
-            "output folder of train.py."
+            f"output folder of train.py.{others}"
         )
     if spec.evaluation is not None and not any(run.metrics for run in runs):
         known = sorted({name for run in runs for name in run.run.evaluations})
@@ -73,17 +75,19 @@ def report(spec: ReportSpec) -> int:
 def print_tables(folder: Path, runs: Sequence[ScoredRun] | None = None) -> None:
     """Print all runs and the settings' means, and write `runs.csv` and `settings.csv`.
 
+    Runs that failed or are missing are listed after the others, with their reasons.
+
     Args:
         runs: those to show; by default every finished run below `folder`.
     """
-    runs = read_runs(folder) if runs is None else runs
+    runs, others = read_runs(folder) if runs is None else runs, unfinished(folder)
     keys = varying(runs)
     inner_last = sorted(keys, key=lambda key: key in OVER)  # a setting's subjects stand together
     runs = sorted(runs, key=lambda run: [_order(run.settings.get(key)) for key in inner_last])
     names = {variant: name for run in runs for variant, name in run.metric_names.items()}
     shown = {v: SHORT.get(n, n) for v, n in names.items() if not v.startswith("real_ref.")}
     table, settings, scores = runs_table(runs), by_setting(runs, keys), _distinct(shown)
-    write_csv(folder / "runs.csv", table)
+    write_csv(folder / "runs.csv", with_unfinished(table, others))
     write_csv(folder / "settings.csv", settings)
     console = Console()
     if not console.is_terminal:
@@ -91,6 +95,10 @@ def print_tables(folder: Path, runs: Sequence[ScoredRun] | None = None) -> None:
     headers = {key: _header(key) for key in keys} or {"run": "run"}
     headers |= {**scores, "seconds": "s", "memory_gib": "GiB"}
     console.print(_table(f"{len(table)} runs: {folder}", table, headers))
+    if others:
+        title = f"{len(others)} runs that did not finish"
+        headers = {"run": "run", "state": "state", "reason": "reason"}
+        console.print(_table(title, with_unfinished([], others), headers))
     if any(row["subjects"] > 1 or row["runs"] > 1 for row in settings):
         for row in settings:
             row |= {variant: _with_interval(row, variant) for variant in shown if variant in row}
@@ -118,6 +126,20 @@ def runs_table(runs: Sequence[ScoredRun]) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
+
+
+def with_unfinished(
+    table: Sequence[Mapping[str, Any]], others: Sequence[Unfinished]
+) -> list[dict[str, Any]]:
+    """Add the runs that did not finish, and columns with their state and reason, if there are any.
+
+    A run that failed or was stopped after its training keeps its row.
+    """
+    rows = {row["run"]: dict(row) for row in table}
+    for run in others:
+        own = {"run": run.name, "state": run.state, "reason": run.reason}
+        rows[run.name] = {**rows.get(run.name, {}), **own}
+    return list(rows.values())
 
 
 def _order(value: Any) -> tuple:

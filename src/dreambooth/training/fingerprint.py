@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreambooth.data.batches import KeyedBatches
 from dreambooth.files import cache_key, file_hash
-from dreambooth.model.interface import BaseModel
-from dreambooth.training.spec import TrainSpec
+
+if TYPE_CHECKING:  # finished runs are recognised without torch
+    from dreambooth.data.batches import KeyedBatches
+    from dreambooth.model.interface import BaseModel
+    from dreambooth.training.spec import TrainSpec
 
 # trained weights depend on these values
 WEIGHTS = (
@@ -67,6 +69,8 @@ NEITHER = (
     "trainer.log_every_n_steps",
     "objective",
     "published",
+    "dry_run",
+    "resume_sweep",
 )
 
 
