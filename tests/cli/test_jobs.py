@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli.jobs import remove_empty
+from dreambooth.study.sweeps import SweepPlan, Unfinished, unfinished
 from spine import environment
 
 pytestmark = pytest.mark.slow
@@ -42,9 +43,9 @@ LAUNCHERS = {
 PACKAGES = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def sweep(folder: Path, *arguments: str, text: str = COMMAND) -> subprocess.CompletedProcess:
     """Run `COMMAND -m` in `folder`; the runs are in sweep/<seed>."""
-    (folder / "command.py").write_text(COMMAND)
+    (folder / "command.py").write_text(text)
     own = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}", "~hydra.callbacks.table")
     return subprocess.run(
         [sys.executable, "command.py", "-m", *own, *arguments],
@@ -64,13 +65,46 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     chosen = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
     done = sweep(tmp_path, "seed=0,1,2,3,4", *chosen)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-3:] == [
+    assert done.stderr.splitlines()[-4:] == [
         "error: 2 of 5 runs of this sweep failed:",
         "  seed=1: seed=1 is not usable.",
         "  seed=3: ZeroDivisionError: a bug",
+        """Run these again with python train.py "resume_sweep='sweep'\"""",
     ]
-    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "2", "4"}
-    assert not (tmp_path / "sweep/1").exists() and not (tmp_path / "sweep/3").exists()
+    folder = tmp_path / "sweep"
+    assert {p.parent.name for p in folder.glob("*/done")} == {"0", "2", "4"}
+    assert [run for run in unfinished(folder) if run.state == "failed"] == [
+        Unfinished("1", "failed", "seed=1 is not usable."),
+        Unfinished("3", "failed", "ZeroDivisionError: a bug"),
+    ]
+    assert "error: seed=1 is not usable." in (folder / "1/train.log").read_text()
+    log = (folder / "3/train.log").read_text()
+    assert "Traceback" in log and "\nZeroDivisionError: a bug\n" in log
+    assert [job["folder"] for job in SweepPlan.read(folder).jobs] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_sweep_goes_on_by_its_folder_alone(tmp_path):
+    """With the command line that it had; a run that succeeds this time has not failed."""
+    assert sweep(tmp_path, "seed=1,0", "lr=5").returncode == 2
+    (tmp_path / "command.py").write_text(COMMAND.replace("cfg.seed == 1", "cfg.lr != 5"))
+    command = [sys.executable, "command.py", "resume_sweep=sweep"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "1"}
+    assert not list((tmp_path / "sweep").glob("*/failed.json"))
+
+
+@pytest.mark.parametrize(("stop", "code"), [("raise KeyboardInterrupt", 130), ("return 143", 143)])
+def test_a_stopped_sweep_says_how_to_go_on(tmp_path, stop, code):
+    text = COMMAND.replace('raise UserError("seed=1 is not usable.")', stop)
+    done = sweep(tmp_path, "seed=0,1,2", text=text)
+    assert done.returncode == code and done.stderr == ""
+    said = done.stdout.strip().splitlines()[-1]
+    command = """Continue the sweep with python train.py "resume_sweep='sweep'\""""
+    assert said == f"Stopped; finished runs are kept. {command}"
+    assert unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
 
 
 def test_a_failed_run_does_not_end_later_batches(tmp_path):

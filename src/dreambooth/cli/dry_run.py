@@ -69,8 +69,8 @@ def _print_work(console: Console, configs: Sequence[Plain], folders: Sequence[Pa
     table = Table.grid(padding=(0, 2))
     table.add_row(
         "trainings",
-        f"{work.last_phases} of {len(configs)} runs: {work.steps} optimizer steps, "
-        f"{work.steps_alone} without sharing",
+        f"{work.last_phases} for {len(configs)} runs: {work.steps} optimizer steps after sharing, "
+        f"{work.steps_alone} before",
     )
     table.add_row(
         "images",

@@ -6,9 +6,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.planning import PlannedJob
 from dreambooth.quoting import quoted, typed
@@ -49,7 +50,8 @@ def _value(override: str) -> str | None:
 
 def write_plan(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     """Write what a sweep is going to run, and the command line that asked for it."""
-    given = [*sweep.hydra.overrides.hydra, *sweep.hydra.overrides.task]
+    typed_in: Any = OmegaConf.to_container(sweep.hydra.overrides, resolve=False)
+    given = [*typed_in["hydra"], *typed_in["task"]]
     left_out = ("hydra.sweep.dir=", "hydra.mode=")
     overrides = [override for override in given if not override.startswith(left_out)]
     flags = [argument for argument in sys.argv[1:] if argument.startswith("--config-")]
