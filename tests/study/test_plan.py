@@ -43,11 +43,12 @@ def test_what_changes_no_weight_trains_once_and_more_steps_continue():
         ("scheduler=pndm", "max_steps=250"),
         ("scheduler=pndm", "max_steps=250", "lr=1e-5"),
     ]
-    assert trained(work(*runs)) == (2, 500, 700)
-    alone = [(*run, "lr_schedule=cosine") for run in runs]  # its length is part of such a training
-    assert trained(work(*alone)) == (3, 600, 700)
-    anew = [(*run, "resume=null") for run in runs]
-    assert trained(work(*anew)) == (4, 700, 700)
+    configs = [composed(*run) for run in runs]
+    assert trained(Work.of(configs)) == (2, 500, 700)
+    alone = [{**config, "lr_schedule": "cosine"} for config in configs]  # its length is a part
+    assert trained(Work.of(alone)) == (3, 600, 700)
+    anew = [{**config, "resume": None} for config in configs]
+    assert trained(Work.of(anew)) == (4, 700, 700)
 
 
 def test_a_first_phase_is_shared_by_different_second_ones():
