@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -21,6 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
+from dreambooth.cli.ordering import ordered
 from dreambooth.cli.planning import PlannedJob, planned_jobs
 from dreambooth.cli.resume_sweep import command_of, say_how_to_go_on, write_plan
 
@@ -45,7 +47,8 @@ class EveryRun(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         self.cases = [list(case) for case in cases or ()]
-        self.given: set[str] = set()
+        self.given: set[str] = set()  # keys of the command line
+        self.in_parallel = False
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -53,6 +56,7 @@ class EveryRun(BasicSweeper):
         """Prepare the launcher that the configuration names."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
+        self.in_parallel = not isinstance(self.launcher, BasicLauncher)
         self.launcher = self.completed = Completed(self.launcher)
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -114,6 +118,7 @@ class EveryRun(BasicSweeper):
         combinations = BasicSweeper.split_arguments(overrides, None)[0]
         cases = self._cases()
         jobs = [job + case for job, case in itertools.product(combinations, cases)]
+        jobs = ordered(jobs, self.in_parallel)
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
     def _cases(self) -> list[list[str]]:

@@ -34,6 +34,7 @@ POSITIVE = (
     "sampling.num_inference_steps",
     "sampling.batch_size",
     "photos.rendered",
+    "reuse.keep_gib",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -83,6 +84,7 @@ SWITCHES = (
     "compile",
     "augment.random_crop",
     "augment.flip",
+    "reuse.enabled",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),

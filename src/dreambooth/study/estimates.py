@@ -47,7 +47,11 @@ class Rates:
 
     @classmethod
     def of_record(cls, record: Plain) -> Rates:
-        """Read the rates of a finished run from its run.json."""
+        """Read the rates of a finished run from its run.json.
+
+        Raises:
+            ValueError: a run that did not train all of its steps itself, in one session.
+        """
         config, costs = record["config"], record["costs"]
         stages, work = costs["stages"], Work.of([config])
         steps = config["sampling"]["num_inference_steps"]
@@ -55,6 +59,8 @@ class Rates:
         images, train = 0, 0.0
         for training in work.trainings:
             phase = costs[f"phase_{training.number}"]
+            if phase["steps"] != training.steps:
+                raise ValueError
             images += phase["steps"] * training.images_per_step
             train += phase["seconds"] - (training.samples + training.scored) * draw * steps
         scored, score = scored_images(config), 0.0

@@ -153,6 +153,14 @@ class CheckpointSpec:
 
 
 @dataclass(frozen=True)
+class ReuseSpec:
+    """Whether runs share trainings in the cache, and how many GiB these may fill."""
+
+    enabled: bool
+    keep_gib: float
+
+
+@dataclass(frozen=True)
 class SamplesSpec:
     """Sample images, drawn every n optimizer steps (0: only at the end)."""
 
@@ -199,6 +207,7 @@ class TrainSpec:
     optimizer: OptimizerSpec
     hardware: HardwareSpec
     checkpoint: CheckpointSpec
+    reuse: ReuseSpec
     samples: SamplesSpec
     sampling: Sampling
     evaluation: EvaluationSpec | None
