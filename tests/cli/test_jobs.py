@@ -124,6 +124,18 @@ def test_a_sweep_that_did_nothing_leaves_no_folder(tmp_path, arguments):
     assert [p.name for p in tmp_path.iterdir()] == ["command.py"]
 
 
+def test_a_single_run_that_failed_has_its_error_in_its_log(tmp_path):
+    """If it had written something; else nothing is left of it."""
+    wrote = "        Path(cfg.output_dir, 'image').touch()\n        raise UserError"
+    (tmp_path / "command.py").write_text(COMMAND.replace("        raise UserError", wrote))
+    command = [sys.executable, "command.py", "seed=1", "hydra.run.dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr == "error: seed=1 is not usable.\n"
+    assert "error: seed=1 is not usable." in (tmp_path / "run/train.log").read_text()
+
+
 def test_only_empty_folders_are_removed(tmp_path):
     made = [tmp_path / "a" / "b", tmp_path / "a"]
     for kept in ("image.png", "train.log"):

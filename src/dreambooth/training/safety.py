@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dreambooth.errors import UserError
 
-_FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
+_FIX = "lower lr or use precision 32-true"
 
 
 class StopOnNonFinite(Callback):
@@ -54,7 +55,8 @@ class StopOnNonFinite(Callback):
         self.check(trainer)
         finite = [weights.detach().isfinite().all() for weights in self.parameters]
         if not bool(torch.stack(finite).all()):
-            raise UserError(f"The weights are not finite after step {trainer.global_step}: {_FIX}.")
+            what = f"The weights are not finite after step {trainer.global_step}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
 
     def check(self, trainer: Trainer) -> None:
         """Read the remembered losses of every rank.
@@ -74,7 +76,14 @@ class StopOnNonFinite(Callback):
         if bad:
             step, _, value = min(bad)
             files = ", ".join(sorted({n for at, names, _ in bad if at == step for n in names}))
-            raise UserError(f"The loss became {value} at step {step} on {files}: {_FIX}.")
+            what = f"The loss became {value} at step {step} on {files}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
+
+
+def _kept(trainer: Trainer) -> str:
+    """Say which checkpoint of the phase is kept, if there is one."""
+    saved = sorted(Path(trainer.default_root_dir).glob("*.ckpt"))
+    return f"; {saved[-1]} is kept" if saved else ""
 
 
 class StopAtStepBoundary(Callback):
