@@ -1,4 +1,4 @@
-"""Kill a sweep at random moments, start it again each time, and compare the table that it ends with.
+"""Kill a sweep at random moments, start it again each time, and compare the tables at the end.
 
     python benchmarks/sweep_kills.py [--kills 10] [--seed 0] [--out docs/results/sweep_kills.md]
 
