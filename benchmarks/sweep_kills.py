@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth.files import read_csv
-from dreambooth.study.sweeps import SWEEP, SweepPlan, unfinished
+from dreambooth.study.sweeps import SWEEP, SweepPlan, find_unfinished
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = 4
@@ -81,7 +81,7 @@ class Sweep:
 
     def look(self) -> None:
         """Note which runs are finished, and whether one was finished a second time."""
-        open_runs = {run.name for run in unfinished(self.folder / "sweep")}
+        open_runs = {run.name for run in find_unfinished(self.folder / "sweep")}
         for path in (self.folder / "sweep").glob("*/run.json"):
             if path.parent.name not in open_runs:
                 before = self.finished.setdefault(path.parent.name, path.stat().st_ino)
@@ -93,7 +93,7 @@ class Sweep:
         if not (sweep / SWEEP).exists():
             return "nothing was started"
         planned = [job["folder"] for job in SweepPlan.read(sweep).jobs]
-        states = {run.name: run.state for run in unfinished(sweep)}
+        states = {run.name: run.state for run in find_unfinished(sweep)}
         done = sum(name not in states for name in planned)
         begun = [sweep / name for name in planned if states.get(name) == "unfinished"]
         what = f"{done} of {len(planned)} runs finished"

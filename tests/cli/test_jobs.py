@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli.jobs import remove_empty
-from dreambooth.study.sweeps import SweepPlan, Unfinished, unfinished
+from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished
 from spine import environment
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     ]
     folder = tmp_path / "sweep"
     assert {p.parent.name for p in folder.glob("*/done")} == {"0", "2", "4"}
-    assert [run for run in unfinished(folder) if run.state == "failed"] == [
+    assert [run for run in find_unfinished(folder) if run.state == "failed"] == [
         Unfinished("1", "failed", "seed=1 is not usable."),
         Unfinished("3", "failed", "ZeroDivisionError: a bug"),
     ]
@@ -104,7 +104,7 @@ def test_a_stopped_sweep_says_how_to_go_on(tmp_path, stop, code):
     said = done.stdout.strip().splitlines()[-1]
     command = """Continue the sweep with python train.py "resume_sweep='sweep'\""""
     assert said == f"Stopped; finished runs are kept. {command}"
-    assert unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
+    assert find_unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
 
 
 def test_a_failed_run_does_not_end_later_batches(tmp_path):

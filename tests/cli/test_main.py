@@ -233,7 +233,7 @@ def test_a_sweep_outlives_a_bad_run_and_lists_it(command_line, tmp_path):
     assert done == {"0", "2"}
     rows = {row["run"]: row for row in read_csv(tmp_path / "sweep/runs.csv")}
     assert rows["1"]["state"] == "failed" and "lr=-1 is not usable" in rows["1"]["reason"]
-    assert rows["0"]["state"] == "" and set(rows) == {"0", "1", "2"}
+    assert rows["0"]["state"] == "finished" and set(rows) == {"0", "1", "2"}
 
 
 def test_a_typo_is_refused_before_torch_is_loaded(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from dreambooth.files import read_csv
 from dreambooth.sampling.samples import SampleSet
-from dreambooth.study.sweeps import unfinished
+from dreambooth.study.sweeps import find_unfinished
 from dreambooth.training import finish
 from dreambooth.training.module import DreamBooth
 from spine import ROOT, Spine
@@ -128,7 +128,7 @@ def test_a_sweep_killed_at_its_worst_moments_ends_with_the_same_table(sweep, who
     folder = tmp_path / "sweep"
     for point in POINTS:
         assert sweep(folder, point) == -signal.SIGKILL, point
-    assert [run.name for run in unfinished(folder)] == ["1"]
+    assert [run.name for run in find_unfinished(folder)] == ["1"]
     record = (folder / "0/run.json").stat()
     assert sweep(folder) == 0
     assert (folder / "0/run.json").stat() == record

@@ -8,8 +8,8 @@ import pytest
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
-from dreambooth.study.sweeps import SweepPlan, Unfinished, record_failure, unfinished
-from dreambooth.study.tables import ReportSpec, print_tables, report
+from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished, record_failure
+from dreambooth.study.tables import ReportSpec, report
 from run_records import write_run
 
 
@@ -43,7 +43,7 @@ def sweep(tmp_path):
 
 
 def test_every_run_that_did_not_finish_is_listed(sweep):
-    assert unfinished(sweep.parent) == [
+    assert find_unfinished(sweep.parent) == [
         Unfinished("sweep/closing", "unfinished", "stopped after its training, or still running"),
         Unfinished("sweep/failed", "failed", "lr=-1 is not usable."),
         Unfinished("sweep/missing", "missing", "not started"),
@@ -52,20 +52,19 @@ def test_every_run_that_did_not_finish_is_listed(sweep):
 
 
 def test_tables_show_them_with_their_reasons(sweep, capsys):
-    print_tables(sweep)
-    printed = capsys.readouterr().out
-    assert "4 runs that did not finish" in printed and "lr=-1 is not usable." in printed
+    """A run that was stopped in its closing work has a record, and is not finished."""
+    assert report(ReportSpec(sweep, None, False, "cpu", None, "cache")) == 0
+    assert "lr=-1 is not usable." in capsys.readouterr().out
     rows = {row["run"]: row for row in read_csv(sweep / "runs.csv")}
-    assert set(rows) == {"done", "closing", "failed", "stopped", "missing"}
-    assert rows["done"]["state"] == "" and rows["failed"]["reason"] == "lr=-1 is not usable."
-    assert rows["closing"]["state"] == "unfinished" and rows["closing"]["seconds"] == "1.5"
-
-
-def test_a_table_of_finished_runs_has_no_such_columns(tmp_path):
-    write_run(tmp_path, "a", 0.5)
-    print_tables(tmp_path)
-    (row,) = read_csv(tmp_path / "runs.csv")
-    assert "state" not in row and "reason" not in row
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "done": "finished",
+        "closing": "unfinished",
+        "failed": "failed",
+        "stopped": "unfinished",
+        "missing": "missing",
+    }
+    assert rows["failed"]["reason"] == "lr=-1 is not usable."
+    assert rows["closing"]["seconds"] == "" and rows["done"]["seconds"] == "1.5"
 
 
 def test_a_report_of_failures_alone_names_them(tmp_path):

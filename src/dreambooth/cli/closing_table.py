@@ -7,6 +7,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from dreambooth.study.sweeps import find_unfinished
+
 
 class ClosingTable(Callback):
     """Hydra callback: print the tables of all runs of a sweep, and write them into its folder."""
@@ -17,4 +19,4 @@ class ClosingTable(Callback):
         if not config.dry_run and any(folder.rglob("run.json")):
             from dreambooth.study.tables import print_tables  # imports torch
 
-            print_tables(folder)
+            print_tables(folder, unfinished=find_unfinished(folder))

@@ -62,7 +62,7 @@ class Unfinished:
 
     name: str
     state: str
-    reason: str
+    reason: str = ""
 
 
 def record_failure(run: Path, reason: str, started: bool) -> None:
@@ -84,7 +84,7 @@ def failure(run: Path) -> dict[str, Any] | None:
         return None
 
 
-def unfinished(folder: Path) -> list[Unfinished]:
+def find_unfinished(folder: Path) -> list[Unfinished]:
     """List the runs below `folder` that failed, did not end or are missing, by name.
 
     Which runs are missing is known for sweeps whose plan is there.
