@@ -154,13 +154,18 @@ def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
     """Build what is kept and what is resumed.
 
     Raises:
-        UserError: an unknown rule for the best step, or a `.ckpt` that is not valid.
+        UserError: an unknown rule for the best step, a rule without a curve, or a `.ckpt` that is
+            not valid.
     """
-    best, resume = config["checkpoint"]["best"], config["resume"]
+    block, resume = config["checkpoint"], config["resume"]
+    best = block["best"]
     if best not in (None, "harmonic"):
         raise UserError(f"checkpoint.best={best} is not a rule: use harmonic or null.")
-    if best and not config["evaluation"]["every_n_steps"]:
-        raise UserError("checkpoint.best needs a curve: set evaluation.every_n_steps, such as 50.")
+    for key in ("best", "patience"):
+        if block[key] and not config["evaluation"]["every_n_steps"]:
+            raise UserError(
+                f"checkpoint.{key} needs a curve: set evaluation.every_n_steps, such as 50."
+            )
     if resume not in (None, "auto"):
         verify(resume)
-    return CheckpointSpec(**config["checkpoint"], resume=resume)
+    return CheckpointSpec(**block, resume=resume)

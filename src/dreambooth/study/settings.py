@@ -23,7 +23,10 @@ WORDS = (
     "seed",
 )
 OVER = ("subject.name", "seed")  # settings that are averaged over
-CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
+CURVE = (
+    "evaluation.every_n_steps",
+    "evaluation.curve",
+)  # with checkpoint.best or patience they choose a step
 
 
 def varying(runs: Sequence[ScoredRun]) -> list[str]:

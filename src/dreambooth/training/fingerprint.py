@@ -41,8 +41,17 @@ WEIGHTS = (
     "trainer.devices",
 )
 # trained weights depend on the content that these name, or on a part of them: see `facts_of`;
-# sampling.dtype is that of the class images
-CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype")
+# sampling.dtype is that of the class images; checkpoint.patience may end a phase before max_steps,
+# and the weights at each step do not depend on it
+CONTENT = (
+    "model",
+    "subject",
+    "photos",
+    "method",
+    "max_steps",
+    "checkpoint.patience",
+    "sampling.dtype",
+)
 # images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",

@@ -48,6 +48,8 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        last = len(self.spec.method.phases) - 1
+        self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -69,7 +71,9 @@ class Finish:
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
-        last = self.spec.method.steps_before(len(self.spec.method.phases))
+        last = self.stopped_early_at
+        if last is None:
+            last = self.spec.method.steps_before(len(self.spec.method.phases))
         if curve.last_step is None or curve.last_step < last:
             scores = curve.score(last)
             for logger in self.loggers:
@@ -139,6 +143,7 @@ class Finish:
             "photos": [str(path.resolve()) for path in self.prepared.photos],
             "sampling": asdict(spec.sampling),
             "best_step": self.best_step,
+            "stopped_early_at": self.stopped_early_at,
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": costs,

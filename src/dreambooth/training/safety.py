@@ -1,10 +1,10 @@
-"""What ends a training early: a loss that is not finite, or a signal."""
+"""What ends a training early: a loss that is not finite, a signal, or no more progress."""
 
 from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -75,6 +75,31 @@ class StopOnNonFinite(Callback):
             step, _, value = min(bad)
             files = ", ".join(sorted({n for at, names, _ in bad if at == step for n in names}))
             raise UserError(f"The loss became {value} at step {step} on {files}: {_FIX}.")
+
+
+class StopWithoutProgress(Callback):
+    """End training after a point of the curve at which `is_over(step)` says so.
+
+    Points are every n optimizer steps of the phase. It comes after the callback that scores them.
+    """
+
+    def __init__(self, every_n_steps: int, is_over: Callable[[int], bool]) -> None:
+        self.every_n_steps, self.is_over = every_n_steps, is_over
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the next optimizer step."""
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide on rank 0, which alone has the curve's points."""
+        complete, self.step = trainer.global_step != self.step, trainer.global_step
+        if complete and self.step % self.every_n_steps == 0:
+            over = trainer.is_global_zero and self.is_over(self.step)
+            over = trainer.strategy.broadcast(over)
+            trainer.should_stop = trainer.should_stop or over
 
 
 class StopAtStepBoundary(Callback):
