@@ -54,7 +54,7 @@ def test_weights_that_are_not_finite_are_not_saved():
         callback.on_save_checkpoint(trainer, module, {})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_waits_for_a_whole_step_and_is_given_back(number):
     before = signal.getsignal(number)
     trainer, callback = FakeTrainer(), StopAtStepBoundary()
@@ -130,6 +130,23 @@ def test_a_signal_during_the_samples_before_the_first_step_waits_for_it(
     spec = spine.spec(tmp_path, *CONSTANT, "samples.every_n_steps=4")
     assert run(spec).code == 128 + number
     assert checkpoint(tmp_path)["global_step"] == 1 and signal.getsignal(number) is before
+
+
+def test_in_a_job_of_submitit_sigterm_saves_a_step_and_training_goes_on(
+    spine, four_steps, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    start = StopAtStepBoundary.on_train_start
+
+    def terminated(self, *args):
+        start(self, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(StopAtStepBoundary, "on_train_start", terminated)
+    spine.run(tmp_path, *CONSTANT)
+    saved = {path.name for path in tmp_path.glob("checkpoints/phase-0/*.ckpt")}
+    assert saved == {"step-000001.ckpt", "step-000004.ckpt"}
+    assert same(checkpoint(tmp_path)["state_dict"], checkpoint(four_steps)["state_dict"])
 
 
 def test_ctrl_c_while_lightning_sets_up_is_a_ctrl_c(spine, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,19 @@ class FailedJobs(Callback):
         """Exit before Hydra prints a second line about a failure that the job has explained."""
         if isinstance(ended["job_return"]._return_value, JobFailed):
             sys.exit(2)
+
+
+def hand_over(code: int) -> None:
+    """Give the signal that stopped a run to the handler of the launcher of its job, if it has one.
+
+    submitit's puts the job back into the queue and exits.
+
+    Args:
+        code: the run's exit code, 128 + the signal.
+    """
+    number = code - 128
+    if number in (signal.SIGUSR1, signal.SIGUSR2) and callable(signal.getsignal(number)):
+        signal.raise_signal(number)
 
 
 def missing(config: DictConfig, mode: str) -> list[Path]:

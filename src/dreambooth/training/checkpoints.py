@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash, write_json
+from dreambooth.training.safety import StopAtStepBoundary
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -70,10 +71,16 @@ class _Hashing:
 
 
 class Checkpoints(Callback):
-    """Save every n optimizer steps and at the end; remove old ones once the new one is verified."""
+    """Save every n optimizer steps and at the end; remove old ones once the new one is verified.
 
-    def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
+    `stop` asks for one more when the job may soon be killed.
+    """
+
+    def __init__(
+        self, folder: Path, every_n_steps: int, keep: int, stop: StopAtStepBoundary
+    ) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
+        self.stop = stop
         self.saved = 0
         self.stale: list[Path] = []
 
@@ -87,7 +94,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save once per optimizer step, not once per micro-batch."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0 or self.stop.checkpoint_due:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -150,7 +150,7 @@ class _Phase:
                 *self._actions(),
                 StopOnNonFinite(self.trained, 10),
                 checkpoints.Checkpoints(
-                    start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep
+                    start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep, stop
                 ),
             ],
             enable_progress_bar=True,

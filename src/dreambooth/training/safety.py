@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -103,7 +104,11 @@ class StopWithoutProgress(Callback):
 
 
 class StopAtStepBoundary(Callback):
-    """End training at SIGINT or SIGTERM after the step that is running; a checkpoint follows.
+    """End training at a signal after the step that is running; a checkpoint follows.
+
+    The signals are SIGINT, SIGTERM, and SIGUSR1 and SIGUSR2, which queues send before a time limit.
+    In a job of submitit SIGTERM only has a checkpoint written: Slurm may send it long before it
+    ends the job, and with it the user's own `scancel`, after which nothing may be queued again.
 
     Make it before the trainer runs and call `give_back` after. It is the first of the callbacks, so
     that a signal does not interrupt what the others draw before the first step.
@@ -111,32 +116,41 @@ class StopAtStepBoundary(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.checkpoint_due = False  # at a step boundary alone
+        self.terminated = False
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.before = {number: signal.getsignal(number) for number in numbers}
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the two signals, also from the trainer; a second Ctrl-C acts at once."""
+        """Take over the signals, also from the trainer; a second Ctrl-C acts at once."""
         self.step = trainer.global_step
         for number in self.before:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if number == signal.SIGTERM and "SUBMITIT_EXECUTOR" in os.environ:
+            self.terminated = True
+            return
+        asked = (signal.SIGINT, signal.SIGTERM)
+        if number in asked and self.received in asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        self.received = self.received or number
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop when an optimizer step is complete, on every rank at the same one."""
         complete, self.step = trainer.global_step != self.step, trainer.global_step
+        self.checkpoint_due = False
         if not complete:
             return
+        self.checkpoint_due, self.terminated = self.terminated, False
         if trainer.world_size > 1:
-            number = torch.tensor(self.received or 0, device=pl_module.device)
-            number = trainer.strategy.reduce(number, reduce_op="max")
-            self.received = int(number) or None
+            seen = torch.tensor([self.received or 0, self.checkpoint_due])
+            seen = trainer.strategy.reduce(seen.to(pl_module.device), reduce_op="max")
+            self.received, self.checkpoint_due = int(seen[0]) or None, bool(seen[1])
         trainer.should_stop = trainer.should_stop or self.received is not None
 
     def give_back(self) -> None:
