@@ -17,7 +17,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, missing, remove_empty
-from dreambooth.packages import need
 
 
 class EveryRun(BasicSweeper):
@@ -26,14 +25,7 @@ class EveryRun(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Prepare the launcher that the configuration names.
-
-        Raises:
-            UserError: its package is not installed.
-        """
-        if "joblib" in config.hydra.launcher._target_:
-            option, module = "hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher"
-            need("hydra-joblib-launcher", option, "leave it out", module)
+        """Prepare the launcher that the configuration names."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
         self.launcher = self.completed = Completed(self.launcher)

@@ -76,6 +76,15 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     assert not (tmp_path / "sweep/1").exists() and not (tmp_path / "sweep/3").exists()
 
 
+def test_a_search_with_optuna_goes_on_where_it_ended(tmp_path):
+    search = ("hydra/sweeper=optuna", "objective=dino", "seed=range(0,5,2)", "max_steps=7")
+    first = sweep(tmp_path, *search, "hydra.sweeper.n_trials=1")
+    assert first.returncode == 0 and "The best of 1 trials: dino=" in first.stdout, first.stderr
+    more = sweep(tmp_path, *search, "hydra.sweeper.n_trials=4")
+    assert more.returncode == 0 and "The best of 4 trials: dino=" in more.stdout, more.stderr
+    assert more.stdout.count("seed=") == 4  # three trials and the best
+
+
 def test_a_failed_run_does_not_end_later_batches(tmp_path):
     done = sweep(tmp_path, "seed=1,0,2", "hydra.sweeper.max_batch_size=1")
     assert done.returncode == 2 and "1 of 3 runs" in done.stderr
