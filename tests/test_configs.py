@@ -34,7 +34,7 @@ COUNTS = {
     "optimizer": 2,
     "scheduler": 8,
     "subject": 33,
-    "trainer": 5,
+    "trainer": 6,
 }
 CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
 GROUPS = sorted({group for group, _ in CHOICES})
@@ -109,7 +109,8 @@ def test_the_subjects_are_the_datasets():
 def own(group: str, name: str) -> tuple[str, ...]:
     """What a choice needs on the tiny model, on this machine, in a second."""
     if group == "trainer":
-        return (*ON_THIS_CPU, "trainer.strategy=auto") if name == "ddp" else ON_THIS_CPU
+        several = name in ("ddp", "fsdp")
+        return (*ON_THIS_CPU, "trainer.strategy=auto") if several else ON_THIS_CPU
     if group == "experiment":  # SMALL comes before presets, so what is large is set again
         return "batch_size=2", "prior.num_class_images=3", "prior.num_inference_steps=2"
     if group == "evaluation":
@@ -187,7 +188,7 @@ def test_every_identity_of_the_world_is_another_subject(spine, tmp_path):
 @pytest.mark.parametrize(("group", "name"), choices("trainer"))
 def test_trainers_are_real_trainers(group, name, tmp_path):
     cfg = composed("train", f"{group}={name}", *ON_THIS_CPU, f"output_dir='{tmp_path}'")
-    more = {"strategy": "auto"} if name == "ddp" else {}
+    more = {"strategy": "auto"} if name in ("ddp", "fsdp") else {}
     trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, **more)
     assert trainer.log_every_n_steps == 10
 

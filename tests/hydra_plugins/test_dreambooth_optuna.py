@@ -58,7 +58,7 @@ def test_the_best_is_the_highest_or_for_pres_the_lowest(search, capsys, objectiv
     values = iter((0.2, 0.6, 0.1, 0.4))
     trials = search(lambda _: next(values), 4, objective, n_jobs=2)
     assert len(trials) == 4 and all(1e-5 <= float(t["lr"]) <= 1e-3 for t in trials)
-    assert {t["ppl"] for t in trials} <= {"true", "false"} and trials[0]["subject"] == "dog"
+    assert {t["ppl"] for t in trials} <= {"True", "False"} and trials[0]["subject"] == "dog"
     assert (
         f"best of 4 trials: {objective}={best(0.2, 0.6, 0.1, 0.4):.4f}" in capsys.readouterr().out
     )
@@ -91,7 +91,7 @@ def test_failed_trials_count_and_end_nothing(search):
         ("lr=tag(log,interval(1e-5,1e-3))", FloatDistribution(1e-5, 1e-3, log=True)),
         ("max_steps=interval(100,400)", FloatDistribution(100, 400)),
         ("max_steps=range(100,401,100)", IntDistribution(100, 400, step=100)),
-        ("ppl=true,false", CategoricalDistribution(["true", "false"])),
+        ("ppl=true,false", CategoricalDistribution(["True", "False"])),
         ("scheduler=choice(ddim,pndm)", CategoricalDistribution(["ddim", "pndm"])),
     ],
 )

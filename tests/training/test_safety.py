@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_step_and_files(value):
-    trainer, callback = FakeTrainer(), StopOnNonFinite([torch.ones(1)], 4)
+    trainer, callback = FakeTrainer(), StopOnNonFinite(lambda: [torch.ones(1)], 4)
     for step, loss in enumerate([1.0, 2.0, value], start=1):
         trainer.global_step = step
         batch = {"names": [f"{step}b.jpg", f"{step}a.jpg", f"{step}b.jpg"]}
@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_files(value):
 
 
 def test_losses_are_looked_at_every_n_micro_steps_where_looking_waits_for_the_device():
-    trainer, callback, module = FakeTrainer(), StopOnNonFinite([], 2), FakeModule()
+    trainer, callback, module = FakeTrainer(), StopOnNonFinite(list, 2), FakeModule()
     module.device = torch.device("cuda")
     callback.on_train_start(trainer, module)
     batch, bad = {"names": ["a.jpg"]}, {"loss": torch.tensor(torch.nan)}
@@ -46,7 +46,7 @@ def test_losses_are_looked_at_every_n_micro_steps_where_looking_waits_for_the_de
 
 def test_weights_that_are_not_finite_are_not_saved():
     trainer, module = FakeTrainer(), FakeModule()
-    callback = StopOnNonFinite(list(module.model.parameters()), 2)
+    callback = StopOnNonFinite(lambda: list(module.model.parameters()), 2)
     callback.on_save_checkpoint(trainer, module, {})
     with torch.no_grad():
         module.model.bias.fill_(torch.inf)

@@ -148,7 +148,7 @@ class _Phase:
                 self.rates,
                 *average,  # before the actions, which show it
                 *self._actions(),
-                StopOnNonFinite(self.trained, 10),
+                StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
                     start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep, stop
                 ),

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from dreambooth.errors import UserError
+from dreambooth.training.sharding import local
 
 _FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
 
@@ -23,11 +24,11 @@ class StopOnNonFinite(Callback):
 
     Losses are read every `every_n_steps` micro-steps, because reading one waits for the device; on
     a CPU after each. They are always read before a checkpoint is written, so that the last good
-    one is kept. `parameters` are those that train.
+    one is kept. `parameters` lists those that train.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], every_n_steps: int) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Callable[[], Sequence[Tensor]], every_n_steps: int) -> None:
+        self.parameters = parameters
         self.every_n_steps = every_n_steps
         self.pending: list[tuple[int, list[str], Tensor]] = []
 
@@ -53,8 +54,12 @@ class StopOnNonFinite(Callback):
             UserError: as `check`; or the loss was finite and its gradient was not.
         """
         self.check(trainer)
-        finite = [weights.detach().isfinite().all() for weights in self.parameters]
-        if not bool(torch.stack(finite).all()):
+        finite = [local(weights.detach()).isfinite().all() for weights in self.parameters()]
+        all_finite = torch.stack(finite).all()
+        if trainer.world_size > 1:
+            number = trainer.strategy.reduce(all_finite.float(), reduce_op="sum")
+            all_finite = number == trainer.world_size
+        if not bool(all_finite):
             raise UserError(f"The weights are not finite after step {trainer.global_step}: {_FIX}.")
 
     def check(self, trainer: Trainer) -> None:
