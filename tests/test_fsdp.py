@@ -1,4 +1,4 @@
-"""Weights divided among two processes: the files are those of one process, and it resumes exactly."""
+"""Weights divided among two processes: the files of one process, and an exact resume."""
 
 from __future__ import annotations
 
