@@ -24,14 +24,15 @@ from spine import checkpoint
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
     ".": 7,
-    "evaluation": 4,
-    "experiment": 1,
+    "evaluation": 5,
+    "experiment": 16,
     "hydra/launcher": 2,
     "hydra/sweeper": 2,
     "logger": 2,
     "method": 4,
     "model": 4,
     "optimizer": 2,
+    "reuse": 2,
     "scheduler": 8,
     "subject": 33,
     "trainer": 6,

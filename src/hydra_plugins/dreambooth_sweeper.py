@@ -1,15 +1,19 @@
-"""A sweep in which the other runs go on when one fails.
+"""A sweep with cases beside its combinations, in which the other runs go on when one fails.
 
 It lies in `hydra_plugins`, the namespace package in which Hydra looks for sweepers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.launcher import Launcher
@@ -17,10 +21,31 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, missing, remove_empty
+from dreambooth.cli.ordering import ordered
 
 
 class EveryRun(BasicSweeper):
-    """Hydra's own sweep over every combination, with any launcher."""
+    """Hydra's own sweep over every combination of values and cases, with any launcher.
+
+    An override of the command line replaces the values of the same key in `params`, and is taken
+    out of every case: `experiment=paper_table3 subject=dog` is the study of one subject.
+
+    Args:
+        params: key => values to sweep, as text: `{lr: "1e-4,2e-4"}`. The first key varies slowest.
+        cases: lists of overrides that belong together, each list a run: `[[method=full],
+            [method=lora, lr=1e-3]]`. Within a combination of values the cases follow each other.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: Mapping[str, str] | None = None,
+        cases: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.cases = [list(case) for case in cases or ()]
+        self.given: set[str] = set()  # keys of the command line
+        self.in_parallel = False
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -28,6 +53,7 @@ class EveryRun(BasicSweeper):
         """Prepare the launcher that the configuration names."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
+        self.in_parallel = not isinstance(self.launcher, BasicLauncher)
         self.launcher = self.completed = Completed(self.launcher)
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -38,6 +64,7 @@ class EveryRun(BasicSweeper):
         """
         assert self.config is not None and self.hydra_context is not None
         folder, made = Path(self.config.hydra.sweep.dir), missing(self.config, "sweep")
+        self.given = {override.get_key_element() for override in self._parsed(arguments)}
         try:
             returns = super().sweep(arguments)
         except ConfigCompositionException:  # refused before any run
@@ -49,6 +76,40 @@ class EveryRun(BasicSweeper):
             remove_empty(folder, made)
             raise SweepFailed(self.completed.jobs)
         return returns
+
+    def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+        """List the overrides of every job that a command line asks for."""
+        self.given = {override.get_key_element() for override in self._parsed(arguments)}
+        overrides = self._parsed([*self._parse_config(), *arguments])
+        return self.split_arguments(overrides, None)[0]
+
+    def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """List the overrides of every job, in batches that are launched together."""
+        combinations = BasicSweeper.split_arguments(overrides, None)[0]
+        cases = self._cases()
+        jobs = [job + case for job, case in itertools.product(combinations, cases)]
+        jobs = ordered(jobs, self.in_parallel)
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
+
+    def _cases(self) -> list[list[str]]:
+        """List the cases without the keys that the command line gives; equal ones once."""
+        cases: list[list[str]] = []
+        for case in self.cases:
+            kept = [
+                f"{override.get_key_element()}={override.get_value_element_as_str()}"
+                for override in self._parsed(case)
+                if override.get_key_element() not in self.given
+            ]
+            if kept not in cases:
+                cases.append(kept)
+        return cases or [[]]
+
+    def _parsed(self, overrides: Sequence[str]) -> list[Override]:
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides(list(overrides))
 
 
 class Completed(Launcher):

@@ -112,7 +112,7 @@ def test_a_users_choices_are_listed(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nlr: 5")
     text = shown("train", f"--config-dir={tmp_path}", "experiment=mine")
-    assert "  experiment=mine " in text and "mine, parity_diffusers" in text
+    assert "  experiment=mine " in text and "mine, paper_table1" in " ".join(text.split())
     assert "\n  lr=5 " in text
 
 

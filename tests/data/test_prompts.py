@@ -121,7 +121,7 @@ def test_no_subject_at_all_is_refused() -> None:
 
 
 def test_unknown_set_names_the_known() -> None:
-    with pytest.raises(UserError, match="'papr': choose one of paper, cornell, quick"):
+    with pytest.raises(UserError, match="'papr': choose one of paper, cornell, recontext, quick"):
         prompts("papr", live=False)
 
 

@@ -20,6 +20,7 @@ from dreambooth.training.fingerprint import (
     facts_of,
     facts_of_phases,
     is_under,
+    rounding_facts,
 )
 
 TABLES = {"weights": WEIGHTS, "content": CONTENT, "results": RESULTS, "neither": NEITHER}
@@ -172,6 +173,8 @@ CHANGES_NO_WEIGHT = {
     "cache_dir": ("cache_dir=elsewhere",),
     "logger": ("logger=wandb",),
     "resume": ("resume=null",),
+    "reuse": ("reuse=on",),
+    "published": ("published={title: a study}",),
     "evaluation": ("evaluation=paper",),
     "samples": ("samples.seeds=[3,4]",),
     "checkpoint.every_n_steps": ("checkpoint.every_n_steps=7",),
@@ -203,3 +206,27 @@ def test_a_later_phase_depends_on_the_earlier_ones(spine, tmp_path):
     assert two[0][0] == two[1][0]  # more steps continue the first phase
     differing = {key for key in two[0][1] if two[0][1][key] != two[1][1][key]}
     assert differing == {"phase_0"}
+
+
+@pytest.mark.slow
+def test_what_is_taken_over_agrees_in_the_last_bits_too(spine, tmp_path, monkeypatch):
+    def rounding(*overrides: str, captions: tuple[str, ...] = ("a dog", "a cat")) -> dict:
+        examples = SimpleNamespace(key="latents", prompts=captions)
+        batches = SimpleNamespace(instance=examples, prior=None)
+        return rounding_facts(spine.spec(tmp_path, *overrides), batches)
+
+    def differing(other: dict) -> set[str]:
+        return {key for key in before if before[key] != other[key]}
+
+    before = rounding()
+    for overrides, differs in (
+        (("gradient_checkpointing=true",), {"gradient_checkpointing"}),
+        (("compile=true",), {"compile"}),
+        (("+trainer.benchmark=true",), {"trainer"}),
+        (("trainer.log_every_n_steps=3", "scheduler=pndm", "max_steps=9"), set()),
+    ):
+        assert differing(rounding(*overrides)) == differs
+    assert differing(rounding(captions=("a cat", "a dog"))) == {"examples"}
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    assert differing(rounding()) == {"threads"}
+    assert None not in before["versions"].values() and len(before["code"]) == 16

@@ -135,3 +135,18 @@ def test_a_run_goes_on_without_the_curve_whose_networks_are_missing(without_netw
 def test_a_curve_that_chooses_the_export_is_needed(without_networks):
     with pytest.raises(UserError, match="not here"):
         make_curve(without_networks("checkpoint.best=harmonic"))
+
+
+def test_some_photos_train_and_all_are_references(spine, tmp_path):
+    prepared = prepare(spine.spec(tmp_path, "ppl=false", "photos.use=2"), Costs())
+    assert [path.name for path in prepared.photos] == ["0.png", "1.png", "2.png"]
+    assert [path.name for path in prepared.training_photos] == ["0.png", "1.png"]
+    assert len(prepared.batches.instance.prompts) == 2
+    assert prepared.references == "training and other photos"
+    everything = prepare(spine.spec(tmp_path, "ppl=false", "photos.use=3"), Costs())
+    assert everything.references == "training photos"
+
+
+def test_more_photos_than_there_are_is_one_sentence(spine, tmp_path):
+    with pytest.raises(UserError, match="photos.use=4 is more than the 3 photos"):
+        prepare(spine.spec(tmp_path, "photos.use=4"), Costs())

@@ -34,6 +34,7 @@ POSITIVE = (
     "sampling.num_inference_steps",
     "sampling.batch_size",
     "photos.rendered",
+    "reuse.keep_gib",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -71,6 +72,7 @@ OPTIONAL = {
         "null or a whole number greater than 0",
         lambda v: _is_whole(v) and v > 0,
     ),
+    "photos.use": ("null or a whole number greater than 0", lambda v: _is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
 LISTS = {
@@ -85,6 +87,7 @@ SWITCHES = (
     "compile",
     "augment.random_crop",
     "augment.flip",
+    "reuse.enabled",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),

@@ -62,7 +62,7 @@ def _run(cfg: DictConfig) -> int:
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
-    photos, what, references = _references(cfg, [Path(p) for p in run.record["photos"]])
+    photos, what, references = _references(cfg, run.photos, run.training_photos)
     encoders = _encoders(cfg, settings.metrics)
     evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)
     output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
@@ -94,7 +94,7 @@ def _images(cfg: DictConfig) -> int:
             f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
             "prompts: add one with the columns file, prompt and class_only."
         )
-    photos, what, references = _references(cfg, None)
+    photos, what, references = _references(cfg, None, [])
     _refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
@@ -109,24 +109,27 @@ def _images(cfg: DictConfig) -> int:
     return 0
 
 
-def _references(cfg: DictConfig, trained_on: list[Path] | None) -> tuple[list[Path], str, str]:
+def _references(
+    cfg: DictConfig, own: list[Path] | None, trained_on: list[Path]
+) -> tuple[list[Path], str, str]:
     """The photos to compare with, their kind, and a sentence on them.
 
-    A training photo is one whose file has the same bytes as one that the run was trained on.
+    A training photo is one whose file has the same bytes as one that the run was trained on. `own`
+    are the photos of the run's subject; None where there is no run.
     """
     if isinstance(cfg.photos, str):
         photos = list_photos(cfg.photos)
-        what, count = _kind(photos, trained_on or [])
+        what, count = _kind(photos, trained_on)
         return photos, what, f"{what} in {cfg.photos} ({count})"
-    if trained_on is None:
+    if own is None:
         raise UserError("photos=DIR is missing: give the folder of the subject's photos.")
-    lost = [path for path in trained_on if not path.is_file()]
+    lost = [path for path in own if not path.is_file()]
     if lost:
         raise UserError(
-            f"the training photo {lost[0]} is not there any more: pass photos=DIR with the "
-            "subject's photos."
+            f"the photo {lost[0]} is not there any more: pass photos=DIR with the subject's photos."
         )
-    return trained_on, "training photos", "training photos"
+    what = "training photos" if own == trained_on else "training and other photos"
+    return own, what, what
 
 
 def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:

@@ -10,6 +10,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.errors import UserError
 
+# of the DreamBooth dataset, sorted
+CLASS_NOUNS = (
+    "backpack",
+    "boot",
+    "bowl",
+    "can",
+    "candle",
+    "cartoon",
+    "cat",
+    "clock",
+    "dog",
+    "glasses",
+    "sneaker",
+    "stuffed animal",
+    "teapot",
+    "toy",
+    "vase",
+)
+
 
 def slug(text: str) -> str:
     """Turn overrides into one folder name, without separators or spaces, of at most 200 characters.
@@ -20,6 +39,54 @@ def slug(text: str) -> str:
     if len(name) <= 200:
         return name
     return f"{name[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def choose(value: object, *pairs: object) -> object:
+    """Return the choice for `value`: `${choose:${noun},right,A,none,B,C}`; the last is for any
+    other value.
+
+    Raises:
+        UserError: a value without a choice.
+    """
+    choices = dict(zip(pairs[::2], pairs[1::2], strict=False))
+    if value in choices:
+        return choices[value]
+    if len(pairs) % 2:
+        return pairs[-1]
+    raise UserError(f"{value} is not a choice here: choose {', '.join(map(str, choices))}.")
+
+
+def scaled(setting: str, *published: float, _root_: DictConfig) -> float | int | str:
+    """Turn published settings of Stable Diffusion into the model's: `${scaled:full.lr,5e-6,2e-6}`.
+
+    `conf/model/NAME.yaml` has the factors under `scale`. Numbers of steps and images stay whole,
+    and at least 1.
+
+    Returns:
+        one number, or several with commas, as a sweep takes them.
+    """
+    factor = OmegaConf.select(_root_, f"model.scale.{setting}")
+    if factor is None:
+        raise UserError(f"model.scale.{setting} does not exist: conf/model has the factors.")
+    is_rate = setting.endswith("lr")
+    values = [v * factor if is_rate else max(1, round(v * factor)) for v in published]
+    if len(values) == 1:
+        return float(f"{values[0]:.6g}") if is_rate else values[0]
+    return ",".join(f"{value:.6g}" for value in values)
+
+
+def at_most(limit: float | None, value: float) -> float:
+    """Return the smaller of both; `limit` null is no limit."""
+    return value if limit is None else min(limit, value)
+
+
+def other_noun(noun: str) -> str:
+    """Return another class noun of the dataset: the next in the alphabet, and the first at the end.
+
+    A noun that is not in the dataset gets the first.
+    """
+    following = [other for other in CLASS_NOUNS if other > noun] if noun in CLASS_NOUNS else []
+    return following[0] if following else CLASS_NOUNS[0]
 
 
 def finished(run: str) -> str:
@@ -45,6 +112,10 @@ def help_text(command: str, *, _root_: DictConfig) -> str:
 
 for name, function in {
     "if": lambda condition, yes, no: yes if condition else no,
+    "choose": choose,
+    "scaled": scaled,
+    "at_most": at_most,
+    "other_noun": other_noun,
     "last_word": lambda text: text.split()[-1],
     "slug": slug,
     "finished": finished,

@@ -34,6 +34,7 @@ from dreambooth.training.spec import (
     Loss,
     ModelSpec,
     PriorSpec,
+    ReuseSpec,
     SamplesSpec,
     SubjectSpec,
     TrainSpec,
@@ -66,6 +67,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
         checkpoint=checkpoint_spec(config),
+        reuse=ReuseSpec(**config["reuse"]),
         samples=_samples(config, subject.words, sampling),
         sampling=sampling,
         evaluation=evaluation_spec(config["evaluation"]),
@@ -126,6 +128,7 @@ def _subject(config: Mapping[str, Any]) -> SubjectSpec:
         subject["photos"],
         None if is_of_world else photos["root"],
         photos["rendered"] if config["model"]["rendered_subjects"] else None,
+        photos["use"],
     )
 
 

@@ -88,6 +88,7 @@ _SETS = {
         _SCENES + _ACCESSORIES + _PROPERTIES,
     ),
     "cornell": (_CORNELL_OBJECT, _CORNELL_LIVE),
+    "recontext": (_SCENES, _SCENES),
     "quick": (_QUICK, _QUICK),
 }
 
@@ -105,7 +106,7 @@ class SubjectWords:
 def prompts(name: str, live: bool) -> tuple[str, ...]:
     """Return the templates of a prompt set, for live subjects or for objects.
 
-    The set `paper` has 25 templates, `cornell` 8 and `quick` 4.
+    The set `paper` has 25 templates, `recontext` (its first) 10, `cornell` 8 and `quick` 4.
 
     Raises:
         UserError: an unknown set.

@@ -30,6 +30,7 @@ class Evaluation:
     sampling: Sampling
     photos: Sequence[Path]
     encoders: Encoders
+    references: str = "training photos"  # what kind of photos they are
 
     @property
     def items(self) -> list[Item]:
@@ -72,7 +73,7 @@ class Evaluation:
             "protocol": self.spec.protocol,
             "provenance": facts,
             "subject": asdict(self.subject),
-            **explain(self.photos, "training photos", self.encoders),
+            **explain(self.photos, self.references, self.encoders),
         }
 
 

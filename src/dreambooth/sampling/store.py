@@ -107,6 +107,12 @@ class ImageStore:
             }
             self._record(items, rows, {})
 
+    def holds(self, items: Sequence[Item]) -> bool:
+        """Tell whether the folder has exactly these images, drawn under these facts."""
+        recorded = self._recorded()
+        asked = [item.file for item in items]
+        return list(recorded) == asked and all(self._has(item, recorded) for item in items)
+
     def is_whole(self) -> bool:
         """Tell whether every image of the manifest was drawn under these facts."""
         rows = self._recorded().values()

@@ -78,6 +78,16 @@ class Run:
         )
 
     @property
+    def photos(self) -> list[Path]:
+        """All photos of the subject, with which scores compare."""
+        return [Path(path) for path in self.record["photos"]]
+
+    @property
+    def training_photos(self) -> list[Path]:
+        """The photos that the run was trained on."""
+        return self.photos[: self.record.get("photos_used")]
+
+    @property
     def evaluations(self) -> list[str]:
         """Names of the evaluations that scored the run, sorted."""
         return sorted(path.parent.name for path in self.folder.glob("evaluation/*/metrics.json"))

@@ -141,6 +141,7 @@ class Finish:
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
+            "photos_used": len(self.prepared.training_photos),
             "sampling": asdict(spec.sampling),
             "best_step": self.best_step,
             "stopped_early_at": self.stopped_early_at,

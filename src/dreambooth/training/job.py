@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import write_json
 from dreambooth.quoting import quoted, typed
@@ -17,8 +18,9 @@ from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
 from dreambooth.training.loggers import finish_loggers, make_loggers, silence_libraries
 from dreambooth.training.phase import train_phases
-from dreambooth.training.prepare import make_curve, prepare
-from dreambooth.training.resume import find_starts
+from dreambooth.training.prepare import Prepared, make_curve, prepare
+from dreambooth.training.resume import Start, find_starts
+from dreambooth.training.reuse import log_reused, shared
 from dreambooth.training.spec import TrainSpec
 
 
@@ -42,11 +44,18 @@ def run(spec: TrainSpec) -> Outcome:
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
     prepared = prepare(spec, costs)
-    facts = facts_of(spec, prepared.model, prepared.photos, prepared.batches)
-    starts = find_starts(spec, facts)
-    curve = make_curve(prepared)
+    facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
+    starts, curve = find_starts(spec, facts), make_curve(prepared)
+    with shared(prepared, starts, curve) as starts:
+        return _train(prepared, starts, curve)
+
+
+def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outcome:
+    """Train every phase from its start, and finish the run unless a signal has stopped it."""
+    spec, costs = prepared.spec, prepared.costs
     loggers = make_loggers(spec.folder, spec.logger, spec.config)
     try:
+        log_reused(starts, loggers, curve)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)

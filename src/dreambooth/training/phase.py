@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.evaluation.curve import Curve
+from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.loggers import log_images
@@ -34,6 +35,8 @@ def train_phases(
     for number, start in enumerate(starts):
         costs[f"phase_{number}"] = result = _Phase(prepared, number, loggers, curve).train(start)
         free_memory()  # the phase's optimizer state, before anything else needs room
+        if start.trained is not None:
+            start.trained.release()
         stopped = result["stopped"]
         if stopped is not None:
             break
@@ -64,8 +67,9 @@ class _Phase:
 
         Returns:
             `seconds`, `steps`, `images_per_second`, `trained_parameters`, `stopped` (a signal's
-            number, or None), and `stopped_early_at` (the run's step at which the curve had not
-            risen for `checkpoint.patience` points, or None).
+            number, or None), `stopped_early_at` (the run's step at which the curve had not risen
+            for `checkpoint.patience` points, or None), and `reused` (`run`, `step` and `seconds` of
+            a training that was taken over, or None).
 
         Raises:
             UserError: a loss that is not finite.
@@ -93,6 +97,7 @@ class _Phase:
             "stopped": stop.received,
             "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
+            "reused": start.history["reused"],
         }
 
     def _module(self) -> DreamBooth:
@@ -115,7 +120,7 @@ class _Phase:
 
     def _fit(self, start: Start, stop: StopAtStepBoundary) -> None:
         """Run Lightning's Trainer, with our handling of signals."""
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and start.taken is None:
             log.info("Resuming from %s.", start.checkpoint)
         trainer = self._trainer(start, stop)
         data = DreamBoothData(self.batches)
@@ -141,7 +146,7 @@ class _Phase:
             max_steps=self.phase.max_steps,
             max_epochs=-1,
             accumulate_grad_batches=spec.optimizer.accumulate,
-            plugins=[checkpoints.VerifiedCheckpointIO(start.facts)],
+            plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
                 Progress(),
@@ -150,7 +155,11 @@ class _Phase:
                 *self._actions(),
                 StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
-                    start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep, stop
+                    start.folder,
+                    spec.checkpoint.every_n_steps,
+                    spec.checkpoint.keep,
+                    stop,
+                    start.trained,
                 ),
             ],
             enable_progress_bar=True,
@@ -164,6 +173,15 @@ class _Phase:
         trainer.log_every_n_steps = interval  # pyright: ignore[reportAttributeAccessIssue]
         return trainer
 
+    def _history(self, start: Start) -> Callable[[], dict[str, Any]]:
+        """Make what a checkpoint's record says of the training up to it."""
+        before, key = start.history, start.trained.key if start.trained else None
+        return lambda: {
+            "key": key,
+            "seconds": round(before["seconds"] + self.rates.seconds, 2),
+            "reused": before["reused"],
+        }
+
     def _actions(self) -> list[pl.Callback]:
         """Draw samples and score the curve every n steps.
 
@@ -174,12 +192,22 @@ class _Phase:
         exports_best = spec.checkpoint.best is not None and self.is_last
         if every := spec.samples.every_n_steps:
             draw = self._on_shown_weights(self._draw)
-            actions.append(EveryNSteps(every, draw, None if exports_best else last))
+            until = None if exports_best else last
+            actions.append(EveryNSteps(every, draw, until, self._is_drawn))
         if spec.curve is not None and self.curve is not None:
             score = self._on_shown_weights(self._score)
-            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last))
+            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last, self._is_scored))
             actions.append(StopWithoutProgress(spec.curve.every_n_steps, self._is_over))
         return actions
+
+    def _is_drawn(self, step: int) -> bool:
+        name = step_name(self.module.steps_before + step)
+        return (self.spec.folder / "samples" / f"{name}.png").exists()
+
+    def _is_scored(self, step: int) -> bool:
+        assert self.curve is not None
+        scored = self.curve.last_step
+        return scored is not None and scored >= self.module.steps_before + step
 
     def _is_over(self, step: int) -> bool:
         """Tell whether the curve up to a step of this phase says that the phase ends there."""
@@ -199,7 +227,7 @@ class _Phase:
 
     def _draw(self, step: int) -> None:
         samples = self.spec.samples.set
-        images = samples.draw(self.model, self.spec.folder / "samples", f"step-{step:06d}")
+        images = samples.draw(self.model, self.spec.folder / "samples", step_name(step))
         log_images(self.loggers, "samples", images, samples.captions)
 
     def _score(self, step: int) -> None:

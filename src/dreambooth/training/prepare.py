@@ -35,13 +35,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the phases of a run work with."""
+    """What the phases of a run work with; `photos` are all of the subject's."""
 
     spec: TrainSpec
     costs: Costs
     weights: TrainableWeights
     photos: list[Path]
     batches: KeyedBatches
+
+    @property
+    def training_photos(self) -> list[Path]:
+        """The photos that the weights train on."""
+        return self.photos[: self.spec.subject.use]
+
+    @property
+    def references(self) -> str:
+        """The kind of photos that scores compare with, in words."""
+        all_train = self.training_photos == self.photos
+        return "training photos" if all_train else "training and other photos"
 
     @property
     def model(self) -> BaseModel:
@@ -66,9 +77,14 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         subject.rendered,
         spec.cache_dir,
     )
+    if subject.use is not None and subject.use > len(photos):
+        raise UserError(
+            f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
+            "use fewer, or null for all."
+        )
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
-    batches = _batches(spec, model, photos, costs)
+    batches = _batches(spec, model, photos[: subject.use], costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     return Prepared(spec, costs, weights, photos, batches)
 
@@ -122,7 +138,14 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         settings.encoders_dir,
         str(spec.cache_dir),
     )
-    return Evaluation(settings, spec.subject.words, spec.sampling, prepared.photos, encoders)
+    return Evaluation(
+        settings,
+        spec.subject.words,
+        spec.sampling,
+        prepared.photos,
+        encoders,
+        prepared.references,
+    )
 
 
 def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:

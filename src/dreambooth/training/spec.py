@@ -35,7 +35,8 @@ class SubjectSpec:
     """A subject's words, and where its photos come from.
 
     `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
-    pictures of the embedded world are made; with None the dataset is downloaded.
+    pictures of the embedded world are made; with None the dataset is downloaded. The first `use`
+    photos train; None is all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SubjectSpec:
     photos: str | None
     root: str | None
     rendered: int | None
+    use: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,14 @@ class CheckpointSpec:
 
 
 @dataclass(frozen=True)
+class ReuseSpec:
+    """Whether runs share trainings in the cache, and how many GiB these may fill."""
+
+    enabled: bool
+    keep_gib: float
+
+
+@dataclass(frozen=True)
 class SamplesSpec:
     """Sample images, drawn every n optimizer steps (0: only at the end)."""
 
@@ -199,6 +209,7 @@ class TrainSpec:
     optimizer: OptimizerSpec
     hardware: HardwareSpec
     checkpoint: CheckpointSpec
+    reuse: ReuseSpec
     samples: SamplesSpec
     sampling: Sampling
     evaluation: EvaluationSpec | None
