@@ -107,12 +107,15 @@ class Slurm(Launcher):
 
 
 def _result(job: Job, overrides: Sequence[str]) -> JobReturn:
-    """Wait for a job; one that left no result is a failed one."""
+    """Wait for a job; one that left no result, or an error outside of the run, is a failed one."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
     try:
         return job.result()
-    except Exception as error:  # submitit's own, or what could not be unpickled
-        first = str(error).strip().splitlines()[0].rstrip(".:")
-        text = f"its job {job.job_id} left no result ({first}); its log: {job.paths.stderr}"
-        failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-        failed.return_value = JobFailed(text)
-        return failed
+    except FailedJobError as error:  # with the job's traceback
+        text = f"failed ({str(error).strip().splitlines()[-1]})"
+    except UncompletedJobError:
+        text = f"left no result (state {job.state})"
+    failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    failed.return_value = JobFailed(f"its job {job.job_id} {text}; its log: {job.paths.stderr}")
+    return failed

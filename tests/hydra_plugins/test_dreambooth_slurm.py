@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
-from submitit.core.utils import UncompletedJobError
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from dreambooth import packages
 from dreambooth.cli.configs import CONF
@@ -64,15 +64,22 @@ def test_an_option_that_slurm_lacks_and_a_machine_without_slurm_are_one_sentence
         launcher()._executor()
 
 
-def test_a_job_that_left_nothing_is_a_failed_one():
-    def killed() -> None:
-        raise UncompletedJobError("Job 7 has not produced any output (state: OUT_OF_MEMORY)\nlog")
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UncompletedJobError("Job 7\nhas no output\n"), "left no result (state OUT_OF_MEMORY)"),
+        (FailedJobError("with trace:\n---\n  File x\nOSError: no\n"), "failed (OSError: no)"),
+    ],
+)
+def test_a_job_that_left_nothing_is_a_failed_one(error, expected):
+    def ended() -> None:
+        raise error
 
-    job: Any = SimpleNamespace(result=killed, job_id="7", paths=SimpleNamespace(stderr=Path("e")))
+    paths = SimpleNamespace(stderr=Path("e"))
+    job: Any = SimpleNamespace(result=ended, job_id="7", paths=paths, state="OUT_OF_MEMORY")
     failed = _result(job, ["seed=1"])
     assert failed.status == JobStatus.FAILED and failed.overrides == ["seed=1"]
-    expected = "its job 7 left no result (Job 7 has not produced any output (state: OUT_OF_MEMORY))"
-    assert str(failed._return_value) == f"{expected}; its log: e"
+    assert str(failed._return_value) == f"its job 7 {expected}; its log: e"
 
 
 def test_without_its_package_it_is_refused(launcher, monkeypatch):
