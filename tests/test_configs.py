@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from importlib import resources
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,9 +220,12 @@ def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypat
     from wandb import wandb_agent
 
     started: list[list[str]] = []
-    monkeypatch.setattr(
-        wandb_agent, "AgentProcess", lambda env, command, **_: started.append(command)
-    )
+
+    def started_with(env, command, **_) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(wandb_agent, "AgentProcess", started_with)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_RUN_ID", "")
     sweep: Any = OmegaConf.to_container(OmegaConf.load(CONF / "wandb_sweep.yaml"), resolve=False)
