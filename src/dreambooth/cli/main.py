@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.cli import resolvers  # noqa: F401  registers them
+from dreambooth.cli.axes import quote_axes
 from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
@@ -59,6 +60,7 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
     with interruptible():
         try:
             parsed = parse(sys.argv[1:])
+            parsed.overrides = quote_axes(parsed.overrides)
             sys.argv[1:] = flags_first(parsed)
             folders = search_folders(parsed.config_dir, parsed.overrides)
             check_added(command, parsed.overrides, folders)

@@ -22,6 +22,17 @@ def slug(text: str) -> str:
     return f"{name[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def drawing(text: str) -> str:
+    """Name the folder of what generate.py draws by its overrides, so that a repeat finds it.
+
+    A name that lost characters keeps a hash of them, so that two commands never share a folder.
+    """
+    if not text:
+        return "images"
+    name, digest = slug(text), hashlib.sha256(text.encode()).hexdigest()[:8]
+    return name if name == text or name.endswith(digest) else f"{name[:190]}-{digest}"
+
+
 def finished(run: str) -> str:
     """Return `run`, the folder of a finished run.
 
@@ -47,6 +58,7 @@ for name, function in {
     "if": lambda condition, yes, no: yes if condition else no,
     "last_word": lambda text: text.split()[-1],
     "slug": slug,
+    "drawing": drawing,
     "finished": finished,
     "help": help_text,
 }.items():

@@ -102,6 +102,17 @@ def merge_lora(model: BaseModel) -> None:
                 layer.merge()
 
 
+def scale_lora(model: BaseModel, weight: float) -> None:
+    """Multiply every adapter that is not merged by `weight`: `W x + weight (alpha / rank) B A x`.
+
+    0 is the base model and 1 the adapter as it was trained.
+    """
+    for name in model.trainable_networks:
+        for layer in model.network(name).modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.set_scale(ADAPTER, weight)
+
+
 def targets_in(model: BaseModel, network: str, targets: tuple[str, ...]) -> list[str]:
     """Pick the targets that name layers of `network`.
 

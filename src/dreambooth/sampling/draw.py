@@ -25,7 +25,7 @@ def draw(
     """
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
-    with evaluation_mode(pipeline), _autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -71,8 +71,8 @@ def _networks(pipeline: Any) -> list[torch.nn.Module]:
     return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def _autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
-    """Draw in half precision if `dtype` is one, or if some networks were cast to one while frozen.
+def autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
+    """Compute in half precision if `dtype` is one, or if some networks were cast while frozen.
 
     The dtype of those networks comes first, because autocast does not convert their weights.
     """
