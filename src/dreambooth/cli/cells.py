@@ -145,6 +145,13 @@ class Cells:
         found = self.runs[run]
         return RunWeights(found, method_spec(found.config["method"]), step)
 
+    def labels(self, place: str) -> list[str]:
+        """Write the values of an axis; a prompt is filled if all runs have the same words."""
+        axis, words = self.axes[place], [run.words for run in self.runs.values()]
+        if axis.name == "prompt" and all(each == words[0] for each in words):
+            return [filled(value, words[0], words[0].phrase) for value in axis.values]
+        return [label(axis.name, value, axis.values) for value in axis.values]
+
     def layer(self, z: int) -> list[Cell]:
         """List the cells of one sheet, row by row."""
         sizes = {place: len(axis.values) for place, axis in self.axes.items()}
@@ -210,7 +217,7 @@ def filled(template: str, words: SubjectWords, subject: str) -> str:
 
 def label(name: str, value: Any, seen: Sequence[Any]) -> str:
     """Write a value of an axis as it stands beside the pictures; `seen` are all of the axis."""
-    if name == "prompt":
+    if name in ("prompt", "scheduler"):
         return str(value)
     if name == "run":
         return run_label(str(value), [str(each) for each in seen])

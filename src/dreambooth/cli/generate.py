@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 from PIL import Image
 
-from dreambooth.cli.cells import Cell, Cells, label
+from dreambooth.cli.cells import Cell, Cells
 from dreambooth.cli.films import draw_film
 from dreambooth.files import atomic, cache_key, write_csv
 from dreambooth.model.lora import scale_lora
@@ -116,8 +116,7 @@ class Sheets:
         for z, layer in enumerate(self.layers):
             title, name = "", "grid"
             if "z" in axes:
-                axis = axes["z"]
-                title = label(axis.name, axis.values[z], axis.values)
+                title = self.cells.labels("z")[z]
                 name = f"grid_{z:02d}_{slug(title)}"
             images = [self._open(cell) for cell in layer]
             sheets.append(self.folder / f"{name}.png")
@@ -129,10 +128,7 @@ class Sheets:
 
     def _sheet(self, images: list[Image.Image], title: str) -> Image.Image:
         axes, grid = self.cells.axes, self.cells.cfg.grid
-        texts = {
-            place: [label(axis.name, value, axis.values) for value in axis.values]
-            for place, axis in axes.items()
-        }
+        texts = {place: self.cells.labels(place) for place in axes}
         if "y" not in axes and "x" in axes and grid.columns is not None:
             columns = min(grid.columns, len(images))
             return captioned_grid(images, title, texts["x"], columns, grid.cell)

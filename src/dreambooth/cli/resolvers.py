@@ -29,8 +29,9 @@ def drawing(text: str) -> str:
     """
     if not text:
         return "images"
-    name, digest = slug(text), hashlib.sha256(text.encode()).hexdigest()[:8]
-    return name if name == text or name.endswith(digest) else f"{name[:190]}-{digest}"
+    plain = text.replace("'", "")  # the quotes of an axis
+    name, digest = slug(plain), hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return name if name == plain or name.endswith(digest) else f"{name[:190]}-{digest}"
 
 
 def finished(run: str) -> str:

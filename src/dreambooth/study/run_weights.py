@@ -11,7 +11,6 @@ from dreambooth.model.source import locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path
-from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
@@ -38,11 +37,10 @@ class RunWeights:
         path = self._checkpoint()
         if path is None or not path.is_file():
             steps = ", ".join(str(step) for step in self.steps())
-            again = typed(f"hydra.run.dir={quoted(self.run.folder)}")
             raise UserError(
-                f"step={self.step} has no checkpoint in {self.run.folder}, which holds {steps}: to "
-                f"keep more, train with checkpoint.keep=100 and checkpoint.every_n_steps=N, such "
-                f"as `python train.py {again} resume=null` and the same options."
+                f"step={self.step} has no checkpoint in {self.run.folder}, which has {steps}: "
+                "choose among these, or train a run with checkpoint.keep=100 and "
+                "checkpoint.every_n_steps=N."
             )
         verify(path)
 
