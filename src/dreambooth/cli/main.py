@@ -170,6 +170,8 @@ def sentence(error: Exception) -> str | None:
 
 def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
     """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "A group cannot be null: leave it out, or take a preset's out as in '~scheduler'."
     if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
         return None
     first = str(error).strip().splitlines()[0].strip()
