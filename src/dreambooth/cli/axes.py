@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -153,3 +154,28 @@ def parse_axes(grid: Any) -> dict[str, Axis]:
             )
         seen[axis.name] = place
     return axes
+
+
+def label(name: str, value: Any, seen: Sequence[Any]) -> str:
+    """Write a value of an axis as it stands beside the pictures; `seen` are all of the axis."""
+    if name in ("prompt", "scheduler"):
+        return str(value)
+    if name == "run":
+        return run_label(str(value), [str(each) for each in seen])
+    if name == "negative_prompt":
+        return f"without {value}" if value else "no negative prompt"
+    if name == "step" and value is None:
+        return "exported"
+    words = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+    return f"{words.get(name, name.replace('_', ' '))} {value}"
+
+
+def run_label(folder: str, folders: Sequence[str]) -> str:
+    """Name a run by the parts of its folder's name that the others do not share.
+
+    `ppl=False,subject=dog` beside `ppl=True,subject=dog` => `ppl=False`.
+    """
+    parts = [Path(each).name.split(",") for each in folders]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    own = [part for part in Path(folder).name.split(",") if part not in shared]
+    return ", ".join(own) or Path(folder).name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -11,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.axes import PLACES, Axis, parse_axes
+from dreambooth.cli.axes import PLACES, Axis, label, parse_axes
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.configs import CONF, files_of
 from dreambooth.cli.suggest import no_choice
@@ -213,28 +212,3 @@ def filled(template: str, words: SubjectWords, subject: str) -> str:
         UserError: other braces.
     """
     return fill(template.replace("{class_noun}", words.class_noun), None, subject)
-
-
-def label(name: str, value: Any, seen: Sequence[Any]) -> str:
-    """Write a value of an axis as it stands beside the pictures; `seen` are all of the axis."""
-    if name in ("prompt", "scheduler"):
-        return str(value)
-    if name == "run":
-        return run_label(str(value), [str(each) for each in seen])
-    if name == "negative_prompt":
-        return f"without {value}" if value else "no negative prompt"
-    if name == "step" and value is None:
-        return "exported"
-    words = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-    return f"{words.get(name, name.replace('_', ' '))} {value}"
-
-
-def run_label(folder: str, folders: Sequence[str]) -> str:
-    """Name a run by the parts of its folder's name that the others do not share.
-
-    `ppl=False,subject=dog` beside `ppl=True,subject=dog` => `ppl=False`.
-    """
-    parts = [Path(each).name.split(",") for each in folders]
-    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    own = [part for part in Path(folder).name.split(",") if part not in shared]
-    return ", ".join(own) or Path(folder).name

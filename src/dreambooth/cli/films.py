@@ -18,12 +18,11 @@ from dreambooth.files import cache_key, write_json
 from dreambooth.packages import need
 from dreambooth.sampling.film import FASTEST_GIF, delays, write_gif, write_mp4
 from dreambooth.sampling.morph import Morph, draw_frames
-from dreambooth.sampling.provenance import Provenance
+from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item
 from dreambooth.study.run_weights import RunWeights
 
-DTYPES = ("torch.float32",) * 3  # a model that is loaded is float32
 NAME, STEP = "morph", 1000  # of the files; from one keyframe's seed to the next
 
 
@@ -46,7 +45,7 @@ def draw_film(cells: Cells, device: str, folder: Path) -> int:
     (run,), (step,) = cells.runs, cells.values("step")
     weights, cell = cells.weights(run, step), cells.layer(0)[0]
     film = film_of(cells, cell.sampling)
-    shown = Provenance(weights.describe(cell.adapter_weight), cell.sampling, DTYPES)
+    shown = Provenance(weights.describe(cell.adapter_weight), cell.sampling, LOADED_DTYPES)
     record = {"key": cache_key(**shown.facts, **film.morph.facts, fps=film.fps, size=film.size)}
     files = [folder / f"{NAME}.{kind}" for kind in film.formats]
     if _recorded(folder) == record and all(file.exists() for file in files):

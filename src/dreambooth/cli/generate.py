@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ from PIL import Image
 from dreambooth.cli.cells import Cell, Cells
 from dreambooth.cli.films import draw_film
 from dreambooth.files import atomic, cache_key, write_csv
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.lora import scale_lora
 from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, captioned_grid, labelled_grid
-from dreambooth.sampling.provenance import Provenance
+from dreambooth.sampling.progress import progress_bar
+from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.store import ImageStore, Item, slug
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.training.prepare import warn_of_unseen_words
-
-DTYPES = ("torch.float32",) * 3  # a model that is loaded is float32
 
 
 def generate(cfg: DictConfig) -> int:
@@ -41,74 +40,86 @@ def generate(cfg: DictConfig) -> int:
     for path in sheets.write():
         print(path)
     count = len(sheets.files)
-    print(f"{made} of {count} images drawn, the others were there: {folder / 'images'}")
+    print(f"{made} of {count} images drawn, the others were there: {sheets.images}")
     return 0
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Cells that one model draws with one sampler, and their files."""
+class _Job:
+    """Pictures that one model draws with one sampler, by file."""
 
+    weights: RunWeights
     provenance: Provenance
-    items: dict[str, Item]
+    items: dict[str, Item] = field(default_factory=dict)
+
+    def store(self, folder: Path) -> ImageStore:
+        """The store that keeps them."""
+        return ImageStore(folder, self.provenance.facts, self.provenance.text)
 
 
 class Sheets:
     """The pictures of a grid in `folder/images`, and the sheets that show them, one for each z."""
 
     def __init__(self, cells: Cells, folder: Path) -> None:
-        self.cells, self.folder = cells, folder
-        axes = cells.axes
-        depth = len(axes["z"].values) if "z" in axes else 1
+        self.cells, self.folder, self.images = cells, folder, folder / "images"
+        depth = len(cells.axes["z"].values) if "z" in cells.axes else 1
         self.layers = [cells.layer(z) for z in range(depth)]
-        self.names = {str(run.folder): name for name, run in cells.runs.items()}
+        self.names = {run.folder: name for name, run in cells.runs.items()}
         self.files: dict[Cell, str] = {}
 
     def draw(self, device: str) -> int:
         """Draw the pictures that are missing, loading each model once; return how many were."""
-        made, images = 0, self.folder / "images"
-        unique = dict.fromkeys(cell for layer in self.layers for cell in layer)
-        ordered = sorted(unique, key=lambda c: (str(c.run), -1 if c.step is None else c.step))
-        for (run, step), part in groupby(ordered, key=lambda c: (c.run, c.step)):
-            weights = self.cells.weights(self.names[str(run)], step)
-            model = None
-            for weight, group in self._groups(list(part), weights):
-                shown, items = group.provenance, list(group.items.values())
-                store = ImageStore(images, shown.facts, shown.text)
-                if not store.missing(items):
-                    continue
-                model = model or weights.load().to(device)
-                scale_lora(model, weight)
-                made += store.fill(
-                    lambda prompts, seeds, m=model, s=shown.sampling: draw(m, prompts, seeds, s),
-                    items,
-                    shown.sampling.batch_size,
-                    keep_others=True,
-                    title="Images",
-                )
-            model = None  # before the next one is loaded
-            gc.collect()
-        ImageStore(images, {}).keep_only(set(self.files.values()))
-        return made
+        jobs = self._jobs()
+        missing = [len(job.store(self.images).missing([*job.items.values()])) for job in jobs]
+        loaded, model = None, None
+        with progress_bar("Images", sum(missing)) as advance:
+            for job in (job for job, count in zip(jobs, missing, strict=True) if count):
+                if job.weights is not loaded:
+                    model = None  # before the next one is loaded
+                    gc.collect()
+                    loaded, model = job.weights, job.weights.load().to(device)
+                assert model is not None
+                scale_lora(model, job.provenance.weights.adapter_weight)
+                self._fill(job, model, advance)
+        ImageStore(self.images, {}).keep_only(set(self.files.values()))
+        return sum(missing)
 
-    def _groups(self, cells: list[Cell], weights: RunWeights) -> Iterator[tuple[float, _Group]]:
-        """Put cells of equal weights and sampler together, and give each its file."""
+    def _fill(self, job: _Job, model: BaseModel, advance: Callable[[int], None]) -> None:
+        sampling = job.provenance.sampling
+
+        def drawn(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+            images = draw(model, prompts, seeds, sampling)
+            advance(len(images))
+            return images
+
+        items = list(job.items.values())
+        job.store(self.images).fill(drawn, items, sampling.batch_size, keep_others=True)
+
+    def _jobs(self) -> list[_Job]:
+        """Put the cells that one model draws together, and those of equal sampler; name files."""
+        models: dict[tuple[Path, int | None], list[Cell]] = {}
+        for cell in (cell for layer in self.layers for cell in layer):
+            models.setdefault((cell.run, cell.step), []).append(cell)
+        jobs: list[_Job] = []
+        for (run, step), cells in models.items():
+            jobs += self._jobs_of(self.cells.weights(self.names[run], step), cells)
+        return jobs
+
+    def _jobs_of(self, weights: RunWeights, cells: list[Cell]) -> list[_Job]:
         words, record = weights.run.words, weights.run.record
         identifier = words.phrase.removesuffix(words.class_noun)
         warn_of_unseen_words(record["model"]["path"], [c.prompt for c in cells], identifier)
-        shown, groups = weights.describe(), {}
+        shown, jobs = weights.describe(), {}
         for cell in cells:
             key = (cell.adapter_weight, cache_key(**cell.sampling.facts))
-            if key not in groups:
+            if key not in jobs:
                 own = replace(shown, adapter_weight=cell.adapter_weight)
-                groups[key] = _Group(Provenance(own, cell.sampling, DTYPES), {})
-            facts = groups[key].provenance.facts
-            digest = cache_key(facts=facts, prompt=cell.prompt)[:8]
+                jobs[key] = _Job(weights, Provenance(own, cell.sampling, LOADED_DTYPES))
+            digest = cache_key(facts=jobs[key].provenance.facts, prompt=cell.prompt)[:8]
             file = f"{slug(cell.prompt)}_seed{cell.seed}_{digest}.png".lstrip("_")
-            groups[key].items[file] = Item("subject", file, cell.prompt, cell.class_only, cell.seed)
+            jobs[key].items[file] = Item("subject", file, cell.prompt, cell.class_only, cell.seed)
             self.files[cell] = file
-        for (weight, _), group in groups.items():
-            yield weight, group
+        return list(jobs.values())
 
     def write(self) -> list[Path]:
         """Write `grid.png`, or one for each z, and `grid.csv`; return the sheets."""
@@ -145,7 +156,7 @@ class Sheets:
         return " · ".join(text for text in (title, prompt) if text)
 
     def _open(self, cell: Cell) -> Image.Image:
-        with Image.open(self.folder / "images" / self.files[cell]) as image:
+        with Image.open(self.images / self.files[cell]) as image:
             return image.convert("RGB")
 
     def _row(self, sheet: str, cell: Cell) -> dict[str, Any]:

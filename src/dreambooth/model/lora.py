@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -108,9 +109,10 @@ def scale_lora(model: BaseModel, weight: float) -> None:
     0 is the base model and 1 the adapter as it was trained.
     """
     for name in model.trainable_networks:
-        for layer in model.network(name).modules():
-            if isinstance(layer, BaseTunerLayer):
-                layer.set_scale(ADAPTER, weight)
+        layers = (m for m in model.network(name).modules() if isinstance(m, BaseTunerLayer))
+        for layer in layers:
+            scalable: Any = layer  # every kind of adapter has it, their common class has not
+            scalable.set_scale(ADAPTER, weight)
 
 
 def targets_in(model: BaseModel, network: str, targets: tuple[str, ...]) -> list[str]:

@@ -26,6 +26,7 @@ SAMPLER_NAMES = {
     "DPMSolverMultistepScheduler": "DPM++ 2M",
     "UniPCMultistepScheduler": "UniPC",
 }
+LOADED_DTYPES = ("torch.float32",) * 3  # of the networks of a model as it is loaded
 HASH_LABELS = {"full": "Model hash", "lora": "Lora hashes", "token": "TI hashes"}
 
 
