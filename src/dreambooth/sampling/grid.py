@@ -58,7 +58,7 @@ def labelled_grid(images: Sequence[Image.Image], labels: Labels, cell: int) -> I
     side = _column_width(labels.rows, cell)
     width = MARGIN + side + len(labels.columns) * (cell + MARGIN)
     title = _fit(labels.title, width - 2 * MARGIN, 3)
-    tops = [_fit(text, cell, 5) for text in labels.columns]
+    tops = [_fit(text, cell - MARGIN, 5) for text in labels.columns]
     above = _height(title) + max(map(_height, tops))
     height = MARGIN + above + len(labels.rows) * (cell + MARGIN)
     sheet = Image.new("RGB", (width, height), "white")
@@ -81,7 +81,7 @@ def captioned_grid(
     images: Sequence[Image.Image], title: str, captions: Sequence[str], columns: int, cell: int
 ) -> Image.Image:
     """Lay images out row by row, `columns` in a row, each under a caption of its own."""
-    texts = [_fit(text, cell, 4) for text in captions]
+    texts = [_fit(text, cell - MARGIN, 4) for text in captions]
     width = MARGIN + columns * (cell + MARGIN)
     head = _fit(title, width - 2 * MARGIN, 3)
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
