@@ -137,7 +137,7 @@ def _environment() -> Environment:
         "score": lambda value: f"{value:.3f}",
         "signed": lambda value: f"{value:+.3f}".replace("-", "−"),
         "duration": duration,
-        "megabytes": lambda value: f"{value / 2**20:,.0f} MiB",
+        "size": size,
         "shown": shown,
     }
     return environment
@@ -147,6 +147,15 @@ def _environment() -> Environment:
 def _text(name: str) -> str:
     """Read a style sheet or script of this package; none of them may close its own element."""
     return (files("dreambooth.study.page") / "templates" / name).read_text("utf-8")
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for a reader.
+
+    >>> size(5 * 2**20), size(3 * 2**30)
+    ('5 MiB', '3.0 GiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:
