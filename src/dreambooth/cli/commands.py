@@ -46,19 +46,15 @@ def train(cfg: DictConfig) -> int | float:
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
         outcome = run(spec)
-<<<<<<< HEAD
-    if not outcome.code and is_first():
-        show_page(spec.folder)
-=======
     if outcome.code:
         say_stopped(folder)
->>>>>>> main
+    elif is_first():
+        show_page(folder)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
 
 
-<<<<<<< HEAD
 def show_page(folder: Path) -> None:
     """Write a finished run's `run.html` and print where it is; an error is a warning."""
     with postponed_imports():
@@ -68,7 +64,8 @@ def show_page(folder: Path) -> None:
     page = attempted("run.html", lambda: write_run_page(folder))
     if page is not None:
         print(f"\nThe run's page: {page}")
-=======
+
+
 def say_stopped(folder: Path) -> None:
     """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
     print("\nStopped; everything is saved.", end="")
@@ -77,7 +74,6 @@ def say_stopped(folder: Path) -> None:
     else:
         again = typed(f"hydra.run.dir={quoted(folder)}")
         print(f" Continue with the same command and {again}", flush=True)
->>>>>>> main
 
 
 def generate(cfg: DictConfig) -> int:

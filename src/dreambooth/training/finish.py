@@ -154,11 +154,8 @@ class Finish:
             "sampling": asdict(spec.sampling),
             "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
-<<<<<<< HEAD
             "program": versions(),
-=======
             "stopped_early_at": self.stopped_early_at,
->>>>>>> main
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": total or costs,
