@@ -40,14 +40,14 @@ def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) ->
     """
     pictures = Pictures(folder / "report_pictures", beside=len(runs) > INLINE_RUNS)
     data = study_view(folder, runs, answer, pictures)
-    newest = max(runs, key=lambda run: run.run.written_at)
+    newest = max(runs, key=lambda run: run.run.written_at, default=None)
     context = {
         "title": (answer.published and answer.published.title) or folder.resolve().name,
         "answer": answer,
         "models": sorted({shown(run.settings.get("model.name")) for run in runs}),
         "subjects": _subjects(data),
         "command": command_of(folder),
-        "versions": versions_of(newest.run.record),
+        "versions": versions_of(newest.run.record) if newest else {},
         "seconds": math.fsum(view["seconds"] or 0 for view in data["runs"]),
         "bytes": sum(view["bytes"] or 0 for view in data["runs"]),
         "folder": str(folder),
