@@ -139,6 +139,8 @@ def test_a_charts_values_are_read_by_keyboard_and_a_point_chooses_its_run(folder
     chart.focus()
     page.keyboard.press("ArrowRight")
     assert "DINO" in page.inner_text("#tradeoff .tip")
+    top = "s => document.querySelector(`#tradeoff ${s}`).getBoundingClientRect().y"
+    assert -60 < page.evaluate(f"({top})('.tip') - ({top})('svg')") < 360  # over the chart
     heads = page.locator("#compare .head").count()
     page.keyboard.press("Enter")
     assert page.locator("#compare .head").count() in (heads - 1, heads + 1)
