@@ -27,6 +27,7 @@ from dreambooth.training.loggers import finish_loggers, log_image_table, log_ima
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
+from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ class Finish:
             "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
             "stopped_early_at": self.stopped_early_at,
+            "program": versions(),
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": total or costs,
