@@ -49,10 +49,20 @@ def train(cfg: DictConfig) -> int | float:
     if outcome.code:
         say_stopped(folder)
     elif is_first():
-        show_page(folder)
+        show_page(spec.folder)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
+
+
+def say_stopped(folder: Path) -> None:
+    """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
+    print("\nStopped; everything is saved.", end="")
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        print(flush=True)
+    else:
+        again = typed(f"hydra.run.dir={quoted(folder)}")
+        print(f" Continue with the same command and {again}", flush=True)
 
 
 def show_page(folder: Path) -> None:
@@ -64,16 +74,6 @@ def show_page(folder: Path) -> None:
     page = attempted("run.html", lambda: write_run_page(folder))
     if page is not None:
         print(f"\nThe run's page: {page}")
-
-
-def say_stopped(folder: Path) -> None:
-    """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
-    print("\nStopped; everything is saved.", end="")
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        print(flush=True)
-    else:
-        again = typed(f"hydra.run.dir={quoted(folder)}")
-        print(f" Continue with the same command and {again}", flush=True)
 
 
 def generate(cfg: DictConfig) -> int:
