@@ -76,6 +76,7 @@ class _Phase:
         if self.batches.prior is not None:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
+        reused = start.history["reused"]  # read now: newer checkpoints may replace its record
         stop = StopAtStepBoundary()
         if start.step < self.phase.max_steps:
             self._fit(start, stop)
@@ -89,7 +90,7 @@ class _Phase:
             "images_per_second": round(self.rates.images_per_second, 2),
             "stopped": stop.received,
             "trained_parameters": sum(p.numel() for p in self.trained),
-            "reused": start.history["reused"],
+            "reused": reused,
         }
 
     def _module(self) -> DreamBooth:
