@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.evaluation.curve import Curve
+from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
@@ -22,7 +23,7 @@ from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
+from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class _Phase:
     ) -> None:
         self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
+        self.is_last = number == len(self.spec.method.phases) - 1
         self.loggers, self.curve = loggers, curve
         self.module = self._module()
         self.trained = list(self.weights.parameters().values())
@@ -66,8 +68,9 @@ class _Phase:
 
         Returns:
             `seconds`, `steps`, `images_per_second`, `trained_parameters`, `stopped` (a signal's
-            number, or None), and `reused` (`run`, `step` and `seconds` of a training that was taken
-            over, or None).
+            number, or None), `stopped_early_at` (the run's step at which the curve had not risen
+            for `checkpoint.patience` points, or None), and `reused` (`run`, `step` and `seconds` of
+            a training that was taken over, or None).
 
         Raises:
             UserError: a loss that is not finite.
@@ -78,17 +81,23 @@ class _Phase:
         self.module.embed_once(prompts)
         reused = start.history["reused"]  # read now: newer checkpoints may replace its record
         stop = StopAtStepBoundary()
-        if start.step < self.phase.max_steps:
+        if start.step < self.phase.max_steps and not self._is_over(start.step):
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
             self.average.apply()
+        step = start.step + self.rates.steps
+        is_early = step < self.phase.max_steps and stop.received is None
+        if is_early:
+            points = self.spec.checkpoint.patience
+            log.info("Stopped at step %d: no better point of the curve in %d points.", step, points)
         return {
             "seconds": round(self.rates.seconds, 2),
             "steps": self.rates.steps,
             "images_per_second": round(self.rates.images_per_second, 2),
             "stopped": stop.received,
+            "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
             "reused": reused,
         }
@@ -146,11 +155,12 @@ class _Phase:
                 self.rates,
                 *average,  # before the actions, which show it
                 *self._actions(),
-                StopOnNonFinite(self.trained, 10),
+                StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
                     start.folder,
                     spec.checkpoint.every_n_steps,
                     spec.checkpoint.keep,
+                    stop,
                     start.trained,
                 ),
             ],
@@ -181,8 +191,7 @@ class _Phase:
         with it. Where `Finish` exports the best step instead, the last one is drawn here.
         """
         spec, actions, last = self.spec, [], self.phase.max_steps
-        is_last_phase = self.number == len(spec.method.phases) - 1
-        exports_best = spec.checkpoint.best is not None and is_last_phase
+        exports_best = spec.checkpoint.best is not None and self.is_last
         if every := spec.samples.every_n_steps:
             draw = self._on_shown_weights(self._draw)
             until = None if exports_best else last
@@ -190,6 +199,7 @@ class _Phase:
         if spec.curve is not None and self.curve is not None:
             score = self._on_shown_weights(self._score)
             actions.append(EveryNSteps(spec.curve.every_n_steps, score, last, self._is_scored))
+            actions.append(StopWithoutProgress(spec.curve.every_n_steps, self._is_over))
         return actions
 
     def _is_drawn(self, step: int) -> bool:
@@ -200,6 +210,13 @@ class _Phase:
         assert self.curve is not None
         scored = self.curve.last_step
         return scored is not None and scored >= self.module.steps_before + step
+
+    def _is_over(self, step: int) -> bool:
+        """Tell whether the curve up to a step of this phase says that the phase ends there."""
+        patience, before = self.spec.checkpoint.patience, self.module.steps_before
+        if patience is None or self.curve is None or not self.is_last:
+            return False
+        return self.curve.points_since_best(before, before + step) >= patience
 
     def _on_shown_weights(self, action: Callable[[int], None]) -> Callable[[int], None]:
         """Make an action on the run's step, and on the average if there is one."""
@@ -212,7 +229,9 @@ class _Phase:
 
     def _draw(self, step: int) -> None:
         samples = self.spec.samples.set
-        images = samples.draw(self.model, self.spec.folder / "samples", step_name(step))
+        spec, base = self.spec, {"base": self.model.weights_hash()}
+        weights = Weights(spec.model.name, spec.method.export, spec.folder.name, base, step)
+        images = samples.draw(self.model, weights, spec.folder / "samples", step_name(step))
         log_images(self.loggers, "samples", images, samples.captions)
 
     def _score(self, step: int) -> None:
