@@ -79,6 +79,7 @@ class _Phase:
         if self.batches.prior is not None:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
+        reused = start.history["reused"]  # read now: newer checkpoints may replace its record
         stop = StopAtStepBoundary()
         if start.step < self.phase.max_steps and not self._is_over(start.step):
             self._fit(start, stop)
@@ -98,7 +99,7 @@ class _Phase:
             "stopped": stop.received,
             "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
-            "reused": start.history["reused"],
+            "reused": reused,
         }
 
     def _module(self) -> DreamBooth:
