@@ -79,6 +79,7 @@ VALUES = {
     "batch_size=1.5": "batch_size must be a whole number",
     "seed=-1": "seed must be 0 or greater",
     "resolution=20": "resolution must be a multiple of 8",
+    "hydra/launcher=joblib": "hydra/launcher launches sweeps: add -m",
     "ema_decay=1": "ema_decay must be null or between 0 and 1",
     "loss.min_snr_gamma=0": "min_snr_gamma must be null or greater than 0",
     "lr_schedule=cosin": "lr_schedule must be one of constant",

@@ -101,6 +101,13 @@ def test_no_step_before_the_last_phase_is_the_best(session):
     assert session({0: 0.9}, "another prompt").best() is None
 
 
+def test_points_since_the_best_are_counted_within_the_phase(session):
+    curve = session({0: 0.9, 10: 0.2, 20: 0.6, 30: 0.5, 40: 0.6, 50: 0.7})
+    counts = [curve.points_since_best(0, last) for last in (0, 10, 20, 30, 40, 45, 50)]
+    assert counts == [0, 0, 0, 1, 2, 2, 0]  # step 0 is before training; an equal point is no rise
+    assert curve.points_since_best(20, 40) == 0 and curve.points_since_best(50, 60) == 0
+
+
 def test_a_curve_may_stand_beside_an_average(spine, tmp_path):
     overrides = ("evaluation.every_n_steps=1", "ema_decay=0.9", "checkpoint.best=harmonic")
     spec = spine.spec(tmp_path, *overrides)

@@ -78,6 +78,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
         ("sampling.dtype", "content"),
         ("scheduler.options", "results"),
         ("checkpoint.best", "results"),
+        ("checkpoint.patience", "content"),
         ("checkpoint.keep", "neither"),
         ("samples.seeds", "neither"),
     ):
@@ -164,6 +165,7 @@ CHANGES_NO_WEIGHT = {
     "scheduler": ("scheduler=pndm",),
     "sampling": ("sampling.guidance_scale=2",),
     "checkpoint.best": ("checkpoint.best=harmonic", "evaluation.every_n_steps=1"),
+    "checkpoint.patience": ("checkpoint.patience=2", "evaluation.every_n_steps=1"),
     "gradient_checkpointing": ("gradient_checkpointing=true",),
     "compile": ("compile=true",),
     "trainer": ("+trainer.benchmark=true",),

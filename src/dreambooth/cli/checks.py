@@ -68,6 +68,10 @@ OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
+    "checkpoint.patience": (
+        "null or a whole number greater than 0",
+        lambda v: _is_whole(v) and v > 0,
+    ),
     "photos.use": ("null or a whole number greater than 0", lambda v: _is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")

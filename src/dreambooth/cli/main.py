@@ -33,7 +33,7 @@ from dreambooth.cli import resolvers  # noqa: F401  registers them
 from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
-from dreambooth.cli.jobs import JobFailed, SweepFailed
+from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
 from dreambooth.cli.resume_sweep import with_sweep
 from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.errors import UserError
@@ -85,6 +85,7 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
     details = None
     try:
+        refuse_unused_launcher()
         result = run(cfg)
     except Exception as error:
         text = sentence(error)
@@ -98,9 +99,23 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
             raise
     else:
         if result and not isinstance(result, float):
+            hand_over(result)
             sys.exit(result)
         return result if isinstance(result, float) else None
     raise JobFailed(text, details)  # outside `except`: the traceback would keep the model in memory
+
+
+def refuse_unused_launcher() -> None:
+    """Refuse a launcher where Hydra launches nothing, and would run the job here.
+
+    Raises:
+        UserError: the command is no sweep.
+    """
+    if not HydraConfig.initialized():
+        return
+    chosen = HydraConfig.get()
+    if chosen.mode == RunMode.RUN and "basic_launcher" not in chosen.launcher._target_:
+        raise UserError("hydra/launcher launches sweeps: add -m, for a single run too.")
 
 
 def prepare_environment() -> None:

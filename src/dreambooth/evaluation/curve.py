@@ -99,7 +99,15 @@ class Curve:
         if self.best_after is None:
             return None
         rows = [row for row in self.rows if row["step"] > self.best_after]
-        return best_step((int(r["step"]), *self._rule(r)) for r in rows) if rows else None
+        return self._best_of(rows) if rows else None
+
+    def points_since_best(self, first: int, last: int) -> int:
+        """Count the points after the best one, of those after step `first` up to step `last`."""
+        rows = [row for row in self.rows if first < row["step"] <= last]
+        if not rows:
+            return 0
+        best = self._best_of(rows)
+        return sum(row["step"] > best for row in rows)
 
     def load_best(self) -> int:
         """Put the best step's weights into the model; return the step.
@@ -121,6 +129,9 @@ class Curve:
             )
         self.weights.load(load_file(state))
         return best
+
+    def _best_of(self, rows: list[dict[str, float]]) -> int:
+        return best_step((int(row["step"]), *self._rule(row)) for row in rows)
 
     def adopt(self, run: Path, needed: Sequence[int], end: int | None) -> bool:
         """Take over the scores of another run, which trained the same weights.

@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash, write_json
+from dreambooth.training.safety import StopAtStepBoundary
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -90,14 +91,20 @@ class Checkpoints(Callback):
     """Save every n optimizer steps and at the end; remove old ones once the new one is verified.
 
     What is saved is also published to `shared`, if there is one, once its step is logged. In a
-    single process a step for which another run waits is saved too.
+    single process a step for which another run waits is saved too, and one for which `stop` asks,
+    because the job may soon be killed.
     """
 
     def __init__(
-        self, folder: Path, every_n_steps: int, keep: int, shared: Shared | None = None
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep: int,
+        stop: StopAtStepBoundary,
+        shared: Shared | None = None,
     ) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
-        self.shared = shared
+        self.stop, self.shared = stop, shared
         self.saved = 0
         self.stale: list[Path] = []
         self.unpublished: Path | None = None
@@ -112,7 +119,8 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save once per optimizer step, not once per micro-batch."""
-        if trainer.global_step % self.every_n_steps == 0 or self._is_wanted(trainer):
+        is_due = trainer.global_step % self.every_n_steps == 0 or self.stop.checkpoint_due
+        if is_due or self._is_wanted(trainer):
             self.save(trainer)
 
     def on_train_batch_start(

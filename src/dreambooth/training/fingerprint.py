@@ -46,8 +46,18 @@ WEIGHTS = (
     "trainer.devices",
 )
 # trained weights depend on the content that these name, or on a part of them: see `facts_of`;
-# sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts
-CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype", "class_noun")
+# sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts;
+# checkpoint.patience may end a phase before max_steps, and each step's weights are the same
+CONTENT = (
+    "model",
+    "subject",
+    "photos",
+    "method",
+    "max_steps",
+    "checkpoint.patience",
+    "sampling.dtype",
+    "class_noun",
+)
 # images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",

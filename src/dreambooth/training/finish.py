@@ -51,6 +51,8 @@ class Finish:
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
         self.contents = contents(prepared.photos, self.spec.config)
+        last = len(self.spec.method.phases) - 1
+        self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -73,7 +75,9 @@ class Finish:
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
-        last = self.spec.method.steps_before(len(self.spec.method.phases))
+        last = self.stopped_early_at
+        if last is None:
+            last = self.spec.method.steps_before(len(self.spec.method.phases))
         if curve.last_step is None or curve.last_step < last:
             scores = curve.score(last)
             for logger in self.loggers:
@@ -147,6 +151,7 @@ class Finish:
             "sampling": asdict(spec.sampling),
             "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
+            "stopped_early_at": self.stopped_early_at,
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": total or costs,

@@ -22,7 +22,7 @@ from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
+from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class _Phase:
     ) -> None:
         self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
+        self.is_last = number == len(self.spec.method.phases) - 1
         self.loggers, self.curve = loggers, curve
         self.module = self._module()
         self.trained = list(self.weights.parameters().values())
@@ -66,8 +67,9 @@ class _Phase:
 
         Returns:
             `seconds`, `steps`, `images_per_second`, `trained_parameters`, `stopped` (a signal's
-            number, or None), and `reused` (`run`, `step` and `seconds` of a training that was taken
-            over, or None).
+            number, or None), `stopped_early_at` (the run's step at which the curve had not risen
+            for `checkpoint.patience` points, or None), and `reused` (`run`, `step` and `seconds` of
+            a training that was taken over, or None).
 
         Raises:
             UserError: a loss that is not finite.
@@ -77,17 +79,23 @@ class _Phase:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
         stop = StopAtStepBoundary()
-        if start.step < self.phase.max_steps:
+        if start.step < self.phase.max_steps and not self._is_over(start.step):
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
             self.average.apply()
+        step = start.step + self.rates.steps
+        is_early = step < self.phase.max_steps and stop.received is None
+        if is_early:
+            points = self.spec.checkpoint.patience
+            log.info("Stopped at step %d: no better point of the curve in %d points.", step, points)
         return {
             "seconds": round(self.rates.seconds, 2),
             "steps": self.rates.steps,
             "images_per_second": round(self.rates.images_per_second, 2),
             "stopped": stop.received,
+            "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
             "reused": start.history["reused"],
         }
@@ -145,11 +153,12 @@ class _Phase:
                 self.rates,
                 *average,  # before the actions, which show it
                 *self._actions(),
-                StopOnNonFinite(self.trained, 10),
+                StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
                     start.folder,
                     spec.checkpoint.every_n_steps,
                     spec.checkpoint.keep,
+                    stop,
                     start.trained,
                 ),
             ],
@@ -180,8 +189,7 @@ class _Phase:
         with it. Where `Finish` exports the best step instead, the last one is drawn here.
         """
         spec, actions, last = self.spec, [], self.phase.max_steps
-        is_last_phase = self.number == len(spec.method.phases) - 1
-        exports_best = spec.checkpoint.best is not None and is_last_phase
+        exports_best = spec.checkpoint.best is not None and self.is_last
         if every := spec.samples.every_n_steps:
             draw = self._on_shown_weights(self._draw)
             until = None if exports_best else last
@@ -189,6 +197,7 @@ class _Phase:
         if spec.curve is not None and self.curve is not None:
             score = self._on_shown_weights(self._score)
             actions.append(EveryNSteps(spec.curve.every_n_steps, score, last, self._is_scored))
+            actions.append(StopWithoutProgress(spec.curve.every_n_steps, self._is_over))
         return actions
 
     def _is_drawn(self, step: int) -> bool:
@@ -199,6 +208,13 @@ class _Phase:
         assert self.curve is not None
         scored = self.curve.last_step
         return scored is not None and scored >= self.module.steps_before + step
+
+    def _is_over(self, step: int) -> bool:
+        """Tell whether the curve up to a step of this phase says that the phase ends there."""
+        patience, before = self.spec.checkpoint.patience, self.module.steps_before
+        if patience is None or self.curve is None or not self.is_last:
+            return False
+        return self.curve.points_since_best(before, before + step) >= patience
 
     def _on_shown_weights(self, action: Callable[[int], None]) -> Callable[[int], None]:
         """Make an action on the run's step, and on the average if there is one."""

@@ -107,7 +107,7 @@ def make_curve(prepared: Prepared) -> Curve | None:
     """Make the curve that the run asks for, or warn that its networks are not available.
 
     Raises:
-        UserError: they are not available, and the curve chooses the exported step.
+        UserError: they are not available, and the curve chooses the exported step or the last one.
     """
     spec = prepared.spec
     if spec.curve is None:
@@ -115,7 +115,7 @@ def make_curve(prepared: Prepared) -> Curve | None:
     try:
         evaluation = make_evaluation(prepared, spec.curve.evaluation)
     except UserError as error:
-        if spec.checkpoint.best is not None:
+        if spec.checkpoint.best is not None or spec.checkpoint.patience is not None:
             raise
         log.warning("This run has no curve: %s", error)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 
 from dreambooth.training.memory import peak_memory_gib
+from dreambooth.training.sharding import Sharded
 
 
 class Progress(RichProgressBar):
@@ -86,10 +88,12 @@ class EveryNSteps(Callback):
             self.done = step
 
     def _act(self, trainer: Trainer, is_done: bool = False) -> None:
-        if trainer.is_global_zero and not is_done:
-            with torch.no_grad():
-                self.action(trainer.global_step)
-        trainer.strategy.barrier()
+        strategy = trainer.strategy
+        with strategy.whole() if isinstance(strategy, Sharded) else nullcontext():
+            if trainer.is_global_zero and not is_done:
+                with torch.no_grad():
+                    self.action(trainer.global_step)
+            strategy.barrier()
 
 
 class Rates(Callback):

@@ -33,11 +33,13 @@ def shared(
     the second waits. Trained weights are the same to the last bit as if the run had trained alone,
     so one that cannot know that of its own checkpoints (it was continued on another machine, or
     from a file that the user names) shares nothing. Processes that a launcher has started share
-    nothing either; those that Lightning starts later find the checkpoint in the run's folder.
+    nothing either; those that Lightning starts later find the checkpoint in the run's folder. A run
+    with `checkpoint.patience` shares nothing, since nobody knows its last step beforehand.
     """
     spec, starts = prepared.spec, list(starts)
     started = any(name in os.environ for name in ("RANK", "LOCAL_RANK"))
-    if not spec.reuse.enabled or spec.checkpoint.resume != "auto" or started:
+    stops_early = spec.checkpoint.patience is not None  # by its own curve, at a step of its own
+    if not spec.reuse.enabled or spec.checkpoint.resume != "auto" or started or stops_early:
         yield starts
         return
     starts = _with_places(prepared, starts)

@@ -143,12 +143,14 @@ class CheckpointSpec:
     """What is kept to resume from, and what is resumed.
 
     `resume` is `auto`, a `.ckpt` or None. `best` is the rule by which the curve chooses the
-    exported step; None exports the last one.
+    exported step; None exports the last one. `patience` is the number of points of the curve after
+    which the last phase stops if none is the best; None trains for all steps.
     """
 
     every_n_steps: int
     keep: int
     best: str | None
+    patience: int | None
     resume: str | None
 
 
