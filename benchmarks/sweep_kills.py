@@ -119,16 +119,16 @@ def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -
         "",
         f"A sweep of {RUNS} runs of the embedded model (2 subjects x 2 seeds, 6 steps) takes "
         f"{took:.0f} s",
-        "here when nobody stops it. The same sweep is killed by SIGKILL at moments drawn uniformly,",
-        "and started again each time with `resume_sweep=DIR`. Once it has ended another one begins,",
-        f"until there were {len(kills)} kills.",
+        "here when nobody stops it. The same sweep is killed by SIGKILL at moments drawn",
+        "uniformly, and started again each time with `resume_sweep=DIR`. Once it has ended another",
+        f"one begins, until there were {len(kills)} kills.",
         "",
         "```",
         " ".join(["python benchmarks/sweep_kills.py", *arguments]),
         "```",
         "",
-        f"- sweeps whose table equals that of the one left alone, but for seconds and memory: {equal} "
-        f"of {len(killed)}",
+        "- sweeps whose table equals that of the one left alone, but for seconds and memory: "
+        f"{equal} of {len(killed)}",
         f"- finished runs that were finished again: {sum(sweep.repeated for sweep in killed)}",
         "",
         "| kill | sweep | after s | on the disk |",
