@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,17 @@ def command_of(folder: Path) -> str | None:
     return f"python train.py {typed(f'{KEY}={quoted(folder)}')}"
 
 
-def say_how_to_go_on(folder: Path) -> None:
-    """Print how to go on with a sweep that was stopped."""
-    if command := command_of(folder):
-        print(f"\nStopped; finished runs are kept. Continue the sweep with {command}", flush=True)
+@contextmanager
+def saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """When the sweep in `folder` is stopped within the block, print how to go on with it, and exit.
+
+    The exit code is 128 + the signal.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if command := command_of(folder):
+            print(
+                f"\nStopped; finished runs are kept. Continue the sweep with {command}", flush=True
+            )
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
