@@ -117,17 +117,18 @@ def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -
     lines = [
         "# Sweeps killed at random moments",
         "",
-        f"A sweep of {RUNS} runs of the embedded model (2 subjects x 2 seeds, 6 steps) that nobody",
-        f"stops takes {took:.0f} s here. {len(killed)} such sweeps were killed by SIGKILL",
-        f"{len(kills)} times in all, at moments drawn uniformly, and each time started again with",
-        "`resume_sweep=DIR`.",
+        f"A sweep of {RUNS} runs of the embedded model (2 subjects x 2 seeds, 6 steps) takes "
+        f"{took:.0f} s",
+        "here when nobody stops it. The same sweep is killed by SIGKILL at moments drawn",
+        "uniformly, and started again each time with `resume_sweep=DIR`. Once it has ended another",
+        f"one begins, until there were {len(kills)} kills.",
         "",
         "```",
         " ".join(["python benchmarks/sweep_kills.py", *arguments]),
         "```",
         "",
-        f"- tables equal to that of the sweep left alone, but for seconds and memory: {equal} of "
-        f"{len(killed)}",
+        "- sweeps whose table equals that of the one left alone, but for seconds and memory: "
+        f"{equal} of {len(killed)}",
         f"- finished runs that were finished again: {sum(sweep.repeated for sweep in killed)}",
         "",
         "| kill | sweep | after s | on the disk |",

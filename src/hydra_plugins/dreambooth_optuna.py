@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed
+from dreambooth.cli.resume_sweep import saying_how_to_go_on, write_plan
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 
@@ -43,9 +44,11 @@ class Optuna(Sweeper):
         """Prepare the launcher.
 
         Raises:
-            UserError: Optuna is not installed, or there is no objective to search by.
+            UserError: Optuna is not installed, there is no objective to search by, or a dry run.
         """
         need("optuna", "hydra/sweeper=optuna", "leave it out for a grid")
+        if config.get("dry_run"):
+            raise UserError("dry_run plans a grid: take out hydra/sweeper=optuna, or dry_run.")
         if config.get("objective") is None:
             raise UserError("hydra/sweeper=optuna needs objective, such as objective=harmonic.")
         self.config, self.hydra_context = config, hydra_context  # the base class reads them
@@ -69,6 +72,19 @@ class Optuna(Sweeper):
         if not space:
             raise UserError("hydra/sweeper=optuna needs values to search: 'lr=interval(1e-5,1e-3)'")
         study = self._study()
+        write_plan(self.config, [])
+        with saying_how_to_go_on(self.folder):
+            jobs = self._search(study, space, fixed)
+        self._print_best(study)
+        if any(job.status == JobStatus.FAILED for job in jobs):
+            name = self.config.hydra.job.config_name
+            self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
+            raise SweepFailed(jobs)
+
+    def _search(
+        self, study: Study, space: dict[str, BaseDistribution], fixed: list[str]
+    ) -> list[JobReturn]:
+        """Launch trials until there are enough; those that were interrupted go first."""
         interrupted = {t.number: t.params for t in study.trials if t.state.name == "RUNNING"}
         jobs: list[JobReturn] = []
         while (left := self.n_trials - _count(study, "COMPLETE", "FAIL")) > 0:
@@ -78,11 +94,7 @@ class Optuna(Sweeper):
                 trials[trial.number] = trial.params
             interrupted = {k: v for k, v in interrupted.items() if k not in trials}
             jobs += self._launch(study, fixed, trials)
-        self._print_best(study)
-        if any(job.status == JobStatus.FAILED for job in jobs):
-            name = self.config.hydra.job.config_name
-            self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
-            raise SweepFailed(jobs)
+        return jobs
 
     def _launch(
         self, study: Study, fixed: list[str], trials: dict[int, dict[str, Any]]

@@ -6,7 +6,6 @@ It lies in `hydra_plugins`, the namespace package in which Hydra looks for sweep
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from omegaconf import DictConfig
 from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
 from dreambooth.cli.ordering import ordered
 from dreambooth.cli.planning import PlannedJob, planned_jobs
-from dreambooth.cli.resume_sweep import command_of, say_how_to_go_on, write_plan
+from dreambooth.cli.resume_sweep import command_of, saying_how_to_go_on, write_plan
 
 
 class EveryRun(BasicSweeper):
@@ -74,13 +73,11 @@ class EveryRun(BasicSweeper):
         folder, made = Path(self.config.hydra.sweep.dir), missing(self.config, "sweep")
         self.given = {override.get_key_element() for override in self._parsed(arguments)}
         try:
-            returns = super().sweep(arguments)
+            with saying_how_to_go_on(folder):
+                returns = super().sweep(arguments)
         except ConfigCompositionException:  # refused before any run
             remove_empty(folder, made)
             raise
-        except (KeyboardInterrupt, SystemExit) as stop:
-            say_how_to_go_on(folder)
-            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
         if self.completed.has_failed:
             name = self.config.hydra.job.config_name
             self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)

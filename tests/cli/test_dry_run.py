@@ -35,7 +35,7 @@ def test_a_preset(tmp_path):
 def test_a_sweep_shows_what_will_fail(tmp_path):
     printed = dry_run(tmp_path, "-m", "lr=-1,1e-4", "hydra.sweep.dir=there/sweep")
     assert "2 runs: there/sweep" in printed and "will fail: lr=-1 is not usable" in printed
-    assert "1 for 1 runs: 200 optimizer steps" in printed
+    assert "1 for 1 run: 200 optimizer steps" in printed
 
 
 def test_a_single_run(tmp_path):

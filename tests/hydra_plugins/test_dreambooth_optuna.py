@@ -39,6 +39,7 @@ def search(tmp_path, monkeypatch):
 
         config = {"objective": objective, "hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}}
         config["hydra"]["job"] = {"config_name": "train"}  # type: ignore[index]
+        config["hydra"]["overrides"] = {"hydra": ["hydra/sweeper=optuna"], "task": SEARCH}  # type: ignore[index]
         sweeper: Any = Optuna(n_trials, n_jobs, seed=0)
         callbacks = SimpleNamespace(on_multirun_end=lambda **_: None)
         sweeper.hydra_context = SimpleNamespace(config_loader=None, callbacks=callbacks)
@@ -64,12 +65,13 @@ def test_the_best_is_the_highest_or_for_pres_the_lowest(search, capsys, objectiv
     )
 
 
-def test_an_interrupted_trial_goes_on_and_others_are_new(search):
+def test_an_interrupted_trial_goes_on_and_others_are_new(search, capsys):
     def interrupted(values):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         search(interrupted, 3)
+    assert "Continue the sweep with python train.py" in capsys.readouterr().out
     (begun,) = search.launched
     trials = search(lambda _: 0.5, 3)
     assert len(trials) == 3 and trials[0] == begun
@@ -98,6 +100,12 @@ def test_failed_trials_count_and_end_nothing(search):
 def test_hydras_syntax_is_what_is_searched(override, expected):
     (parsed,) = OverridesParser.create().parse_overrides([override])
     assert _space(parsed) == expected
+
+
+def test_a_dry_run_of_a_search_is_refused():
+    config = OmegaConf.create({"dry_run": True, "objective": "dino"})
+    with pytest.raises(UserError, match="dry_run plans a grid"):
+        Optuna(2, 1, 0).setup(hydra_context=None, task_function=None, config=config)  # type: ignore[arg-type]
 
 
 def test_a_search_without_an_objective_is_refused():

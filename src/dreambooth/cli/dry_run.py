@@ -26,7 +26,8 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     """Print the plan of a sweep; nothing is run, and nothing written."""
     folder, configs = Path(sweep.hydra.sweep.dir), []
     alike = set.intersection(*(set(job.overrides) for job in jobs))
-    table = Table(title=f"{len(jobs)} runs: {escape(str(folder))}", title_justify="left")
+    title = f"{_counted(len(jobs))}: {escape(str(folder))}"
+    table = Table(title=title, title_justify="left")
     table.box, table.pad_edge = SIMPLE_HEAD, False
     for header in ("", "what varies", "folder", ""):
         table.add_column(header, overflow="fold")
@@ -69,8 +70,8 @@ def _print_work(console: Console, configs: Sequence[Plain], folders: Sequence[Pa
     table = Table.grid(padding=(0, 2))
     table.add_row(
         "trainings",
-        f"{work.last_phases} for {len(configs)} runs: {work.steps} optimizer steps after sharing, "
-        f"{work.steps_alone} before",
+        f"{work.last_phases} for {_counted(len(configs))}: {work.steps} optimizer steps after "
+        f"sharing, {work.steps_alone} before",
     )
     table.add_row(
         "images",
@@ -98,6 +99,10 @@ def _costs(costs: Estimate, configs: Sequence[Plain]) -> list[tuple[str, str]]:
     disk += f", and up to {max(shared)} GiB of shared trainings in cache_dir" if shared else ""
     source = f"estimated from {', and from '.join(costs.sources)}"
     return [("time", time), ("memory", memory), ("disk", disk), ("", source)]
+
+
+def _counted(runs: int) -> str:
+    return f"{runs} run{'' if runs == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.planning import PlannedJob
+from dreambooth.errors import UserError
 from dreambooth.quoting import quoted, typed
 from dreambooth.study.sweeps import SWEEP, SweepPlan
 
@@ -21,10 +23,10 @@ KEY = "resume_sweep"
 def with_sweep(parsed: Namespace) -> Namespace:
     """Put the command line of an earlier sweep in the place of `resume_sweep=DIR`.
 
-    What else is given follows it, and replaces its values.
+    Hydra's own options, such as another launcher, and `dry_run` may stand beside it.
 
     Raises:
-        UserError: the folder holds no sweep.
+        UserError: the folder holds no sweep, or an option that would make other runs of it.
     """
     own = [o for o in parsed.overrides if o.lstrip("+").startswith(f"{KEY}=")]
     folder = _value(own[-1]) if own else None
@@ -32,6 +34,12 @@ def with_sweep(parsed: Namespace) -> Namespace:
         return parsed
     plan = SweepPlan.read(Path(folder))
     more = [override for override in parsed.overrides if override not in own]
+    other = [o for o in more if not o.lstrip("+~").startswith(("hydra.", "hydra/", "dry_run="))]
+    if other:
+        raise UserError(
+            f"{own[-1]} goes on with the runs of that sweep, and {other[0]} would change them: "
+            "take it out, or start a sweep in another folder."
+        )
     values = dict(vars(parsed))
     for flag in plan.flags:
         name, _, value = flag.removeprefix("--").partition("=")
@@ -66,7 +74,17 @@ def command_of(folder: Path) -> str | None:
     return f"python train.py {typed(f'{KEY}={quoted(folder)}')}"
 
 
-def say_how_to_go_on(folder: Path) -> None:
-    """Print how to go on with a sweep that was stopped."""
-    if command := command_of(folder):
-        print(f"\nStopped; finished runs are kept. Continue the sweep with {command}", flush=True)
+@contextmanager
+def saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """When the sweep in `folder` is stopped within the block, print how to go on with it, and exit.
+
+    The exit code is 128 + the signal.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if command := command_of(folder):
+            print(
+                f"\nStopped; finished runs are kept. Continue the sweep with {command}", flush=True
+            )
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
