@@ -133,6 +133,14 @@ def _with_n(interval: str, mean: Mean, n: int) -> str:
 # -- what stands around the table ---------------------------------------------------------------
 
 
+def ids_of(answer: Answer) -> Iterator[tuple[str, str, str]]:
+    """List each column's heading, its variant id, and what its source computed, if that differs."""
+    for column in answer.columns:
+        has_other = column.source_name and not column.same_variant
+        stated = column.source_variant or "not stated"
+        yield column.header, column.variant, stated if has_other else ""
+
+
 def legend(answer: Answer, best: str) -> Iterator[str]:
     """Explain the marks and what is compared, a sentence each.
 
