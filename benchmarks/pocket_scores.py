@@ -1,14 +1,15 @@
-"""Test whether the scores order runs as the world's ground truth does.
+"""Put the world's ground truth beside a study's scores, and test whether both order runs alike.
 
-    python train.py -m subject=dog ppl=true,false lr=1e-4,3e-4,6e-4 max_steps=100,300 \\
-        evaluation=paper evaluation.images_per_prompt=2 \\
-        photos.root=null hydra.sweep.dir=DIR
-    python benchmarks/pocket_scores.py DIR [DIR ...] [--out scores.json] [--sheet scores.png]
+    python train.py experiment=paper_table3 photos.root=null hydra.sweep.dir=DIR
+    python benchmarks/pocket_scores.py DIR [DIR ...] [--by ppl,lr] [--out JSON] [--sheet PNG]
 
 Reads every finished run below the folders. Their subjects must be rendered ones, whose class,
 colour and context are known; a run on other photos is refused. The probe, trained only on rendered
-scenes, reads the truth off the images that were scored. Printed is Spearman's rank correlation over
-the runs between each score and its truth:
+scenes, reads the truth off the images that were scored. Printed are the means of the truth for each
+setting of --by, over subjects, with 95 % bootstrap intervals, and Spearman's rank correlation
+between each score and its truth: over the runs of each subject that were scored alike, if they are
+at least six, and its mean over subjects. (Runs of several subjects in one list would correlate
+because subjects differ.)
 
   DINO, CLIP-I          subject: share of images with the subject's class and main colour (without
                         prompts that ask for another colour)
@@ -22,9 +23,12 @@ the runs between each score and its truth:
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +37,14 @@ from torchmetrics.functional import spearman_corrcoef
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
+from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.store import Item, read_manifest
 from dreambooth.study.runs import Run, find_runs
+from dreambooth.training.fingerprint import flat
 
 TRUTH = {
     "dino": "subject",
@@ -47,7 +53,8 @@ TRUTH = {
     "pres": "drift",
     "div_class": "variety",
 }
-KNOBS = ("ppl", "lr", "max_steps")
+LEAST = 6  # runs of a subject that a rank correlation needs
+Row = dict[str, Any]
 
 
 def variety(readings: list[tuple]) -> float:
@@ -109,15 +116,16 @@ def check_rendered(run: Run) -> None:
         )
 
 
-def measure(run: Run, judge: probe.Probe) -> dict[str, float]:
-    """Collect one run's settings, scores and truth."""
+def measure(run: Run, judge: probe.Probe, by: Sequence[str]) -> Row:
+    """Collect one run's subject, settings, scores and truth."""
     subject = run.config["subject"]
     who = world.subject_identity(subject["class_noun"], subject["name"])
     images = run.folder / "evaluation" / run.metrics()["evaluation"]
     items = read_manifest(images)
     pixels = [np.asarray(Image.open(images / item.file).convert("RGB")) for item in items]
-    knobs = {name: run.config[name] for name in KNOBS}
-    return knobs | scores(run) | truths(items, probe.judge(judge, np.stack(pixels)), who)
+    row: Row = {"subject.name": subject["name"], "evaluation": run.metrics()["evaluation"]}
+    row |= {key: flat(run.config).get(key) for key in by}
+    return row | scores(run) | truths(items, probe.judge(judge, np.stack(pixels)), who)
 
 
 def row_of(run: Run) -> list[Image.Image]:
@@ -129,56 +137,101 @@ def row_of(run: Run) -> list[Image.Image]:
     return [Image.open(folder / item.file) for item in shown]
 
 
-def sheet(runs: list[Run], target: Path) -> None:
+def sheet(runs: list[Run], by: Sequence[str], target: Path) -> None:
     """Write one row of pictures per run, under its settings."""
     rows = [row_of(run) for run in runs]
-    knobs = [", ".join(f"{name} {run.config[name]}" for name in KNOBS) for run in runs]
+    keys = ("subject.name", *by)
+    knobs = [", ".join(f"{key} {flat(run.config).get(key)}" for key in keys) for run in runs]
     grid([image for row in rows for image in row], len(rows[0]), knobs, cell=96).save(target)
 
 
-def correlations(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Compute Spearman's rho over the runs between each score and its truth."""
+def correlations(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Compute Spearman's rho between each score and its truth, for each subject and on average.
 
-    def column(name: str) -> torch.Tensor:
-        return torch.tensor([float(row[name]) for row in rows])
+    Returns:
+        score => subject => rho over its runs that were scored alike; `mean`, `low_95` and
+        `high_95` (bootstrap over subjects).
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["subject.name"], row["evaluation"]), []).append(row)
+    found: dict[str, dict[str, float]] = {}
+    for name, truth in TRUTH.items():
+        per_subject: dict[str, list[float]] = {}
+        for (subject, _), members in sorted(groups.items()):
+            both = [(r[name], r[truth]) for r in members if name in r]
+            if len(both) >= LEAST:
+                pairs = torch.tensor(both, dtype=torch.float64)
+                rho = spearman_corrcoef(pairs[:, 0], pairs[:, 1]).item()
+                per_subject.setdefault(subject, []).append(0.0 if math.isnan(rho) else rho)
+        rhos = {subject: sum(values) / len(values) for subject, values in per_subject.items()}
+        if rhos:
+            found[name] = rhos | interval_of(rhos)
+    return found
 
-    return {
-        name: spearman_corrcoef(column(name), column(truth)).item() for name, truth in TRUTH.items()
-    }
+
+def interval_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Average over subjects, with a 95 % bootstrap interval over them."""
+    interval = bootstrap_interval(list(values.values()), list(values), seed=0)
+    low, high = interval or (math.nan, math.nan)
+    return {"mean": sum(values.values()) / len(values), "low_95": low, "high_95": high}
+
+
+def truth_table(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:
+    """Average the truth over the subjects of each setting: one row per setting."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    table = []
+    for values, members in groups.items():
+        line: Row = dict(zip(by, values, strict=True))
+        for truth in dict.fromkeys(TRUTH.values()):
+            per_subject: dict[str, list[float]] = {}
+            for row in members:
+                per_subject.setdefault(row["subject.name"], []).append(row[truth])
+            means = {name: sum(each) / len(each) for name, each in per_subject.items()}
+            line |= {"subjects": len(means), truth: interval_of(means)}
+        table.append(line)
+    return table
+
+
+def cell(value: Any) -> str:
+    """Write a value or a mean with its interval."""
+    if isinstance(value, dict):
+        return f"{value['mean']:.2f} ({value['low_95']:.2f} to {value['high_95']:.2f})"
+    return str(value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="with runs on rendered subjects")
+    parser.add_argument("--by", default="ppl,lr,max_steps", help="settings that set runs apart")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--sheet", type=Path, help="write pictures of every run")
     args = parser.parse_args()
+    by = args.by.split(",")
     try:
         judge = probe.load_probe(weights_folder())
         found = sorted({path for folder in args.folders for path in find_runs(folder)})
-        if len(found) < 3:
-            raise UserError(
-                f"{len(found)} finished runs below {args.folders}: at least 3 are needed."
-            )
         runs = [Run.read(folder) for folder in found]
         for run in runs:
             check_rendered(run)
-        runs.sort(key=lambda run: tuple(run.config[name] for name in KNOBS))
-        rows = [measure(run, judge) for run in runs]
+        rows = [measure(run, judge, by) for run in runs]
     except UserError as error:
         raise SystemExit(str(error)) from None
-    columns = [*KNOBS, *TRUTH, *dict.fromkeys(TRUTH.values())]
+    table = truth_table(rows, by)
+    columns = [*by, "subjects", *dict.fromkeys(TRUTH.values())]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for row in rows:
-        cells = (f"{row[c]:.3f}" if c not in KNOBS else str(row[c]).lower() for c in columns)
-        print("| " + " | ".join(cells) + " |")
+    for line in table:
+        print("| " + " | ".join(cell(line[column]) for column in columns) + " |")
     rho = correlations(rows)
-    for name, value in rho.items():
-        print(f"{name:10s} with {TRUTH[name]:8s} rho {value:+.2f} over {len(rows)} runs")
+    for name, values in rho.items():
+        count = len(values) - 3
+        print(f"{name:10s} with {TRUTH[name]:8s} rho {cell(values)} over {count} subjects")
     if args.sheet:
-        sheet(runs, args.sheet)
+        sheet(runs, by, args.sheet)
     if args.out:
-        write_json(args.out, {"runs": rows, "rho": rho})
+        write_json(args.out, {"runs": rows, "truth": table, "rho": rho})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from importlib import resources
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,29 +14,35 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreambooth.cli import checks
+from dreambooth.cli.axes import parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, is_global
 from dreambooth.cli.help import read_comments
 from dreambooth.cli.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
+from dreambooth.data.prompts import fill
 from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.training.fingerprint import flat
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
-    ".": 6,
+    ".": 7,
     "evaluation": 5,
     "experiment": 16,
-    "hydra/sweeper": 1,
+    "hydra/launcher": 2,
+    "hydra/sweeper": 2,
     "logger": 2,
     "method": 4,
     "model": 4,
     "optimizer": 2,
+    "preset": 8,
+    "reuse": 2,
     "scheduler": 8,
     "subject": 33,
-    "trainer": 5,
+    "trainer": 6,
 }
-CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
+ALL = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
+CHOICES = [choice for choice in ALL if choice[0] != "preset"]  # which belongs to generate.py
 GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
 
@@ -59,7 +67,8 @@ def test_every_entry_composes(name):
 
 
 def test_every_file_at_the_top_is_a_command_or_shared_by_them():
-    assert {f.removesuffix(".yaml") for f in FILES if "/" not in f} == {*COMMANDS, "_command"}
+    at_the_top = {f.removesuffix(".yaml") for f in FILES if "/" not in f}
+    assert at_the_top == {*COMMANDS, "_command", "wandb_sweep"}  # the last is read by W&B
 
 
 def test_every_key_is_explained():
@@ -88,6 +97,20 @@ def test_every_choice_composes_and_passes_the_checks(group, name, tmp_path):
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
+@pytest.mark.parametrize("name", [name for group, name in ALL if group == "preset"])
+def test_every_preset_draws_a_grid_or_a_film(name):
+    description = read_comments(CONF / f"preset/{name}.yaml").description
+    cfg = composed("generate", f"preset={name}", "run=r", "output_dir=out")
+    checks.check_generate(cfg)
+    axes = parse_axes(cfg.grid)
+    names = {axis.name for axis in axes.values()}
+    assert description and (cfg.morph.keyframes is not None) == (not axes)
+    assert "prompt" in names or len(cfg.prompts) == 1
+    assert all(fill(prompt.replace("{class_noun}", "dog"), "sks", "dog") for prompt in cfg.prompts)
+    if "Pixels2GenAI" in description[0]:
+        assert cfg.num_inference_steps == 30 and cfg.scheduler.name == "DPMSolverMultistepScheduler"
+
+
 def test_the_subjects_are_the_datasets():
     manifest = resources.files("dreambooth.data") / "dataset_manifest.json"
     paths = [entry["path"].split("/") for entry in json.loads(manifest.read_text())["files"]]
@@ -106,7 +129,8 @@ def test_the_subjects_are_the_datasets():
 def own(group: str, name: str) -> tuple[str, ...]:
     """What a choice needs on the tiny model, on this machine, in a second."""
     if group == "trainer":
-        return (*ON_THIS_CPU, "trainer.strategy=auto") if name == "ddp" else ON_THIS_CPU
+        several = name in ("ddp", "fsdp")
+        return (*ON_THIS_CPU, "trainer.strategy=auto") if several else ON_THIS_CPU
     if group == "experiment":  # SMALL comes before presets, so what is large is set again
         return "batch_size=2", "prior.num_class_images=3", "prior.num_inference_steps=2"
     if group == "evaluation":
@@ -184,7 +208,7 @@ def test_every_identity_of_the_world_is_another_subject(spine, tmp_path):
 @pytest.mark.parametrize(("group", "name"), choices("trainer"))
 def test_trainers_are_real_trainers(group, name, tmp_path):
     cfg = composed("train", f"{group}={name}", *ON_THIS_CPU, f"output_dir='{tmp_path}'")
-    more = {"strategy": "auto"} if name == "ddp" else {}
+    more = {"strategy": "auto"} if name in ("ddp", "fsdp") else {}
     trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, **more)
     assert trainer.log_every_n_steps == 10
 
@@ -207,6 +231,38 @@ def test_the_checks_name_keys_that_exist(tmp_path):
     for key in keys:
         parent, _, last = key.rpartition(".")
         assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
+
+
+def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypatch):
+    """W&B's own agent writes the command line; the process is not started."""
+    from wandb import wandb_agent
+
+    started: list[list[str]] = []
+
+    def started_with(env, command, **_) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(wandb_agent, "AgentProcess", started_with)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_RUN_ID", "")
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(CONF / "wandb_sweep.yaml"), resolve=False)
+    agent = wandb_agent.Agent.__new__(wandb_agent.Agent)
+    agent._sweep_command, agent._in_jupyter, agent._function = sweep["command"], False, None
+    agent._forward_signals, agent._run_processes = False, {}
+    chosen = {"lr": 1.5e-05, "max_steps": 200, "ppl": False}
+    assert set(chosen) == set(sweep["parameters"])
+    args = {key: {"value": value} for key, value in chosen.items()}
+    agent._command_run({"run_id": "abc", "program": sweep["program"], "args": args})
+    (command,) = started
+    assert command[:3] == ["/usr/bin/env", "python", "train.py"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*command[3:], "output_dir=out"], return_hydra_config=True)
+    assert cfg.hydra.run.dir == "outputs/sweep/abc" and cfg.logger.wandb
+    assert {key: cfg[key] for key in chosen} == chosen
+    checks.check(cfg)
+    # the metric of the sweep is one that such a run logs
+    assert sweep["metric"]["name"] == "curve/harmonic_mean" and cfg.evaluation.every_n_steps
 
 
 @pytest.mark.slow

@@ -106,6 +106,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: the disk is full.
+    """
+    with atomic(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 @contextmanager
 def _room(folder: Path) -> Iterator[None]:
     """Turn the error of a full disk below `folder` into a UserError."""

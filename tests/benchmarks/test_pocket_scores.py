@@ -80,14 +80,43 @@ def test_scores_are_named_by_their_metric_and_clip_t_is_of_the_class(tmp_path):
     assert scores.scores(run) == {"dino": 0.1, "clip_t": 0.3, "clip_i": 0.4}
 
 
-def test_correlations_are_spearman_s():
-    rng = np.random.default_rng(3)
+def rows_of(subject: str, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     names = [*scores.TRUTH, *dict.fromkeys(scores.TRUTH.values())]
-    rows = [dict(zip(names, rng.random(len(names)).tolist(), strict=True)) for _ in range(9)]
-    for name, rho in scores.correlations(rows).items():
-        truth = scores.TRUTH[name]
-        result: Any = spearmanr([row[name] for row in rows], [row[truth] for row in rows])
-        assert rho == pytest.approx(result.statistic, abs=1e-5)
+    alike = {"subject.name": subject, "evaluation": "paper", "ppl": True}
+    return [
+        alike | dict(zip(names, rng.random(len(names)).tolist(), strict=True)) for _ in range(count)
+    ]
+
+
+def test_correlations_are_spearman_s_within_each_subject():
+    rng = np.random.default_rng(3)
+    rows = {"dog": rows_of("dog", 9, rng), "cat": rows_of("cat", 7, rng)}
+    few = rows_of("vase", scores.LEAST - 1, rng)
+    found = scores.correlations([*rows["dog"], *few, *rows["cat"]])
+    for name, values in found.items():
+        assert set(values) == {"dog", "cat", "mean", "low_95", "high_95"}
+        for subject, own in rows.items():
+            truth = scores.TRUTH[name]
+            result: Any = spearmanr([row[name] for row in own], [row[truth] for row in own])
+            assert values[subject] == pytest.approx(result.statistic, abs=1e-5)
+        assert values["mean"] == pytest.approx((values["dog"] + values["cat"]) / 2)
+
+
+def test_runs_that_were_scored_otherwise_are_not_ranked_together():
+    rows = rows_of("dog", 6, np.random.default_rng(4))
+    alone = scores.correlations(rows)["dino"]["dog"]
+    other = [{**row, "evaluation": "cornell", "dino": 1 - row["dino"]} for row in rows]
+    assert scores.correlations([*rows, *other])["dino"]["dog"] == pytest.approx(0)
+    assert alone != pytest.approx(0)
+
+
+def test_the_truth_of_a_setting_is_its_mean_over_subjects():
+    rng = np.random.default_rng(5)
+    rows = [*rows_of("dog", 2, rng), *rows_of("cat", 1, rng)]
+    (line,) = scores.truth_table(rows, ["ppl"])
+    dog, cat = (rows[0]["drift"] + rows[1]["drift"]) / 2, rows[2]["drift"]
+    assert line["ppl"] is True and line["subjects"] == 2
+    assert line["drift"]["mean"] == pytest.approx((dog + cat) / 2)
 
 
 def run_on(photos: Path, noun: str = "dog", name: str = "dog") -> Run:

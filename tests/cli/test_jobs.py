@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli.jobs import remove_empty
+from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished
 from spine import environment
 
 pytestmark = pytest.mark.slow
 
 # what train.py is to Hydra, without training: it needs no torch
 COMMAND = """
+import signal
 from pathlib import Path
 
 from dreambooth.cli.main import entry
@@ -27,6 +28,10 @@ def run(cfg):
         raise UserError("seed=1 is not usable.")
     if cfg.seed == 3:
         raise ZeroDivisionError("a bug")
+    half = Path(cfg.output_dir, "half")
+    if cfg.seed == 6 and not half.exists():
+        half.touch()
+        return 128 + signal.SIGUSR2  # as training that the queue's signal stopped
     Path(cfg.output_dir, "done").touch()
     return cfg.seed / 4
 
@@ -37,14 +42,13 @@ if __name__ == "__main__":
 LAUNCHERS = {
     "basic": (),
     "joblib": ("hydra.launcher.n_jobs=2",),
-    "submitit_local": ("hydra.launcher.timeout_min=5",),
+    "slurm": ("hydra.launcher.cluster=local",),
 }
-PACKAGES = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def sweep(folder: Path, *arguments: str, text: str = COMMAND) -> subprocess.CompletedProcess:
     """Run `COMMAND -m` in `folder`; the runs are in sweep/<seed>."""
-    (folder / "command.py").write_text(COMMAND)
+    (folder / "command.py").write_text(text)
     own = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}", "~hydra.callbacks.table")
     return subprocess.run(
         [sys.executable, "command.py", "-m", *own, *arguments],
@@ -58,19 +62,61 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
-    package = PACKAGES.get(launcher)
-    if package and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
-        pytest.skip(f"{package} is not installed")
     chosen = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
-    done = sweep(tmp_path, "seed=0,1,2,3,4", *chosen)
+    more = (6,) if launcher == "slurm" else ()  # stopped by its queue, it is queued again
+    seeds = (0, 1, 2, 3, 4, *more)
+    done = sweep(tmp_path, f"seed={','.join(map(str, seeds))}", *chosen)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-3:] == [
-        "error: 2 of 5 runs of this sweep failed:",
+    assert done.stderr.splitlines()[-4:] == [
+        f"error: 2 of {len(seeds)} runs of this sweep failed:",
         "  seed=1: seed=1 is not usable.",
         "  seed=3: ZeroDivisionError: a bug",
+        """Run these again with python train.py "resume_sweep='sweep'\"""",
     ]
-    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "2", "4"}
-    assert not (tmp_path / "sweep/1").exists() and not (tmp_path / "sweep/3").exists()
+    folder = tmp_path / "sweep"
+    finished = {path.parent.name for path in folder.glob("*/done")}
+    assert finished == {str(seed) for seed in (0, 2, 4, *more)}
+    assert [run for run in find_unfinished(folder) if run.state == "failed"] == [
+        Unfinished("1", "failed", "seed=1 is not usable."),
+        Unfinished("3", "failed", "ZeroDivisionError: a bug"),
+    ]
+    assert "error: seed=1 is not usable." in (folder / "1/train.log").read_text()
+    log = (folder / "3/train.log").read_text()
+    assert "Traceback" in log and "\nZeroDivisionError: a bug\n" in log
+    assert [job["folder"] for job in SweepPlan.read(folder).jobs] == [str(seed) for seed in seeds]
+
+
+def test_a_sweep_goes_on_by_its_folder_alone(tmp_path):
+    """With the command line that it had; a run that succeeds this time has not failed."""
+    assert sweep(tmp_path, "seed=1,0", "lr=5").returncode == 2
+    (tmp_path / "command.py").write_text(COMMAND.replace("cfg.seed == 1", "cfg.lr != 5"))
+    command = [sys.executable, "command.py", "resume_sweep=sweep"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "1"}
+    assert not list((tmp_path / "sweep").glob("*/failed.json"))
+
+
+@pytest.mark.parametrize(("stop", "code"), [("raise KeyboardInterrupt", 130), ("return 143", 143)])
+def test_a_stopped_sweep_says_how_to_go_on(tmp_path, stop, code):
+    text = COMMAND.replace('raise UserError("seed=1 is not usable.")', stop)
+    done = sweep(tmp_path, "seed=0,1,2", text=text)
+    assert done.returncode == code and done.stderr == ""
+    said = done.stdout.strip().splitlines()[-1]
+    command = """Continue the sweep with python train.py "resume_sweep='sweep'\""""
+    assert said == f"Stopped; finished runs are kept. {command}"
+    assert find_unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
+
+
+def test_a_search_with_optuna_goes_on_where_it_ended(tmp_path):
+    search = ("hydra/sweeper=optuna", "objective=dino", "seed=range(0,5,2)", "max_steps=7")
+    first = sweep(tmp_path, *search, "hydra.sweeper.n_trials=1")
+    assert first.returncode == 0 and "The best of 1 trials: dino=" in first.stdout, first.stderr
+    more = sweep(tmp_path, *search, "hydra.sweeper.n_trials=4")
+    assert more.returncode == 0 and "The best of 4 trials: dino=" in more.stdout, more.stderr
+    assert more.stdout.count("seed=") == 4  # three trials and the best
 
 
 def test_a_failed_run_does_not_end_later_batches(tmp_path):
@@ -88,6 +134,18 @@ def test_a_sweep_without_failures_ends_well(tmp_path):
 def test_a_sweep_that_did_nothing_leaves_no_folder(tmp_path, arguments):
     assert sweep(tmp_path, *arguments).returncode == 2
     assert [p.name for p in tmp_path.iterdir()] == ["command.py"]
+
+
+def test_a_single_run_that_failed_has_its_error_in_its_log(tmp_path):
+    """If it had written something; else nothing is left of it."""
+    wrote = "        Path(cfg.output_dir, 'image').touch()\n        raise UserError"
+    (tmp_path / "command.py").write_text(COMMAND.replace("        raise UserError", wrote))
+    command = [sys.executable, "command.py", "seed=1", "hydra.run.dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr == "error: seed=1 is not usable.\n"
+    assert "error: seed=1 is not usable." in (tmp_path / "run/train.log").read_text()
 
 
 def test_only_empty_folders_are_removed(tmp_path):

@@ -58,6 +58,7 @@ REFUSED = {
     "evaluation.every_n_steps=1 | evaluation.curve.prompts=few": r"evaluation\.curve.*few",
     "evaluation.every_n_steps=1.5": r"evaluation\.every_n_steps=1\.5",
     "checkpoint.best=max": r"checkpoint\.best=max",
+    "checkpoint.patience=2": r"checkpoint\.patience needs .*evaluation\.every_n_steps",
     "checkpoint.best=harmonic": r"checkpoint\.best needs .*evaluation\.every_n_steps",
     "trainer.devices=two": r"^trainer cannot be set up: .*devices.*trainer\.\*",
     "+trainer.device=2": "^trainer cannot be set up: .*'device'",

@@ -23,7 +23,7 @@ DINO, CLIP = "dino.pocket.sq32_bicubic", "clip.pocket.sq32_bicubic"
 
 @pytest.fixture
 def session(tmp_path, monkeypatch):
-    """`session({step: dino}, prompt)`: a Curve that has scored those steps, in one folder."""
+    """`session({step: dino}, prompt)`: a Curve that has scored those steps, in `run`."""
     networks = Encoders(
         "pocket",
         *(SimpleNamespace(variant=v, model_id=v, weights_hash="a") for v in (DINO, CLIP)),
@@ -37,6 +37,7 @@ def session(tmp_path, monkeypatch):
         scores: dict[int, float],
         prompt: str = "a sks dog",
         best_after: int | None = 0,
+        run: str = ".",
         **settings,
     ) -> Curve:
         evaluation = SimpleNamespace(
@@ -46,7 +47,7 @@ def session(tmp_path, monkeypatch):
             encoders=networks,
             drawn=lambda *_: [],
         )
-        made = Curve(evaluation, weights, tmp_path, best_after)
+        made = Curve(evaluation, weights, tmp_path / run, best_after)
         for step, dino in scores.items():
             summary = {dino_id(DINO): dino, clip_t_id(CLIP, "class_only"): 0.3}
             summary = {key: {"mean": value} for key, value in summary.items()}
@@ -100,7 +101,39 @@ def test_no_step_before_the_last_phase_is_the_best(session):
     assert session({0: 0.9}, "another prompt").best() is None
 
 
+def test_points_since_the_best_are_counted_within_the_phase(session):
+    curve = session({0: 0.9, 10: 0.2, 20: 0.6, 30: 0.5, 40: 0.6, 50: 0.7})
+    counts = [curve.points_since_best(0, last) for last in (0, 10, 20, 30, 40, 45, 50)]
+    assert counts == [0, 0, 0, 1, 2, 2, 0]  # step 0 is before training; an equal point is no rise
+    assert curve.points_since_best(20, 40) == 0 and curve.points_since_best(50, 60) == 0
+
+
 def test_a_curve_may_stand_beside_an_average(spine, tmp_path):
     overrides = ("evaluation.every_n_steps=1", "ema_decay=0.9", "checkpoint.best=harmonic")
     spec = spine.spec(tmp_path, *overrides)
     assert spec.curve.every_n_steps == 1 and spec.optimizer.ema_decay == 0.9
+
+
+def test_scores_of_another_run_come_with_the_state_of_the_best(session):
+    theirs = session({0: 0.1, 10: 0.5, 20: 0.3, 30: 0.6}, run="other").folder
+    ours = session({})
+    assert not ours.adopt(theirs, [0, 10, 20], None)  # they have the state of step 30 alone
+    assert not ours.adopt(theirs, [0, 5, 10], None)  # a step that they did not score
+    assert ours.rows == [] and not ours.path.exists()
+    assert ours.adopt(theirs, [0, 10, 20], 30)
+    assert steps(ours.path) == [0, 10, 20, 30] and ours.last_step == 30
+    assert ours.load_best() == 30 and ours.weights.loaded == 30
+    again = session({40: 0.2})
+    assert again.load_best() == 30 and steps(again.path)[-2:] == [30, 40]
+
+
+def test_scores_of_another_run_that_measured_anything_else_stay_there(session):
+    theirs = session({0: 0.1, 10: 0.5}, run="other").folder
+    assert not session({}, guidance=2).adopt(theirs, [0, 10], None)
+    assert not session({}, run="a").adopt(theirs.parent / "absent", [0], None)
+    session({0: 0.2, 10: 0.3, 20: 0.4}, run="b", best_after=None)
+    later = session({}, run="b", best_after=None)
+    assert later.adopt(theirs, [10], None) and steps(later.path) == [0, 10]
+    assert [row["harmonic_mean"] for row in later.rows] == pytest.approx(
+        [2 * a * 0.3 / (a + 0.3) for a in (0.2, 0.5)]
+    )

@@ -12,7 +12,8 @@ from markdown_it import MarkdownIt
 from dreambooth.study.answer import Answer
 from dreambooth.study.answer_files import latex, markdown, write_answer
 from dreambooth.study.answer_rows import build_answer
-from dreambooth.study.scored_runs import Unfinished, read_runs
+from dreambooth.study.scored_runs import read_runs
+from dreambooth.study.sweeps import Unfinished
 from run_records import DINO, write_run
 
 NASTY = r"50% of a|b & c_d $x$ #1 {e} ~f^g \h <script> *i* `j` [k](l)"

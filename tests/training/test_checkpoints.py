@@ -22,6 +22,7 @@ from dreambooth.training.checkpoints import (
     verify,
 )
 from dreambooth.training.resume import find
+from dreambooth.training.safety import StopAtStepBoundary
 from spine import checkpoint
 
 FACTS = {"lr": 1e-3, "prior": {"weight": 1.0, "seed": 0}, "phase": {"unet": "full"}}
@@ -184,7 +185,7 @@ class FakeTrainer:
 
 def train(folder: Path, start: int, stop: int, keep: int, every: int = 2, fail_at: int = -1):
     trainer = FakeTrainer(fail_at)
-    callback = Checkpoints(folder, every_n_steps=every, keep=keep)
+    callback = Checkpoints(folder, every_n_steps=every, keep=keep, stop=StopAtStepBoundary())
     trainer.global_step = start
     callback.on_train_start(trainer, None)
     for step in range(start + 1, stop + 1):

@@ -20,6 +20,7 @@ from dreambooth.training.fingerprint import (
     facts_of,
     facts_of_phases,
     is_under,
+    rounding_facts,
 )
 
 TABLES = {"weights": WEIGHTS, "content": CONTENT, "results": RESULTS, "neither": NEITHER}
@@ -77,6 +78,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
         ("sampling.dtype", "content"),
         ("scheduler.options", "results"),
         ("checkpoint.best", "results"),
+        ("checkpoint.patience", "content"),
         ("checkpoint.keep", "neither"),
         ("samples.seeds", "neither"),
     ):
@@ -163,6 +165,7 @@ CHANGES_NO_WEIGHT = {
     "scheduler": ("scheduler=pndm",),
     "sampling": ("sampling.guidance_scale=2",),
     "checkpoint.best": ("checkpoint.best=harmonic", "evaluation.every_n_steps=1"),
+    "checkpoint.patience": ("checkpoint.patience=2", "evaluation.every_n_steps=1"),
     "gradient_checkpointing": ("gradient_checkpointing=true",),
     "compile": ("compile=true",),
     "trainer": ("+trainer.benchmark=true",),
@@ -170,7 +173,10 @@ CHANGES_NO_WEIGHT = {
     "cache_dir": ("cache_dir=elsewhere",),
     "logger": ("logger=wandb",),
     "resume": ("resume=null",),
+    "reuse": ("reuse=on",),
     "published": ("published={title: a study}",),
+    "dry_run": ("dry_run=true",),
+    "resume_sweep": ("resume_sweep=earlier",),
     "evaluation": ("evaluation=paper",),
     "samples": ("samples.seeds=[3,4]",),
     "checkpoint.every_n_steps": ("checkpoint.every_n_steps=7",),
@@ -202,3 +208,27 @@ def test_a_later_phase_depends_on_the_earlier_ones(spine, tmp_path):
     assert two[0][0] == two[1][0]  # more steps continue the first phase
     differing = {key for key in two[0][1] if two[0][1][key] != two[1][1][key]}
     assert differing == {"phase_0"}
+
+
+@pytest.mark.slow
+def test_what_is_taken_over_agrees_in_the_last_bits_too(spine, tmp_path, monkeypatch):
+    def rounding(*overrides: str, captions: tuple[str, ...] = ("a dog", "a cat")) -> dict:
+        examples = SimpleNamespace(key="latents", prompts=captions)
+        batches = SimpleNamespace(instance=examples, prior=None)
+        return rounding_facts(spine.spec(tmp_path, *overrides), batches)
+
+    def differing(other: dict) -> set[str]:
+        return {key for key in before if before[key] != other[key]}
+
+    before = rounding()
+    for overrides, differs in (
+        (("gradient_checkpointing=true",), {"gradient_checkpointing"}),
+        (("compile=true",), {"compile"}),
+        (("+trainer.benchmark=true",), {"trainer"}),
+        (("trainer.log_every_n_steps=3", "scheduler=pndm", "max_steps=9"), set()),
+    ):
+        assert differing(rounding(*overrides)) == differs
+    assert differing(rounding(captions=("a cat", "a dog"))) == {"examples"}
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    assert differing(rounding()) == {"threads"}
+    assert None not in before["versions"].values() and len(before["code"]) == 16

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import folder_hash
+from dreambooth.files import read_csv
 from dreambooth.sampling.samples import SampleSet
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
@@ -81,6 +84,44 @@ def test_the_last_step_is_drawn_where_the_best_one_is_exported(
         for name in ("step-000001", "step-000002", "final")
     )
     assert final == first != last
+
+
+@pytest.fixture(scope="module")
+def early(spine, encoders_dir, tmp_path_factory):
+    """A run of six steps whose curve is best at step 1, with a patience of 2 points."""
+    out = tmp_path_factory.mktemp("early") / "run"
+    more = ("max_steps=6", "checkpoint.patience=2", "evaluation.every_n_steps=1", "ppl=false")
+    more += ("evaluation.curve.class_images=2", "evaluation.encoders=pocket")
+    more += f"evaluation.encoders_dir='{encoders_dir}'"
+    falling = lambda self, scores: (1 / (1 + scores.get("step", 0)),) * 2  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curve, "_rule", falling)
+        yield spine.run(out, *more, "checkpoint.every_n_steps=2"), more
+
+
+def test_a_run_stops_when_its_curve_no_longer_rises(early):
+    out, _ = early
+    record = json.loads((out / "run.json").read_text())
+    assert record["stopped_early_at"] == 3 and record["best_step"] is None
+    assert record["costs"]["phase_0"]["steps"] == 3
+    assert checkpoint(out)["global_step"] == 3
+    steps = [row["step"] for row in read_csv(out / "curve.csv")]
+    assert steps == ["0", "1", "2", "3"]
+
+
+def test_the_same_command_trains_no_further_and_more_patience_does(spine, early, tmp_path):
+    out, more = early
+    # killed after the curve was written and before the checkpoint: the step is done once more
+    again = copytree(out, tmp_path / "again")
+    (again / "checkpoints/phase-0/step-000003.ckpt").unlink()
+    record = json.loads((spine.run(again, *more) / "run.json").read_text())
+    assert record["stopped_early_at"] == 3 and record["costs"]["phase_0"]["steps"] == 1
+    assert same(checkpoint(again)["state_dict"], checkpoint(out)["state_dict"])
+    assert folder_hash(again / "model") == folder_hash(out / "model")
+    record = json.loads((spine.run(out, *more) / "run.json").read_text())
+    assert record["stopped_early_at"] == 3 and record["costs"]["phase_0"]["steps"] == 0
+    spine.run(again, *more, "checkpoint.patience=3")
+    assert checkpoint(again)["global_step"] == 4
 
 
 def test_steps_are_optimizer_updates(spine, tmp_path):

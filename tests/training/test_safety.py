@@ -21,17 +21,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_step_and_files(value):
-    trainer, callback = FakeTrainer(), StopOnNonFinite([torch.ones(1)], 4)
+    trainer, callback = FakeTrainer(), StopOnNonFinite(lambda: [torch.ones(1)], 4)
     for step, loss in enumerate([1.0, 2.0, value], start=1):
         trainer.global_step = step
         batch = {"names": [f"{step}b.jpg", f"{step}a.jpg", f"{step}b.jpg"]}
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, batch, 0)
-    with pytest.raises(UserError, match=f"became {value} at step 3 on 3a.jpg, 3b.jpg: lower lr"):
+    with pytest.raises(
+        UserError, match=f"became {value} at step 3 on 3a.jpg, 3b.jpg: lower lr.*32-true.$"
+    ):
         callback.on_save_checkpoint(trainer, FakeModule(), {})
 
 
 def test_losses_are_looked_at_every_n_micro_steps_where_looking_waits_for_the_device():
-    trainer, callback, module = FakeTrainer(), StopOnNonFinite([], 2), FakeModule()
+    trainer, callback, module = FakeTrainer(), StopOnNonFinite(list, 2), FakeModule()
     module.device = torch.device("cuda")
     callback.on_train_start(trainer, module)
     batch, bad = {"names": ["a.jpg"]}, {"loss": torch.tensor(torch.nan)}
@@ -46,7 +48,7 @@ def test_losses_are_looked_at_every_n_micro_steps_where_looking_waits_for_the_de
 
 def test_weights_that_are_not_finite_are_not_saved():
     trainer, module = FakeTrainer(), FakeModule()
-    callback = StopOnNonFinite(list(module.model.parameters()), 2)
+    callback = StopOnNonFinite(lambda: list(module.model.parameters()), 2)
     callback.on_save_checkpoint(trainer, module, {})
     with torch.no_grad():
         module.model.bias.fill_(torch.inf)
@@ -54,7 +56,7 @@ def test_weights_that_are_not_finite_are_not_saved():
         callback.on_save_checkpoint(trainer, module, {})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_waits_for_a_whole_step_and_is_given_back(number):
     before = signal.getsignal(number)
     trainer, callback = FakeTrainer(), StopAtStepBoundary()
@@ -83,7 +85,8 @@ def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
         return error * torch.nan if self.global_step == 2 else error
 
     monkeypatch.setattr(DreamBooth, "errors", poisoned)
-    with pytest.raises(UserError, match=r"loss became nan at step 3 on .*\d\.png.*precision"):
+    fails = r"loss became nan at step 3 on .*\d\.png.*precision 32-true; .*step-000002.ckpt is kept"
+    with pytest.raises(UserError, match=fails):
         spine.run(tmp_path, "max_steps=4", "checkpoint.every_n_steps=1")
     assert checkpoint(tmp_path)["global_step"] == 2
 
@@ -130,6 +133,23 @@ def test_a_signal_during_the_samples_before_the_first_step_waits_for_it(
     spec = spine.spec(tmp_path, *CONSTANT, "samples.every_n_steps=4")
     assert run(spec).code == 128 + number
     assert checkpoint(tmp_path)["global_step"] == 1 and signal.getsignal(number) is before
+
+
+def test_in_a_job_of_submitit_sigterm_saves_a_step_and_training_goes_on(
+    spine, four_steps, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    start = StopAtStepBoundary.on_train_start
+
+    def terminated(self, *args):
+        start(self, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(StopAtStepBoundary, "on_train_start", terminated)
+    spine.run(tmp_path, *CONSTANT)
+    saved = {path.name for path in tmp_path.glob("checkpoints/phase-0/*.ckpt")}
+    assert saved == {"step-000001.ckpt", "step-000004.ckpt"}
+    assert same(checkpoint(tmp_path)["state_dict"], checkpoint(four_steps)["state_dict"])
 
 
 def test_ctrl_c_while_lightning_sets_up_is_a_ctrl_c(spine, tmp_path, monkeypatch):

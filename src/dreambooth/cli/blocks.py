@@ -125,6 +125,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
     Raises:
         UserError: a Trainer that cannot be made on this machine.
     """
+    _check_sharding(config)
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
     return HardwareSpec(
         trainer_factory(config["trainer"]),
@@ -133,6 +134,29 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         config["gradient_checkpointing"],
         config["compile"],
     )
+
+
+def _check_sharding(config: Mapping[str, Any]) -> None:
+    """Refuse what divided weights cannot do.
+
+    Raises:
+        UserError: names the key.
+    """
+    strategy = config["trainer"].get("strategy")
+    if not isinstance(strategy, Mapping) or not strategy["_target_"].endswith("sharding.Sharded"):
+        return
+    phases = config["method"]["phases"]
+    kinds = {phase[part] for phase in phases for part in ("unet", "text_encoder")}
+    for key, is_refused in (
+        ("method", len(phases) > 1 or not kinds <= {"full", "frozen"}),
+        ("ema_decay", config["ema_decay"] is not None),
+        ("compile", config["compile"]),
+    ):
+        if is_refused:
+            raise UserError(
+                f"trainer=fsdp trains method=full without ema_decay and compile, and {key} asks "
+                "for something else: change it, or use trainer=ddp."
+            )
 
 
 def _device(trainer: Mapping[str, Any]) -> str:
@@ -154,13 +178,18 @@ def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
     """Build what is kept and what is resumed.
 
     Raises:
-        UserError: an unknown rule for the best step, or a `.ckpt` that is not valid.
+        UserError: an unknown rule for the best step, a rule without a curve, or a `.ckpt` that is
+            not valid.
     """
-    best, resume = config["checkpoint"]["best"], config["resume"]
+    block, resume = config["checkpoint"], config["resume"]
+    best = block["best"]
     if best not in (None, "harmonic"):
         raise UserError(f"checkpoint.best={best} is not a rule: use harmonic or null.")
-    if best and not config["evaluation"]["every_n_steps"]:
-        raise UserError("checkpoint.best needs a curve: set evaluation.every_n_steps, such as 50.")
+    for key in ("best", "patience"):
+        if block[key] and not config["evaluation"]["every_n_steps"]:
+            raise UserError(
+                f"checkpoint.{key} needs a curve: set evaluation.every_n_steps, such as 50."
+            )
     if resume not in (None, "auto"):
         verify(resume)
-    return CheckpointSpec(**config["checkpoint"], resume=resume)
+    return CheckpointSpec(**block, resume=resume)

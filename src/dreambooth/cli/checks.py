@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dreambooth.cli.axes import parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
@@ -34,6 +35,7 @@ POSITIVE = (
     "sampling.num_inference_steps",
     "sampling.batch_size",
     "photos.rendered",
+    "reuse.keep_gib",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -67,6 +69,10 @@ OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
+    "checkpoint.patience": (
+        "null or a whole number greater than 0",
+        lambda v: _is_whole(v) and v > 0,
+    ),
     "photos.use": ("null or a whole number greater than 0", lambda v: _is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
@@ -75,13 +81,19 @@ LISTS = {
     "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
+COUNT = (
+    "null or a whole number greater than 0",
+    lambda v: v is None or _is_whole(v) and v > 0,
+)
 SWITCHES = (
+    "dry_run",
     "ppl",
     "train_text_encoder",
     "gradient_checkpointing",
     "compile",
     "augment.random_crop",
     "augment.flip",
+    "reuse.enabled",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
@@ -96,6 +108,25 @@ CHOICES = {
         "cosine",
         "cosine_with_restarts",
         "polynomial",
+    ),
+}
+
+
+DRAWING = {  # of generate.py
+    "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
+    "adapter_weight": ("a finite number", lambda v: _is_number(v)),
+    "step": (
+        "null or a whole number, 0 or greater",
+        lambda v: v is None or _is_whole(v) and v >= 0,
+    ),
+    "grid.columns": COUNT,
+    "grid.cell": ("a whole number, 16 or greater", lambda v: _is_whole(v) and v >= 16),
+    "morph.keyframes": COUNT,
+    "morph.seconds": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
+    "morph.fps": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
+    "morph.size": (
+        "null or an even number greater than 0",
+        lambda v: v is None or _is_whole(v) and v > 0 and v % 2 == 0,
     ),
 }
 
@@ -165,6 +196,13 @@ def check_generate(cfg: DictConfig) -> None:
     for name in ("prompts", "seeds"):
         _hold_list(cfg, name, *LISTS[f"samples.{name}"])
     _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
+    for key, (kind, holds) in DRAWING.items():
+        _hold(cfg, key, kind, holds)
+    if cfg.morph.prompts is not None:
+        _hold_list(cfg, "morph.prompts", *LISTS["samples.prompts"])
+    kinds = "a list of gif and mp4, such as 'morph.formats=[gif]'"
+    _hold(cfg, "morph.formats", kinds, lambda v: bool(v) and {*v} <= {"gif", "mp4"})
+    parse_axes(cfg.grid)
     _check_drawing(cfg)
 
 
@@ -180,8 +218,7 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 def _check_drawing(cfg: DictConfig) -> None:
     for key in ("num_inference_steps", "batch_size"):
-        kind = "null or a whole number greater than 0"
-        _hold(cfg, key, kind, lambda v: v is None or _is_whole(v) and v > 0)
+        _hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"
     _hold(cfg, "guidance_scale", kind, lambda v: v is None or _is_number(v) and v >= 0)
     _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))

@@ -30,10 +30,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.cli import resolvers  # noqa: F401  registers them
+from dreambooth.cli.axes import quote_axes
 from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
-from dreambooth.cli.jobs import JobFailed, SweepFailed
+from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
+from dreambooth.cli.resume_sweep import with_sweep
 from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
@@ -59,6 +61,9 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
     with interruptible():
         try:
             parsed = parse(sys.argv[1:])
+            if command == "train":
+                parsed = without_traces(with_sweep(parsed))
+            parsed.overrides = quote_axes(parsed.overrides)
             sys.argv[1:] = flags_first(parsed)
             folders = search_folders(parsed.config_dir, parsed.overrides)
             check_added(command, parsed.overrides, folders)
@@ -80,22 +85,39 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
         JobFailed: after printing the error, so that every launcher reports the job as failed.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
+    details = None
     try:
+        refuse_unused_launcher()
         result = run(cfg)
     except Exception as error:
         text = sentence(error)
         if text is not None:
             say(text)
         elif HydraConfig.get().mode == RunMode.MULTIRUN:
-            traceback.print_exc()
+            details = traceback.format_exc()
+            print(details, file=sys.stderr, flush=True)
             text = f"{type(error).__name__}: {error}"
         else:
             raise
     else:
         if result and not isinstance(result, float):
+            hand_over(result)
             sys.exit(result)
         return result if isinstance(result, float) else None
-    raise JobFailed(text)  # outside `except`: the traceback would keep the model in memory
+    raise JobFailed(text, details)  # outside `except`: the traceback would keep the model in memory
+
+
+def refuse_unused_launcher() -> None:
+    """Refuse a launcher where Hydra launches nothing, and would run the job here.
+
+    Raises:
+        UserError: the command is no sweep.
+    """
+    if not HydraConfig.initialized():
+        return
+    chosen = HydraConfig.get()
+    if chosen.mode == RunMode.RUN and "basic_launcher" not in chosen.launcher._target_:
+        raise UserError("hydra/launcher launches sweeps: add -m, for a single run too.")
 
 
 def prepare_environment() -> None:
@@ -121,6 +143,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
     parser.error = refuse
     return parser.parse_intermixed_args(arguments)
+
+
+def without_traces(parsed: Namespace) -> Namespace:
+    """Keep Hydra from writing files if the command line asks for a dry run."""
+    keys = [override.lstrip("+").partition("=")[0] for override in parsed.overrides]
+    if "dry_run" not in keys:
+        return parsed
+    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none"]
+    return Namespace(**{**vars(parsed), "overrides": [*parsed.overrides, *quiet]})
 
 
 def flags_first(parsed: Namespace) -> list[str]:
@@ -168,6 +199,8 @@ def sentence(error: Exception) -> str | None:
 
 def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
     """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "A group cannot be null: leave it out, or take a preset's out as in '~scheduler'."
     if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
         return None
     first = str(error).strip().splitlines()[0].strip()

@@ -34,6 +34,8 @@ def same_job(output_dir: str) -> Iterator[None]:
             *composed.hydra.overrides.task,
             f"output_dir={folder}",
             f"hydra.run.dir={folder}",
+            "hydra.mode=RUN",
+            "hydra/launcher=basic",
             "hydra.output_subdir=null",
             "hydra/job_logging=none",
             "hydra/hydra_logging=none",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.errors import UserError
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.score import score
-from dreambooth.files import atomic, cache_key, file_hash, read_csv, write_csv
+from dreambooth.files import atomic, cache_key, file_hash, link, read_csv, write_csv
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
 from dreambooth.metrics.variants import clip_t_id, dino_id
 from dreambooth.model.trainable import TrainableWeights
@@ -53,12 +53,10 @@ class Curve:
             photos=[file_hash(photo) for photo in evaluation.photos],
             encoders=evaluation.encoders.ids,
         )
-        read = read_csv(self.path) if self.path.exists() else []  # of a run that was stopped
-        self.renames_file = any(row.pop("measured", None) != self.measured for row in read)
+        self.rows = self._rows_of(self.path)  # of a run that was stopped
+        self.renames_file = self.path.exists() and not self.rows
         if self.renames_file:
             log.warning("%s measured something else: this run begins a new curve.", self.path)
-            read = []
-        self.rows = [{key: float(value) for key, value in row.items()} for row in read]
 
     @property
     def path(self) -> Path:
@@ -101,7 +99,15 @@ class Curve:
         if self.best_after is None:
             return None
         rows = [row for row in self.rows if row["step"] > self.best_after]
-        return best_step((int(r["step"]), *self._rule(r)) for r in rows) if rows else None
+        return self._best_of(rows) if rows else None
+
+    def points_since_best(self, first: int, last: int) -> int:
+        """Count the points after the best one, of those after step `first` up to step `last`."""
+        rows = [row for row in self.rows if first < row["step"] <= last]
+        if not rows:
+            return 0
+        best = self._best_of(rows)
+        return sum(row["step"] > best for row in rows)
 
     def load_best(self) -> int:
         """Put the best step's weights into the model; return the step.
@@ -113,12 +119,9 @@ class Curve:
         best, state = self.best(), self.best_path
         assert best is not None  # the last step of a phase is always scored
         row = next(r for r in self.rows if r["step"] == best)
-        kept = {}
-        if state.exists():
-            with safe_open(state, framework="pt") as file:
-                kept = file.metadata()
-        if json.loads(kept.get("row", "{}")) != row:
-            what = f"holds another point, of step {kept['step']}" if kept else "is missing"
+        kept = _kept_row(state)
+        if kept != row:
+            what = f"holds another point, of step {kept['step']:.0f}" if kept else "is missing"
             raise UserError(
                 f"{state} {what}, but the best step is {best}, so checkpoint.best cannot be "
                 "exported: train again with resume=null, or pass checkpoint.best=null to export "
@@ -126,6 +129,46 @@ class Curve:
             )
         self.weights.load(load_file(state))
         return best
+
+    def _best_of(self, rows: list[dict[str, float]]) -> int:
+        return best_step((int(row["step"]), *self._rule(row)) for row in rows)
+
+    def adopt(self, run: Path, needed: Sequence[int], end: int | None) -> bool:
+        """Take over the scores of another run, which trained the same weights.
+
+        Those of the `needed` steps must be there; that of `end`, the step after them, may be. The
+        best of them comes with its trained state.
+
+        Returns:
+            False, and nothing is taken, if the run lacks any of it or measured anything else.
+        """
+        theirs = {row["step"]: row for row in self._rows_of(run / "curve.csv")}
+        if not set(needed) <= theirs.keys():
+            return False
+        before = self.rows
+        self.rows = [row for row in before if row["step"] < needed[0]]
+        self.rows += [theirs[step] for step in [*needed, end] if step in theirs]
+        best = self.best()
+        if best is not None and best >= needed[0] and not self._take_best(run, theirs[best]):
+            self.rows = before
+            return False
+        self._write()
+        return True
+
+    def _take_best(self, run: Path, row: Mapping[str, float]) -> bool:
+        """Link another run's best state, if it is the one that `row` belongs to."""
+        path = self.best_path.relative_to(self.folder)
+        if _kept_row(run / path) != row:
+            return False
+        link(run / path, self.best_path)
+        return True
+
+    def _rows_of(self, path: Path) -> list[dict[str, float]]:
+        """Read the rows of a curve; none unless all of them measured the same as this one."""
+        rows = read_csv(path) if path.exists() else []
+        if any(row.pop("measured", None) != self.measured for row in rows):
+            return []
+        return [{key: float(value) for key, value in row.items()} for row in rows]
 
     def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
         """Pick the two scores that the best step is chosen by."""
@@ -148,3 +191,11 @@ class Curve:
         from dreambooth.evaluation.curve_plot import draw_curve  # matplotlib takes a second
 
         draw_curve(self.rows, self.folder / "curve.png", self.best())
+
+
+def _kept_row(state: Path) -> dict[str, float]:
+    """Read the row of the curve that a best state belongs to; empty where there is none."""
+    if not state.exists():
+        return {}
+    with safe_open(state, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("row", "{}"))

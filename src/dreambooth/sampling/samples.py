@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,14 @@ from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
-from dreambooth.sampling.store import ImageStore, items_of_prompts
+from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
+
+
+def step_name(step: int) -> str:
+    """Name the samples of an optimizer step: `step-000100`."""
+    return f"step-{step:06d}"
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,31 @@ class SampleSet:
         """The prompt of every image, in the order in which they are drawn."""
         return [prompt for prompt in self.prompts for _ in self.seeds]
 
-    def draw(self, model: BaseModel, folder: Path, name: str) -> list[Image.Image]:
-        """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`."""
-        items = items_of_prompts(self.prompts, self.class_only, self.seeds)
+    def draw(
+        self, model: BaseModel, weights: Weights, folder: Path, name: str
+    ) -> list[Image.Image]:
+        """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`.
+
+        Args:
+            weights: those that the model has now, as each PNG names them.
+        """
+        items = self._items()
         images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)
-        ImageStore(folder / name, self.sampling.facts).replace(items, images)
+        shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
+        ImageStore(folder / name, self.sampling.facts, shown.text).replace(items, images)
         with atomic(folder / f"{name}.png") as temporary:
             grid(images, len(self.seeds), self.prompts).save(temporary, format="PNG")
         return images
+
+    def copy(self, source: Path, folder: Path, name: str) -> bool:
+        """Copy what `draw` wrote under `name` in `source`; False if it is not there or differs."""
+        if not ImageStore(source / name, self.sampling.facts).holds(self._items()):
+            return False
+        for each in (name, f"{name}.png"):
+            copy = shutil.copytree if (source / each).is_dir() else shutil.copyfile
+            with atomic(folder / each) as temporary:
+                copy(source / each, temporary)
+        return True
+
+    def _items(self) -> list[Item]:
+        return items_of_prompts(self.prompts, self.class_only, self.seeds)

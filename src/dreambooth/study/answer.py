@@ -10,7 +10,7 @@ from dreambooth.study.columns import Column
 from dreambooth.study.paired import Mean
 from dreambooth.study.pareto import Front
 from dreambooth.study.published import Published
-from dreambooth.study.scored_runs import Unfinished
+from dreambooth.study.sweeps import Unfinished
 
 
 @dataclass(frozen=True)

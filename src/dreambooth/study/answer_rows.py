@@ -13,8 +13,9 @@ from dreambooth.study.paired import means, paired_differences
 from dreambooth.study.pareto import fronts
 from dreambooth.study.published import PublishedRow, Study
 from dreambooth.study.real_images import REAL, real_rows
-from dreambooth.study.scored_runs import ScoredRun, Unfinished
+from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import chosen, grouped, in_order, short, varying, words
+from dreambooth.study.sweeps import Unfinished
 
 # what scores depend on beside the model and the sampler, where an id does not say it
 SCORING = tuple(f"scored.{key}" for key in ("name", *PROTOCOL, "templates", "references"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.study.runs import Run, find_runs
@@ -22,19 +22,6 @@ DRAWN = (
     "dtype",
     "dtypes",
 )
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A run of a sweep that has no scores to show.
-
-    `name` is its folder below the sweep's. `state` is `failed` (it began and ended with an error,
-    which `reason` words in one sentence) or `missing` (it has not run yet).
-    """
-
-    name: str
-    state: Literal["failed", "missing"]
-    reason: str = ""
 
 
 @dataclass(frozen=True)

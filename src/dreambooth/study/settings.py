@@ -25,7 +25,10 @@ WORDS = (
 # settings that images are drawn with, which `scored.*` repeats for the images that were scored
 DRAWING = ("model.name", "method.name", "resolution", "scheduler", "sampling", "trainer")
 OVER = ("subject.name", "seed")  # settings that are averaged over
-CURVE = ("evaluation.every_n_steps", "evaluation.curve")  # with checkpoint.best they choose a step
+CURVE = (
+    "evaluation.every_n_steps",
+    "evaluation.curve",
+)  # with checkpoint.best or patience they choose a step
 
 
 def varying(runs: Sequence[ScoredRun]) -> list[str]:

@@ -16,10 +16,12 @@ from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.answer_files import FILES, write_answer
 from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.looks import write_looks
 from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.printing import print_answer, print_legend, print_runs
-from dreambooth.study.scored_runs import ScoredRun, Unfinished, read_runs
+from dreambooth.study.scored_runs import ScoredRun, read_runs
 from dreambooth.study.settings import by_setting, in_order, varying
+from dreambooth.study.sweeps import Unfinished, find_unfinished
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ def report(spec: ReportSpec) -> int:
         UserError: no finished run below the folder, none that was scored as asked, or no GPU.
     """
     runs, note = read_runs(spec.runs, spec.evaluation), None
+    unfinished = find_unfinished(spec.runs)
     if not runs:
+        others = "".join(f"\n  {u.name}: {u.state} ({u.reason})" for u in unfinished)
         raise UserError(
             f"runs={spec.runs} holds no finished run (a folder with run.json): give the "
-            "output folder of train.py."
+            f"output folder of train.py.{others}"
         )
     if spec.evaluation is not None and not any(run.metrics for run in runs):
         known = sorted({name for run in runs for name in run.run.evaluations})
@@ -63,7 +67,7 @@ def report(spec: ReportSpec) -> int:
             runs = with_other_subjects(runs, keys, device, spec.encoders_dir, spec.cache_dir)
         except UserError as error:
             note = f"PRES over other subjects is left out: {error}"
-    print_tables(spec.runs, runs)
+    print_tables(spec.runs, runs, unfinished)
     if note:
         Console().print(note, highlight=False)
     return 0
@@ -74,13 +78,16 @@ def print_tables(
     runs: Sequence[ScoredRun] | None = None,
     unfinished: Sequence[Unfinished] = (),
 ) -> None:
-    """Print all runs and the answer, and write `runs.csv`, `settings.csv` and `answer.*`.
+    """Print all runs and the answer; write `runs.csv`, `settings.csv`, `answer.*`, page, figures.
 
     Args:
         runs: those to show; by default every finished run below `folder`.
-        unfinished: the runs of a sweep that failed or that are missing.
+        unfinished: the runs of a sweep that failed, did not end or are missing. One that has a
+            record all the same is not shown as finished.
     """
-    runs = in_order(read_runs(folder) if runs is None else runs)
+    names = {run.name for run in unfinished}
+    runs = read_runs(folder) if runs is None else runs
+    runs = in_order([run for run in runs if run.name not in names])
     answer = build_answer(runs, unfinished)
     write_csv(folder / "runs.csv", runs_table(runs, unfinished))
     write_csv(folder / "settings.csv", by_setting(runs, varying(runs)))
@@ -91,7 +98,8 @@ def print_tables(
     print_runs(console, runs, answer)
     print_answer(console, answer)
     print_legend(console, answer)
-    written = ", ".join(("runs.csv", "settings.csv", *FILES))
+    looks = write_looks(folder, runs, answer)
+    written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
 
 

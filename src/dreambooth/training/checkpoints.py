@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash, write_json
+from dreambooth.training.safety import StopAtStepBoundary
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -25,11 +26,17 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
     Lightning's own class writes a temporary file elsewhere and moves it, which is a copy between
     two file systems, and flushes nothing.
+
+    Args:
+        facts: what the training depends on.
+        history: makes what else the record says: `key`, `seconds` and `reused`, see `read_record`.
     """
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, facts: Mapping[str, Any], history: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
         super().__init__()
-        self.facts = dict(facts)
+        self.facts, self.history = dict(facts), history
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -40,7 +47,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             hashing = _Hashing(file)
             torch.save(checkpoint, hashing)  # pyright: ignore[reportArgumentType]
         record = {"sha256": hashing.digest.hexdigest(), "step": checkpoint["global_step"]}
-        write_json(record_path(path), {**record, "facts": self.facts})
+        write_json(record_path(path), {**record, "facts": self.facts, **self.history()})
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -69,13 +76,38 @@ class _Hashing:
         self.file.flush()
 
 
-class Checkpoints(Callback):
-    """Save every n optimizer steps and at the end; remove old ones once the new one is verified."""
+class Shared(Protocol):
+    """Where checkpoints are shared with other runs."""
 
-    def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
+    def publish(self, path: Path) -> None:
+        """Share a checkpoint."""
+
+    def is_wanted(self, step: int) -> bool:
+        """Tell whether another run waits for the checkpoint of `step`."""
+        ...
+
+
+class Checkpoints(Callback):
+    """Save every n optimizer steps and at the end; remove old ones once the new one is verified.
+
+    What is saved is also published to `shared`, if there is one, once its step is logged. In a
+    single process a step for which another run waits is saved too, and one for which `stop` asks,
+    because the job may soon be killed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep: int,
+        stop: StopAtStepBoundary,
+        shared: Shared | None = None,
+    ) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
+        self.stop, self.shared = stop, shared
         self.saved = 0
         self.stale: list[Path] = []
+        self.unpublished: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
@@ -87,12 +119,20 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save once per optimizer step, not once per micro-batch."""
-        if trainer.global_step % self.every_n_steps == 0:
+        is_due = trainer.global_step % self.every_n_steps == 0 or self.stop.checkpoint_due
+        if is_due or self._is_wanted(trainer):
             self.save(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Publish what the last step saved; its numbers are logged by now."""
+        self._publish(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, however training ended."""
         self.save(trainer)
+        self._publish(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Save this step, unless it is saved already; then remove the oldest checkpoints.
@@ -111,7 +151,20 @@ class Checkpoints(Callback):
                 verify(path)  # a disk may have kept something else
             for each in sorted(old):
                 trainer.strategy.checkpoint_io.remove_checkpoint(each)
+            self.unpublished = path
         self.stale = []
+
+    def _is_wanted(self, trainer: Trainer) -> bool:
+        if self.shared is None or trainer.world_size > 1 or trainer.global_step == self.saved:
+            return False
+        return self.shared.is_wanted(trainer.global_step)
+
+    def _publish(self, trainer: Trainer) -> None:
+        if self.shared is not None and self.unpublished is not None:
+            for logger in trainer.loggers:
+                logger.save()
+            self.shared.publish(self.unpublished)
+        self.unpublished = None
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt"))
@@ -145,14 +198,20 @@ def verify(path: str | Path) -> dict[str, Any]:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Read `sha256`, `step` and `facts` of a checkpoint, without reading the checkpoint.
+    """Read the record of a checkpoint, without reading the checkpoint.
+
+    Returns:
+        `sha256`, `step`, `facts`; `key`, under which the training is shared, or None; `seconds` of
+        training up to it, in any run; `reused`, the `run`, `step` and `seconds` that the run took
+        over from another one, or None.
 
     Raises:
         UserError: no record, or one that is not complete.
     """
     try:
         record = json.loads(record_path(path).read_text())
-        return {key: record[key] for key in ("sha256", "step", "facts")}
+        own = {key: record[key] for key in ("sha256", "step", "facts")}
+        return {"key": None, "seconds": 0.0, "reused": None, **record, **own}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"The checkpoint {path} has no readable record {record_path(path).name} beside it: "

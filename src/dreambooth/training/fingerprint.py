@@ -6,14 +6,19 @@ goes through all keys.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreambooth.data.batches import KeyedBatches
-from dreambooth.files import cache_key, file_hash
-from dreambooth.model.interface import BaseModel
-from dreambooth.training.spec import TrainSpec
+from dreambooth.files import cache_key, file_hash, folder_hash
+
+if TYPE_CHECKING:  # the tables are read where torch is not needed
+    from dreambooth.data.batches import KeyedBatches
+    from dreambooth.model.interface import BaseModel
+    from dreambooth.training.spec import TrainSpec
 
 # trained weights depend on these values
 WEIGHTS = (
@@ -41,8 +46,18 @@ WEIGHTS = (
     "trainer.devices",
 )
 # trained weights depend on the content that these name, or on a part of them: see `facts_of`;
-# sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts
-CONTENT = ("model", "subject", "photos", "method", "max_steps", "sampling.dtype", "class_noun")
+# sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts;
+# checkpoint.patience may end a phase before max_steps, and each step's weights are the same
+CONTENT = (
+    "model",
+    "subject",
+    "photos",
+    "method",
+    "max_steps",
+    "checkpoint.patience",
+    "sampling.dtype",
+    "class_noun",
+)
 # images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",
@@ -60,6 +75,7 @@ NEITHER = (
     "cache_dir",
     "logger",
     "resume",
+    "reuse",
     "evaluation",
     "samples",
     "checkpoint.every_n_steps",
@@ -67,7 +83,13 @@ NEITHER = (
     "trainer.log_every_n_steps",
     "objective",
     "published",
+    "dry_run",
+    "resume_sweep",
 )
+
+# the code that a training step runs, below the package
+CODE = ("data", "diffusion", "model", "random.py")
+CODE += ("training/average.py", "training/module.py", "training/phase.py")
 
 
 def is_under(key: str, names: Sequence[str]) -> bool:
@@ -115,6 +137,46 @@ def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str,
         done = {**parts, "lr": phase.lr, "max_steps": phase.max_steps}
         facts[f"phase_{number}"] = done
     return result
+
+
+def rounding_facts(spec: TrainSpec, batches: KeyedBatches) -> dict[str, Any]:
+    """List what trained weights depend on beside their facts, if only in their last bits.
+
+    A run that takes over what another has trained must agree in these too: the order of photos
+    and captions, the Trainer, the machine, and the code.
+    """
+    import torch
+
+    config, examples = spec.config, [batches.instance, batches.prior]
+    on_gpu = spec.hardware.device == "cuda"
+    libraries = ["torch", "diffusers", "transformers", "peft", "pytorch-lightning"]
+    libraries.append(config["optimizer"]["_target_"].partition(".")[0])
+    return {
+        "examples": [[each.key, *each.prompts] for each in examples if each is not None],
+        "trainer": {k: v for k, v in config["trainer"].items() if k != "log_every_n_steps"},
+        "gradient_checkpointing": config["gradient_checkpointing"],
+        "compile": config["compile"],
+        "processor": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in libraries},
+        "code": _code_hash(),
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # the module of a user's own optimizer
+        return None
+
+
+@cache
+def _code_hash() -> str:
+    package = Path(__file__).parents[1]
+    places = [package / name for name in CODE]
+    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*.py"))]
+    return folder_hash(package, files)
 
 
 def _select(config: Mapping[str, Any], key: str) -> Any:

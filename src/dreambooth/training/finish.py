@@ -20,10 +20,14 @@ from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
+from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.training.costs import STOPPED
+from dreambooth.training.finished import contents
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
+from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
+from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +36,8 @@ class Finish:
     """The closing stages of a run whose phases have all been trained.
 
     The run is recorded as soon as its model is exported, so that run.json matches the weights even
-    if sampling or scoring fails. Earlier scores, and an earlier curve if this run has none, are
-    kept only if the weights have not changed.
+    if sampling or scoring fails; it says `finished` once all is done. Earlier scores, and an
+    earlier curve if this run has none, are kept only if the weights have not changed.
     """
 
     def __init__(
@@ -48,6 +52,9 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.contents = contents(prepared.photos, self.spec.config)
+        last = len(self.spec.method.phases) - 1
+        self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -55,21 +62,25 @@ class Finish:
         if self.curve is not None:
             self._finish_curve(self.curve)
         program = self._export()
+        weights = self._weights()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, self.folder / "samples", "final")
+            images = samples.draw(self.model, weights, self.folder / "samples", "final")
             log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
-        scores = self._score()
+        scores = self._score(weights)
         total = self._write_record()
         summary = {**total, **(summary_of(scores) if scores else {})}
         finish_loggers(self.loggers, summary, self.folder)
+        self._write_record(total)
         print_summary(self.folder, program, self.spec.subject.words, total, scores)
         return scores
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
-        last = self.spec.method.steps_before(len(self.spec.method.phases))
+        last = self.stopped_early_at
+        if last is None:
+            last = self.spec.method.steps_before(len(self.spec.method.phases))
         if curve.last_step is None or curve.last_step < last:
             scores = curve.score(last)
             for logger in self.loggers:
@@ -126,29 +137,40 @@ class Finish:
         )
         return snippet(self.model, method.export, exported, scheduler, picture)
 
-    def _write_record(self) -> Mapping[str, Any]:
-        """Write run.json; return the run's costs."""
+    def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Write run.json, of a finished run with its `total` costs; return the costs."""
         spec, words = self.spec, self.spec.subject.words
         subject = {"name": spec.subject.name, "class_noun": words.class_noun, "live": words.live}
         costs = {**self.costs.record, "bytes_written": bytes_of([self.folder]), **self.phases}
         record = {
+            "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.method.export,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
             "photos_used": len(self.prepared.training_photos),
+            "contents": self.contents,
             "sampling": asdict(spec.sampling),
+            "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
+            "stopped_early_at": self.stopped_early_at,
+            "program": versions(),
             "config": dict(spec.config),
             "written": dict(spec.written),
-            "costs": costs,
+            "costs": total or costs,
         }
         write_json(self.folder / "run.json", record)
         (self.folder / STOPPED).unlink(missing_ok=True)
         return costs
 
-    def _score(self) -> Scores | None:
+    def _weights(self) -> Weights:
+        """Name the exported weights, as every picture of them does."""
+        spec = self.spec
+        hashes = export_hashes(self.folder / "model", self.model.weights_hash)
+        return Weights(spec.model.name, spec.method.export, self.folder.name, hashes)
+
+    def _score(self, weights: Weights) -> Scores | None:
         """Score the run; if that fails, warn once, because the training is done."""
         settings = self.spec.evaluation
         if settings is None:
@@ -157,7 +179,7 @@ class Finish:
         try:
             with self.costs.stage("evaluation") as places:
                 evaluation = make_evaluation(self.prepared, settings)
-                scores, record = evaluation.score_model(self.model, self.folder / "model", images)
+                scores, record = evaluation.score_model(self.model, weights, images)
                 places.append(images)
         except (UserError, torch.OutOfMemoryError) as error:
             log.warning(

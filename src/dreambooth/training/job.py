@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import write_json
-from dreambooth.quoting import quoted, typed
 from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
 from dreambooth.training.loggers import finish_loggers, make_loggers, silence_libraries
 from dreambooth.training.phase import train_phases
-from dreambooth.training.prepare import make_curve, prepare
-from dreambooth.training.resume import find_starts
+from dreambooth.training.prepare import Prepared, make_curve, prepare
+from dreambooth.training.resume import Start, find_starts
+from dreambooth.training.reuse import log_reused, shared
 from dreambooth.training.spec import TrainSpec
 
 
@@ -43,10 +44,17 @@ def run(spec: TrainSpec) -> Outcome:
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
     prepared = prepare(spec, costs)
     facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
-    starts = find_starts(spec, facts)
-    curve = make_curve(prepared)
+    starts, curve = find_starts(spec, facts), make_curve(prepared)
+    with shared(prepared, starts, curve) as starts:
+        return _train(prepared, starts, curve)
+
+
+def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outcome:
+    """Train every phase from its start, and finish the run unless a signal has stopped it."""
+    spec, costs = prepared.spec, prepared.costs
     loggers = make_loggers(spec.folder, spec.logger, spec.config)
     try:
+        log_reused(starts, loggers, curve)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)
@@ -60,8 +68,6 @@ def run(spec: TrainSpec) -> Outcome:
         if is_first():
             finish_loggers(loggers, {}, spec.folder, failed=True)
         raise
-    again = typed(f"hydra.run.dir={quoted(spec.folder)}")
-    print(f"\nStopped; everything is saved. Continue with the same command and {again}")
     return Outcome(128 + stopped)
 
 

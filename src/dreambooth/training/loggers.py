@@ -160,8 +160,8 @@ def _picture(wandb, path: Path):
         return wandb.Image(image.copy())
 
 
-def merge_csv(folder: Path) -> None:
-    """Join the logs of a run's sessions into `metrics.csv`.
+def read_logs(folder: Path) -> list[dict[str, str]]:
+    """Join the logs of a run's sessions.
 
     A resumed session begins at its checkpoint, so its rows replace the earlier ones from there on.
     """
@@ -171,7 +171,12 @@ def merge_csv(folder: Path) -> None:
         new = read_csv(path)
         if new:
             rows = [r for r in rows if float(r["step"]) < float(new[0]["step"])] + new
-    if rows:
+    return rows
+
+
+def merge_csv(folder: Path) -> None:
+    """Write the joined logs of a run's sessions as `metrics.csv`."""
+    if rows := read_logs(folder):
         names = sorted({key for row in rows for key in row} - {"step", "epoch"})
         write_csv(folder / "metrics.csv", rows, ["step", *names])
 

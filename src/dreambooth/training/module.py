@@ -15,6 +15,7 @@ from dreambooth.diffusion.loss import error_per_sample, min_snr_weights, two_ter
 from dreambooth.diffusion.noise import add_noise, snr, target
 from dreambooth.model.interface import Embeddings
 from dreambooth.model.trainable import TrainableWeights
+from dreambooth.training.sharding import gathered
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 
 
@@ -149,7 +150,7 @@ class DreamBooth(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains and leave the frozen weights out."""
-        checkpoint["state_dict"] = self.weights.state()
+        checkpoint["state_dict"] = gathered(self.weights.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load what trained; refuse a checkpoint that holds more or less."""

@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.evaluation.curve import Curve
+from dreambooth.sampling.provenance import Weights
+from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.loggers import log_images
@@ -21,7 +23,7 @@ from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
+from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def train_phases(
     for number, start in enumerate(starts):
         costs[f"phase_{number}"] = result = _Phase(prepared, number, loggers, curve).train(start)
         free_memory()  # the phase's optimizer state, before anything else needs room
+        if start.trained is not None:
+            start.trained.release()
         stopped = result["stopped"]
         if stopped is not None:
             break
@@ -48,6 +52,7 @@ class _Phase:
     ) -> None:
         self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
+        self.is_last = number == len(self.spec.method.phases) - 1
         self.loggers, self.curve = loggers, curve
         self.module = self._module()
         self.trained = list(self.weights.parameters().values())
@@ -62,8 +67,10 @@ class _Phase:
         """Train from `start` to the phase's last step; the weights stay in the model.
 
         Returns:
-            `seconds`, `steps`, `images_per_second`, `trained_parameters`, and `stopped` (a
-            signal's number, or None).
+            `seconds`, `steps`, `images_per_second`, `trained_parameters`, `stopped` (a signal's
+            number, or None), `stopped_early_at` (the run's step at which the curve had not risen
+            for `checkpoint.patience` points, or None), and `reused` (`run`, `step` and `seconds` of
+            a training that was taken over, or None).
 
         Raises:
             UserError: a loss that is not finite.
@@ -73,18 +80,25 @@ class _Phase:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
         stop = StopAtStepBoundary()
-        if start.step < self.phase.max_steps:
+        if start.step < self.phase.max_steps and not self._is_over(start.step):
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
             self.average.apply()
+        step = start.step + self.rates.steps
+        is_early = step < self.phase.max_steps and stop.received is None
+        if is_early:
+            points = self.spec.checkpoint.patience
+            log.info("Stopped at step %d: no better point of the curve in %d points.", step, points)
         return {
             "seconds": round(self.rates.seconds, 2),
             "steps": self.rates.steps,
             "images_per_second": round(self.rates.images_per_second, 2),
             "stopped": stop.received,
+            "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
+            "reused": start.history["reused"],
         }
 
     def _module(self) -> DreamBooth:
@@ -107,7 +121,7 @@ class _Phase:
 
     def _fit(self, start: Start, stop: StopAtStepBoundary) -> None:
         """Run Lightning's Trainer, with our handling of signals."""
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and start.taken is None:
             log.info("Resuming from %s.", start.checkpoint)
         trainer = self._trainer(start, stop)
         data = DreamBoothData(self.batches)
@@ -133,16 +147,20 @@ class _Phase:
             max_steps=self.phase.max_steps,
             max_epochs=-1,
             accumulate_grad_batches=spec.optimizer.accumulate,
-            plugins=[checkpoints.VerifiedCheckpointIO(start.facts)],
+            plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
                 Progress(),
                 self.rates,
                 *average,  # before the actions, which show it
                 *self._actions(),
-                StopOnNonFinite(self.trained, 10),
+                StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
-                    start.folder, spec.checkpoint.every_n_steps, spec.checkpoint.keep
+                    start.folder,
+                    spec.checkpoint.every_n_steps,
+                    spec.checkpoint.keep,
+                    stop,
+                    start.trained,
                 ),
             ],
             enable_progress_bar=True,
@@ -156,6 +174,15 @@ class _Phase:
         trainer.log_every_n_steps = interval  # pyright: ignore[reportAttributeAccessIssue]
         return trainer
 
+    def _history(self, start: Start) -> Callable[[], dict[str, Any]]:
+        """Make what a checkpoint's record says of the training up to it."""
+        before, key = start.history, start.trained.key if start.trained else None
+        return lambda: {
+            "key": key,
+            "seconds": round(before["seconds"] + self.rates.seconds, 2),
+            "reused": before["reused"],
+        }
+
     def _actions(self) -> list[pl.Callback]:
         """Draw samples and score the curve every n steps.
 
@@ -163,15 +190,32 @@ class _Phase:
         with it. Where `Finish` exports the best step instead, the last one is drawn here.
         """
         spec, actions, last = self.spec, [], self.phase.max_steps
-        is_last_phase = self.number == len(spec.method.phases) - 1
-        exports_best = spec.checkpoint.best is not None and is_last_phase
+        exports_best = spec.checkpoint.best is not None and self.is_last
         if every := spec.samples.every_n_steps:
             draw = self._on_shown_weights(self._draw)
-            actions.append(EveryNSteps(every, draw, None if exports_best else last))
+            until = None if exports_best else last
+            actions.append(EveryNSteps(every, draw, until, self._is_drawn))
         if spec.curve is not None and self.curve is not None:
             score = self._on_shown_weights(self._score)
-            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last))
+            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last, self._is_scored))
+            actions.append(StopWithoutProgress(spec.curve.every_n_steps, self._is_over))
         return actions
+
+    def _is_drawn(self, step: int) -> bool:
+        name = step_name(self.module.steps_before + step)
+        return (self.spec.folder / "samples" / f"{name}.png").exists()
+
+    def _is_scored(self, step: int) -> bool:
+        assert self.curve is not None
+        scored = self.curve.last_step
+        return scored is not None and scored >= self.module.steps_before + step
+
+    def _is_over(self, step: int) -> bool:
+        """Tell whether the curve up to a step of this phase says that the phase ends there."""
+        patience, before = self.spec.checkpoint.patience, self.module.steps_before
+        if patience is None or self.curve is None or not self.is_last:
+            return False
+        return self.curve.points_since_best(before, before + step) >= patience
 
     def _on_shown_weights(self, action: Callable[[int], None]) -> Callable[[int], None]:
         """Make an action on the run's step, and on the average if there is one."""
@@ -184,7 +228,9 @@ class _Phase:
 
     def _draw(self, step: int) -> None:
         samples = self.spec.samples.set
-        images = samples.draw(self.model, self.spec.folder / "samples", f"step-{step:06d}")
+        spec, base = self.spec, {"base": self.model.weights_hash()}
+        weights = Weights(spec.model.name, spec.method.export, spec.folder.name, base, step)
+        images = samples.draw(self.model, weights, spec.folder / "samples", step_name(step))
         log_images(self.loggers, "samples", images, samples.captions)
 
     def _score(self, step: int) -> None:

@@ -27,6 +27,7 @@ from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import ClassImages, own_class_images
 from dreambooth.sampling.draw import draw
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.training.costs import Costs
 from dreambooth.training.spec import TrainSpec
 
@@ -107,7 +108,7 @@ def make_curve(prepared: Prepared) -> Curve | None:
     """Make the curve that the run asks for, or warn that its networks are not available.
 
     Raises:
-        UserError: they are not available, and the curve chooses the exported step.
+        UserError: they are not available, and the curve chooses the exported step or the last one.
     """
     spec = prepared.spec
     if spec.curve is None:
@@ -115,7 +116,7 @@ def make_curve(prepared: Prepared) -> Curve | None:
     try:
         evaluation = make_evaluation(prepared, spec.curve.evaluation)
     except UserError as error:
-        if spec.checkpoint.best is not None:
+        if spec.checkpoint.best is not None or spec.checkpoint.patience is not None:
             raise
         log.warning("This run has no curve: %s", error)
         return None
@@ -200,6 +201,11 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
         prior.sampling.batch_size,
     )
     facts = {"model": model.weights_hash(), **prior.sampling.facts}
+    base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
+    shown = Provenance(base, prior.sampling, tuple(network_dtypes(model)))
     return wanted.drawn(
-        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling), facts, spec.cache_dir
+        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling),
+        facts,
+        spec.cache_dir,
+        shown.text,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 
 from dreambooth.training.memory import peak_memory_gib
+from dreambooth.training.sharding import Sharded
 
 
 class Progress(RichProgressBar):
@@ -53,21 +55,27 @@ class EveryNSteps(Callback):
     """Call `action(step)` before the first step of a phase and every n optimizer steps.
 
     `last` is a step at which it is not called, because what the action does is done after it in
-    any case. The action must draw no random number from a global generator: it would change
-    training.
+    any case. A resumed phase begins with the action of its step if it is not yet done, as where
+    the earlier steps are of a run that ended there. The action must draw no random number from a
+    global generator: it would change training.
     """
 
     def __init__(
-        self, every_n_steps: int, action: Callable[[int], None], last: int | None = None
+        self,
+        every_n_steps: int,
+        action: Callable[[int], None],
+        last: int | None = None,
+        is_done: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self.every_n_steps, self.action, self.last = every_n_steps, action, last
-        self.done = -1
+        self.is_done, self.done = is_done, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Act on the model before training; a resumed run does not repeat its step."""
-        if trainer.global_step == 0:
-            self._act(trainer)
-        self.done = trainer.global_step
+        """Act on the model before training; a resumed run does not repeat what is done."""
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step != self.last:
+            self._act(trainer, step > 0 and self.is_done(step))
+        self.done = step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,11 +87,13 @@ class EveryNSteps(Callback):
                 self._act(trainer)
             self.done = step
 
-    def _act(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            with torch.no_grad():
-                self.action(trainer.global_step)
-        trainer.strategy.barrier()
+    def _act(self, trainer: Trainer, is_done: bool = False) -> None:
+        strategy = trainer.strategy
+        with strategy.whole() if isinstance(strategy, Sharded) else nullcontext():
+            if trainer.is_global_zero and not is_done:
+                with torch.no_grad():
+                    self.action(trainer.global_step)
+            strategy.barrier()
 
 
 class Rates(Callback):

@@ -12,22 +12,36 @@ from dreambooth.errors import UserError
 from dreambooth.training.checkpoints import read_record, verify
 from dreambooth.training.fingerprint import facts_of_phases, flat
 from dreambooth.training.spec import TrainSpec
+from dreambooth.training.trained import Published, Trained
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a phase begins: its folder, what it depends on, and a checkpoint to resume from."""
+    """Where a phase begins: its folder, what it depends on, and a checkpoint to resume from.
+
+    `trained` is where it is shared with other runs, None if it is not. `taken` is the checkpoint of
+    another run that `checkpoint` is, if it was taken now.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
     checkpoint: Path | None
+    trained: Trained | None = None
+    taken: Published | None = None
 
     @property
     def step(self) -> int:
         """Optimizer steps of this phase that are done."""
-        return read_record(self.checkpoint)["step"] if self.checkpoint else 0
+        return self.history["step"]
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """The record of the checkpoint, or what it would say at step 0."""
+        if self.checkpoint is None:
+            return {"step": 0, "seconds": 0.0, "reused": None}
+        return read_record(self.checkpoint)
 
 
 def find_starts(spec: TrainSpec, facts: Mapping[str, Any]) -> list[Start]:

@@ -1,10 +1,12 @@
-"""What ends a training early: a loss that is not finite, or a signal."""
+"""What ends a training early: a loss that is not finite, a signal, or no more progress."""
 
 from __future__ import annotations
 
 import math
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,8 +15,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from dreambooth.errors import UserError
+from dreambooth.training.sharding import local
 
-_FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
+_FIX = "lower lr or use precision 32-true"
 
 
 class StopOnNonFinite(Callback):
@@ -22,11 +25,11 @@ class StopOnNonFinite(Callback):
 
     Losses are read every `every_n_steps` micro-steps, because reading one waits for the device; on
     a CPU after each. They are always read before a checkpoint is written, so that the last good
-    one is kept. `parameters` are those that train.
+    one is kept. `parameters` lists those that train.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], every_n_steps: int) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Callable[[], Sequence[Tensor]], every_n_steps: int) -> None:
+        self.parameters = parameters
         self.every_n_steps = every_n_steps
         self.pending: list[tuple[int, list[str], Tensor]] = []
 
@@ -52,9 +55,14 @@ class StopOnNonFinite(Callback):
             UserError: as `check`; or the loss was finite and its gradient was not.
         """
         self.check(trainer)
-        finite = [weights.detach().isfinite().all() for weights in self.parameters]
-        if not bool(torch.stack(finite).all()):
-            raise UserError(f"The weights are not finite after step {trainer.global_step}: {_FIX}.")
+        finite = [local(weights.detach()).isfinite().all() for weights in self.parameters()]
+        all_finite = torch.stack(finite).all()
+        if trainer.world_size > 1:
+            number = trainer.strategy.reduce(all_finite.float(), reduce_op="sum")
+            all_finite = number == trainer.world_size
+        if not bool(all_finite):
+            what = f"The weights are not finite after step {trainer.global_step}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
 
     def check(self, trainer: Trainer) -> None:
         """Read the remembered losses of every rank.
@@ -74,11 +82,47 @@ class StopOnNonFinite(Callback):
         if bad:
             step, _, value = min(bad)
             files = ", ".join(sorted({n for at, names, _ in bad if at == step for n in names}))
-            raise UserError(f"The loss became {value} at step {step} on {files}: {_FIX}.")
+            what = f"The loss became {value} at step {step} on {files}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
+
+
+def _kept(trainer: Trainer) -> str:
+    """Say which checkpoint of the phase is kept, if there is one."""
+    saved = sorted(Path(trainer.default_root_dir).glob("*.ckpt"))
+    return f"; {saved[-1]} is kept" if saved else ""
+
+
+class StopWithoutProgress(Callback):
+    """End training after a point of the curve at which `is_over(step)` says so.
+
+    Points are every n optimizer steps of the phase. It comes after the callback that scores them.
+    """
+
+    def __init__(self, every_n_steps: int, is_over: Callable[[int], bool]) -> None:
+        self.every_n_steps, self.is_over = every_n_steps, is_over
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the next optimizer step."""
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide on rank 0, which alone has the curve's points."""
+        complete, self.step = trainer.global_step != self.step, trainer.global_step
+        if complete and self.step % self.every_n_steps == 0:
+            over = trainer.is_global_zero and self.is_over(self.step)
+            over = trainer.strategy.broadcast(over)
+            trainer.should_stop = trainer.should_stop or over
 
 
 class StopAtStepBoundary(Callback):
-    """End training at SIGINT or SIGTERM after the step that is running; a checkpoint follows.
+    """End training at a signal after the step that is running; a checkpoint follows.
+
+    The signals are SIGINT, SIGTERM, and SIGUSR1 and SIGUSR2, which queues send before a time limit.
+    In a job of submitit SIGTERM only has a checkpoint written: Slurm may send it long before it
+    ends the job, and with it the user's own `scancel`, after which nothing may be queued again.
 
     Make it before the trainer runs and call `give_back` after. It is the first of the callbacks, so
     that a signal does not interrupt what the others draw before the first step.
@@ -86,32 +130,41 @@ class StopAtStepBoundary(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.checkpoint_due = False  # at a step boundary alone
+        self.terminated = False
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.before = {number: signal.getsignal(number) for number in numbers}
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the two signals, also from the trainer; a second Ctrl-C acts at once."""
+        """Take over the signals, also from the trainer; a second Ctrl-C acts at once."""
         self.step = trainer.global_step
         for number in self.before:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if number == signal.SIGTERM and "SUBMITIT_EXECUTOR" in os.environ:
+            self.terminated = True
+            return
+        asked = (signal.SIGINT, signal.SIGTERM)
+        if number in asked and self.received in asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        self.received = self.received or number
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop when an optimizer step is complete, on every rank at the same one."""
         complete, self.step = trainer.global_step != self.step, trainer.global_step
+        self.checkpoint_due = False
         if not complete:
             return
+        self.checkpoint_due, self.terminated = self.terminated, False
         if trainer.world_size > 1:
-            number = torch.tensor(self.received or 0, device=pl_module.device)
-            number = trainer.strategy.reduce(number, reduce_op="max")
-            self.received = int(number) or None
+            seen = torch.tensor([self.received or 0, self.checkpoint_due])
+            seen = trainer.strategy.reduce(seen.to(pl_module.device), reduce_op="max")
+            self.received, self.checkpoint_due = int(seen[0]) or None, bool(seen[1])
         trainer.should_stop = trainer.should_stop or self.received is not None
 
     def give_back(self) -> None:

@@ -143,13 +143,23 @@ class CheckpointSpec:
     """What is kept to resume from, and what is resumed.
 
     `resume` is `auto`, a `.ckpt` or None. `best` is the rule by which the curve chooses the
-    exported step; None exports the last one.
+    exported step; None exports the last one. `patience` is the number of points of the curve after
+    which the last phase stops if none is the best; None trains for all steps.
     """
 
     every_n_steps: int
     keep: int
     best: str | None
+    patience: int | None
     resume: str | None
+
+
+@dataclass(frozen=True)
+class ReuseSpec:
+    """Whether runs share trainings in the cache, and how many GiB these may fill."""
+
+    enabled: bool
+    keep_gib: float
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,7 @@ class TrainSpec:
     optimizer: OptimizerSpec
     hardware: HardwareSpec
     checkpoint: CheckpointSpec
+    reuse: ReuseSpec
     samples: SamplesSpec
     sampling: Sampling
     evaluation: EvaluationSpec | None

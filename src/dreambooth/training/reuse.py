@@ -1,0 +1,161 @@
+"""Reuse what another run has trained: a phase begins where the same training has got already."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
+
+from dreambooth.evaluation.curve import Curve
+from dreambooth.files import cache_key
+from dreambooth.sampling.samples import step_name
+from dreambooth.training.fingerprint import rounding_facts
+from dreambooth.training.prepare import Prepared
+from dreambooth.training.resume import Start
+from dreambooth.training.spec import TrainSpec
+from dreambooth.training.trained import Published, Trained
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def shared(
+    prepared: Prepared, starts: Sequence[Start], curve: Curve | None
+) -> Iterator[list[Start]]:
+    """Yield where each phase begins if what other runs have trained is taken over.
+
+    A phase that has to train is locked until it is trained, so that no two runs train the same:
+    the second waits. Trained weights are the same to the last bit as if the run had trained alone,
+    so one that cannot know that of its own checkpoints (it was continued on another machine, or
+    from a file that the user names) shares nothing. Processes that a launcher has started share
+    nothing either; those that Lightning starts later find the checkpoint in the run's folder. A run
+    with `checkpoint.patience` shares nothing, since nobody knows its last step beforehand.
+    """
+    spec, starts = prepared.spec, list(starts)
+    started = any(name in os.environ for name in ("RANK", "LOCAL_RANK"))
+    stops_early = spec.checkpoint.patience is not None  # by its own curve, at a step of its own
+    if not spec.reuse.enabled or spec.checkpoint.resume != "auto" or started or stops_early:
+        yield starts
+        return
+    starts = _with_places(prepared, starts)
+    try:
+        with prepared.costs.stage("reuse"):
+            are_trained = True  # all phases so far, to their last step
+            for number, start in enumerate(starts):
+                if start.trained is not None:
+                    starts[number] = start = Claim(spec, start.trained, curve).made(
+                        start, may_take=are_trained
+                    )
+                are_trained &= start.step == spec.method.phases[number].max_steps
+        yield starts
+    finally:
+        for start in starts:
+            if start.trained is not None:
+                start.trained.release()
+
+
+def log_reused(starts: Sequence[Start], loggers: Sequence[Logger], curve: Curve | None) -> None:
+    """Give the loggers what was logged while another run trained, so that no step is missing."""
+    rows, end = [], -1
+    for start in starts:
+        if start.taken is not None and start.trained is not None:
+            rows += start.taken.record["log"]
+            end = start.trained.steps_before + start.step
+    for scores in curve.rows if curve is not None else []:
+        if scores["step"] <= end:
+            rows.append({k if k == "step" else f"curve/{k}": v for k, v in scores.items()})
+    for row in sorted(rows, key=lambda row: row["step"]):
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        for logger in loggers:
+            logger.log_metrics(numbers, int(row["step"]))
+
+
+def _with_places(prepared: Prepared, starts: Sequence[Start]) -> list[Start]:
+    """Say of each phase where it is shared; from the first of unknown history on, nowhere."""
+    spec, result = prepared.spec, []
+    rounding, is_known = rounding_facts(spec, prepared.batches), True
+    for number, start in enumerate(starts):
+        key = cache_key(facts=dict(start.facts), rounding=rounding)
+        is_known &= start.checkpoint is None or start.history["key"] == key
+        trained = Trained(
+            spec.cache_dir / "trained",
+            key,
+            spec.reuse.keep_gib,
+            spec.folder,
+            spec.method.phases[number].max_steps,
+            spec.method.steps_before(number),
+        )
+        result.append(replace(start, trained=trained if is_known else None))
+    return result
+
+
+class Claim:
+    """One phase's checkpoint from the cache, or its lock."""
+
+    def __init__(self, spec: TrainSpec, trained: Trained, curve: Curve | None) -> None:
+        self.spec, self.trained, self.curve = spec, trained, curve
+
+    def made(self, start: Start, may_take: bool) -> Start:
+        """Take the newest checkpoint that this run can use, and the lock if steps are left."""
+        last, holds = self.trained.last, False
+        while start.step < last:
+            for found in self.trained.published(start.step) if may_take else []:
+                if (holds or found.step == last) and (taken := self._take(start, found)):
+                    return taken
+            if holds:
+                if may_take and self.trained.published(start.step):
+                    log.info("Training again: no run of this training has the curve of this one.")
+                break
+            holds = self.trained.hold()
+        return start
+
+    def _take(self, start: Start, found: Published) -> Start | None:
+        """Take a checkpoint with the scores and samples up to it; None where that cannot be."""
+        if not self._take_curve(found):
+            return None
+        path = self.trained.take(found, start.folder)
+        if path is None:
+            return None
+        lacking = self._take_samples(found)
+        note = (
+            f"; samples of {len(lacking)} earlier steps are left out: no run of it has them with "
+            "these settings"
+        )
+        log.info(
+            "reusing the training of %s (step %s)%s",
+            found.runs[0],
+            self.trained.steps_before + found.step,
+            note if lacking else "",
+        )
+        return replace(start, checkpoint=path, taken=found)
+
+    def _take_curve(self, found: Published) -> bool:
+        """Take the scores of all steps before `found` from a run that has them, or none."""
+        if self.curve is None or self.spec.curve is None:
+            return True
+        first, every = self.trained.steps_before, self.spec.curve.every_n_steps
+        needed = range(first, first + found.step, every)
+        is_point = found.step % every == 0 or found.step == self.trained.last
+        end = first + found.step if is_point else None
+        return any(self.curve.adopt(Path(run), needed, end) for run in found.runs)
+
+    def _take_samples(self, found: Published) -> list[str]:
+        """Copy the samples of earlier steps from runs that have them; name those that none has."""
+        spec, first, end = self.spec, self.trained.steps_before, found.step
+        every, ours, draws = spec.samples.every_n_steps, spec.folder / "samples", spec.samples.set
+        if not every:
+            return []
+        if spec.checkpoint.best is not None and end == self.trained.last:
+            end += 1  # the last step is drawn too, and nothing that follows does it
+        names = [step_name(first + step) for step in range(0, end, every)]
+        return [
+            name
+            for name in names
+            if not (ours / f"{name}.png").exists()
+            and not any(draws.copy(Path(run) / "samples", ours, name) for run in found.runs)
+        ]
