@@ -147,8 +147,8 @@ def legend(answer: Answer, best: str) -> Iterator[str]:
         best: how the best score of a column is marked.
     """
     yield (
-        "n: subjects with scores (runs, where their number is another). Scores are means over subjects, with "
-        f"95 % bootstrap intervals over subjects. {best}: best of a column."
+        "n: subjects with scores (runs, where their number is another). Scores are means over "
+        f"subjects, with 95 % bootstrap intervals over subjects. {best}: best of a column."
     )
     baselines = dict.fromkeys(row.baseline for row in answer.rows if row.baseline)
     if baselines:
