@@ -39,6 +39,16 @@ def test_pres_and_div_of_class_are_of_one_prompt(networks, spine):
     assert {"PRES"} == both & names(networks, photos, "a dog")[0]
 
 
+def test_a_prompt_that_is_too_long_costs_its_own_score_alone(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    long = "a <" + "grey_sloth_plushie_" * 40 + "> on the beach"
+    items = [Item("subject", f"{i}.png", long, "a dog on the beach", i) for i in range(2)]
+    scores = score(items, photos[:2], photos, networks, ["dino", "clip_t"])
+    metrics = {entry["metric"] for entry in scores.summary.values()}
+    assert {"DINO", "CLIP-T class_only"} <= metrics and "CLIP-T with_id" not in metrics
+    assert "CLIP-T with_id is left out" in scores.notes[0] and "shorten it" in scores.notes[0]
+
+
 def test_an_interval_is_over_groups_and_a_mean_over_values():
     rows, values = [{"prompt": p} for p in "aabb"], [0.1, 0.2, 0.3, 0.6]
     scores = Scores(rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.metrics import fidelity, preservation, variants
 from dreambooth.metrics.aggregate import bootstrap_interval, mean
-from dreambooth.metrics.features import Encoder
+from dreambooth.metrics.features import Encoder, TextTooLong
 from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.metrics.preprocess import ImageLike
 from dreambooth.sampling.store import SETS, Item
@@ -162,13 +162,20 @@ def _fidelity(result: Scores, metric: str, encoder: Encoder, made: _Part, real: 
 
 
 def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
-    """CLIP-T: similarity to the prompt without the identifier, and to the prompt as it was."""
+    """CLIP-T: similarity to the prompt without the identifier, and to the prompt as it was.
+
+    A variant with a text that the network cannot read whole is left out, and a note says so: a new
+    token is many tokens for a network that does not know it.
+    """
     images, prompts = clip.images(made.images), len(set(made.prompts))
     for text, column in (("class_only", "class_only"), ("with_id", "prompt")):
         texts = [row[column] for row in made.rows]
-        scores = fidelity.clip_t_scores(
-            images, clip.texts(texts), texts=texts, prompts=made.prompts
-        )
+        try:
+            features = clip.texts(texts)
+        except TextTooLong as error:
+            result.notes.append(f"CLIP-T {text} is left out: {error}")
+            continue
+        scores = fidelity.clip_t_scores(images, features, texts=texts, prompts=made.prompts)
         variant = variants.clip_t_id(clip.variant, text)
         result.add(variant, f"CLIP-T {text}", made.rows, scores, made.by_prompt, prompts=prompts)
 

@@ -42,6 +42,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
             part.fp32_precision = precision
 
 
+class TextTooLong(UserError):
+    """A text of more tokens than an encoder reads."""
+
+
 @dataclass
 class Encoder:
     """A frozen encoder with its preprocessing, as `load_encoder` makes it.
@@ -109,8 +113,9 @@ class Encoder:
         """Encode texts => unit features `[N,D]` float32 on the CPU, in their order.
 
         Raises:
-            UserError: an encoder without texts, no texts, or a text that is longer than the
-                model's context (77 tokens for CLIP), for a shortened text is another prompt.
+            UserError: an encoder without texts, or no texts.
+            TextTooLong: a text that is longer than the model's context (77 tokens for CLIP), for a
+                shortened text is another prompt.
         """
         if self.tokenizer is None:
             raise UserError(f"{self.name} has no text encoder: use a CLIP encoder for CLIP-T.")
@@ -120,7 +125,7 @@ class Encoder:
         context = self.model.config.text_config.max_position_embeddings
         for text, ids in zip(unique, self.tokenizer(unique)["input_ids"], strict=True):
             if len(ids) > context:
-                raise UserError(
+                raise TextTooLong(
                     f'the prompt "{text}" has {len(ids)} tokens and {self.name} reads {context}: '
                     "shorten it."
                 )
