@@ -211,7 +211,7 @@ def test_show_prints_the_command_that_draws_the_picture_again(draws, lora, tmp_p
 
 def test_show_refuses_what_says_nothing(tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
-    for name, words in (("plain.png", "does not say what drew it"), ("typo.png", "cannot be read")):
+    for name, words in (("plain.png", "does not say what drew it"), ("typo.png", "does not exist")):
         assert show([str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
