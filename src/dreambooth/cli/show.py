@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ USAGE = "usage: dreambooth show FILE.png ...\n\nSay what drew each image, and ho
 
 def main(arguments: Sequence[str]) -> int:
     """Print what each file says of itself; return the exit code."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
@@ -48,8 +45,8 @@ def shown(path: Path) -> str:
         if SHARED_KEY in text:
             return f"{path}: drawn by another program.\n{text[SHARED_KEY]}"
         raise UserError(
-            f"{path} does not say what drew it: it is a sheet of several images, an earlier version "
-            "or another program made it, or its text was removed."
+            f"{path} does not say what drew it: it is a sheet of several images, an earlier "
+            "version or another program made it, or its text was removed."
         )
     try:
         record = json.loads(text[OWN_KEY])
