@@ -92,7 +92,7 @@ def early(spine, encoders_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("early") / "run"
     more = ("max_steps=6", "checkpoint.patience=2", "evaluation.every_n_steps=1", "ppl=false")
     more += ("evaluation.curve.class_images=2", "evaluation.encoders=pocket")
-    more += f"evaluation.encoders_dir='{encoders_dir}'"
+    more += (f"evaluation.encoders_dir='{encoders_dir}'",)
     falling = lambda self, scores: (1 / (1 + scores.get("step", 0)),) * 2  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Curve, "_rule", falling)
