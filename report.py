@@ -1,6 +1,7 @@
 """Compare many runs: `python report.py runs=multirun/...`.
 
-Prints every run with its scores and costs, then each setting's means over subjects;
+Prints every run with its scores and costs, then each setting's means over subjects, the
+differences between settings and the published numbers, and writes them as files;
 `python report.py --help` explains every option.
 """
 

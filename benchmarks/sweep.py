@@ -67,7 +67,8 @@ def spread(runs: Sequence[Path], number: int) -> list[Path]:
     Without the shift, every choice would have the same value of the setting that varies fastest.
     """
     distance = len(runs) / number
-    return [runs[min(int(i * distance) + i % 3, len(runs) - 1)] for i in range(number)]
+    shifts = 3 if distance >= 3 else 1
+    return [runs[int(i * distance) + i % shifts] for i in range(number)]
 
 
 def overrides(run: Path) -> list[str]:

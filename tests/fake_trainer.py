@@ -10,6 +10,7 @@ class FakeTrainer:
     """The state that callbacks read."""
 
     is_global_zero, world_size, should_stop = True, 1, False
+    default_root_dir = "absent"
 
     def __init__(self) -> None:
         self.global_step, self.strategy = 0, self

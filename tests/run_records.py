@@ -8,7 +8,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dreambooth.evaluation.score import Groups, Scores
+from dreambooth.evaluation.write import write_scores
+
 DINO = "dino.vits16.hub.r256c224_bicubic.allpairs.macro"
+CLIP_T = "clip_t.b32.class_only.matched.cos"
+PRES = f"pres.class_prompt.{DINO}"
+METRICS = {DINO: "DINO", CLIP_T: "CLIP-T class_only", PRES: "PRES"}
 
 
 def write_run(
@@ -68,3 +74,15 @@ def write_metrics(run: Path, metrics: dict) -> None:
     path = metrics_file(run, metrics["evaluation"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(metrics))
+
+
+def write_images(run: Path, scores: dict[str, list[float]], evaluation: str = "quick") -> None:
+    """Replace a run's scores by those of images, two a prompt: scores.csv and metrics.json."""
+    record, written = read_metrics(run, evaluation), Scores()
+    for variant, values in scores.items():
+        rows = [{"set": "subject", "file": f"{i}.png"} for i in range(len(values))]
+        groups = Groups([str(i // 2) for i in range(len(values))], "prompts")
+        name = METRICS.get(variant, "DINO, real images")
+        written.rows += rows
+        written.add(variant, name, rows, values, groups)
+    write_scores(metrics_file(run, evaluation).parent, written, record)

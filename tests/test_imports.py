@@ -32,7 +32,8 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("errors", "__init__"),
 )
 ENTRIES = ("train", "generate", "evaluate", "report")
-LIGHT = ("cli.commands", "cli.console", "data.prompts", "errors")
+LIGHT = ("cli.commands", "cli.console", "cli.dry_run", "data.prompts", "errors")
+LIGHT += ("study.estimates", "training.finished")
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "wandb", "pandas", "scipy"}
 
 

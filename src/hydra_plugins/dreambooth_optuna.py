@@ -43,11 +43,16 @@ class Optuna(Sweeper):
         """Prepare the launcher.
 
         Raises:
-            UserError: Optuna is not installed, or there is no objective to search by.
+            UserError: Optuna is not installed, there is no objective to search by, or a plan is
+                asked for.
         """
         need("optuna", "hydra/sweeper=optuna", "leave it out for a grid")
         if config.get("objective") is None:
             raise UserError("hydra/sweeper=optuna needs objective, such as objective=harmonic.")
+        if config.get("dry_run"):
+            raise UserError(
+                "dry_run plans a grid, and a search is not known beforehand: leave it out."
+            )
         self.config, self.hydra_context = config, hydra_context  # the base class reads them
         self.folder, self.objective = Path(config.hydra.sweep.dir), str(config.objective)
         self.launcher = Plugins.instance().instantiate_launcher(

@@ -6,6 +6,7 @@ It lies in `hydra_plugins`, the namespace package in which Hydra looks for sweep
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from dreambooth.cli.jobs import SweepFailed, missing, remove_empty
+from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
 from dreambooth.cli.ordering import ordered
+from dreambooth.cli.planning import PlannedJob, planned_jobs
+from dreambooth.cli.resume_sweep import command_of, say_how_to_go_on, write_plan
 
 
 class EveryRun(BasicSweeper):
@@ -57,12 +60,17 @@ class EveryRun(BasicSweeper):
         self.launcher = self.completed = Completed(self.launcher)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run every combination.
+        """Run every combination; with `dry_run=true` print what would run.
 
         Raises:
             SweepFailed: some runs failed; the others are finished and the callbacks have ended.
         """
         assert self.config is not None and self.hydra_context is not None
+        if self.config.get("dry_run"):
+            from dreambooth.cli.dry_run import print_sweep
+
+            print_sweep(self.config, self._planned(self.jobs(arguments)))
+            return []
         folder, made = Path(self.config.hydra.sweep.dir), missing(self.config, "sweep")
         self.given = {override.get_key_element() for override in self._parsed(arguments)}
         try:
@@ -70,11 +78,14 @@ class EveryRun(BasicSweeper):
         except ConfigCompositionException:  # refused before any run
             remove_empty(folder, made)
             raise
+        except (KeyboardInterrupt, SystemExit) as stop:
+            say_how_to_go_on(folder)
+            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
         if self.completed.has_failed:
             name = self.config.hydra.job.config_name
             self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
-            remove_empty(folder, made)
-            raise SweepFailed(self.completed.jobs)
+            remove_refused(folder, made)
+            raise SweepFailed(self.completed.jobs, command_of(folder))
         return returns
 
     def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
@@ -82,6 +93,23 @@ class EveryRun(BasicSweeper):
         self.given = {override.get_key_element() for override in self._parsed(arguments)}
         overrides = self._parsed([*self._parse_config(), *arguments])
         return self.split_arguments(overrides, None)[0]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose all jobs before the first batch, and write the plan of the sweep.
+
+        Raises:
+            ConfigCompositionException: overrides that do not compose.
+        """
+        if self.batch_index > 1:  # the first batch has composed all
+            return
+        assert self.config is not None and self.overrides is not None
+        jobs = self._planned([job for batch in self.overrides for job in batch])
+        if is_training(self.config):
+            write_plan(self.config, jobs)
+
+    def _planned(self, jobs: Sequence[Sequence[str]]) -> list[PlannedJob]:
+        assert self.config is not None and self.hydra_context is not None
+        return planned_jobs(self.hydra_context.config_loader, self.config, jobs)
 
     def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, overrides: list[Override], max_batch_size: int | None

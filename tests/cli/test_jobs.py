@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli.jobs import remove_empty
+from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished
 from spine import environment
 
 pytestmark = pytest.mark.slow
@@ -45,9 +46,9 @@ LAUNCHERS = {
 }
 
 
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def sweep(folder: Path, *arguments: str, text: str = COMMAND) -> subprocess.CompletedProcess:
     """Run `COMMAND -m` in `folder`; the runs are in sweep/<seed>."""
-    (folder / "command.py").write_text(COMMAND)
+    (folder / "command.py").write_text(text)
     own = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}", "~hydra.callbacks.table")
     return subprocess.run(
         [sys.executable, "command.py", "-m", *own, *arguments],
@@ -66,14 +67,47 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     seeds = (0, 1, 2, 3, 4, *more)
     done = sweep(tmp_path, f"seed={','.join(map(str, seeds))}", *chosen)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-3:] == [
+    assert done.stderr.splitlines()[-4:] == [
         f"error: 2 of {len(seeds)} runs of this sweep failed:",
         "  seed=1: seed=1 is not usable.",
         "  seed=3: ZeroDivisionError: a bug",
+        """Run these again with python train.py "resume_sweep='sweep'\"""",
     ]
-    finished = {p.parent.name for p in (tmp_path / "sweep").glob("*/done")}
+    folder = tmp_path / "sweep"
+    finished = {p.parent.name for p in folder.glob("*/done")}
     assert finished == {str(seed) for seed in (0, 2, 4, *more)}
-    assert not (tmp_path / "sweep/1").exists() and not (tmp_path / "sweep/3").exists()
+    assert [run for run in find_unfinished(folder) if run.state == "failed"] == [
+        Unfinished("1", "failed", "seed=1 is not usable."),
+        Unfinished("3", "failed", "ZeroDivisionError: a bug"),
+    ]
+    assert "error: seed=1 is not usable." in (folder / "1/train.log").read_text()
+    log = (folder / "3/train.log").read_text()
+    assert "Traceback" in log and "\nZeroDivisionError: a bug\n" in log
+    assert [job["folder"] for job in SweepPlan.read(folder).jobs] == [str(s) for s in seeds]
+
+
+def test_a_sweep_goes_on_by_its_folder_alone(tmp_path):
+    """With the command line that it had; a run that succeeds this time has not failed."""
+    assert sweep(tmp_path, "seed=1,0", "lr=5").returncode == 2
+    (tmp_path / "command.py").write_text(COMMAND.replace("cfg.seed == 1", "cfg.lr != 5"))
+    command = [sys.executable, "command.py", "resume_sweep=sweep"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.parent.name for p in (tmp_path / "sweep").glob("*/done")} == {"0", "1"}
+    assert not list((tmp_path / "sweep").glob("*/failed.json"))
+
+
+@pytest.mark.parametrize(("stop", "code"), [("raise KeyboardInterrupt", 130), ("return 143", 143)])
+def test_a_stopped_sweep_says_how_to_go_on(tmp_path, stop, code):
+    text = COMMAND.replace('raise UserError("seed=1 is not usable.")', stop)
+    done = sweep(tmp_path, "seed=0,1,2", text=text)
+    assert done.returncode == code and done.stderr == ""
+    said = done.stdout.strip().splitlines()[-1]
+    command = """Continue the sweep with python train.py "resume_sweep='sweep'\""""
+    assert said == f"Stopped; finished runs are kept. {command}"
+    assert find_unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
 
 
 def test_a_search_with_optuna_goes_on_where_it_ended(tmp_path):
@@ -100,6 +134,18 @@ def test_a_sweep_without_failures_ends_well(tmp_path):
 def test_a_sweep_that_did_nothing_leaves_no_folder(tmp_path, arguments):
     assert sweep(tmp_path, *arguments).returncode == 2
     assert [p.name for p in tmp_path.iterdir()] == ["command.py"]
+
+
+def test_a_single_run_that_failed_has_its_error_in_its_log(tmp_path):
+    """If it had written something; else nothing is left of it."""
+    wrote = "        Path(cfg.output_dir, 'image').touch()\n        raise UserError"
+    (tmp_path / "command.py").write_text(COMMAND.replace("        raise UserError", wrote))
+    command = [sys.executable, "command.py", "seed=1", "hydra.run.dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr == "error: seed=1 is not usable.\n"
+    assert "error: seed=1 is not usable." in (tmp_path / "run/train.log").read_text()
 
 
 def test_only_empty_folders_are_removed(tmp_path):

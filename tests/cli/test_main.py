@@ -23,7 +23,7 @@ from PIL import Image
 
 from dreambooth.cli.interrupt import importing
 from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
-from dreambooth.files import file_hash
+from dreambooth.files import file_hash, read_csv
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.training.fingerprint import flat
@@ -228,11 +228,13 @@ def test_a_sweep_outlives_a_bad_run_and_lists_it(command_line, tmp_path):
     sweep = (f"hydra.sweep.dir='{tmp_path / 'sweep'}'", "hydra.sweep.subdir=${hydra.job.num}")
     code, printed = command_line("hydra.mode=MULTIRUN", "max_steps=1", "lr=1e-3,-1,1e-4", *sweep)
     assert code == 2 and printed.count("error: lr=-1 is not usable") == 1
-    assert "1 of 3 runs of this sweep failed" in printed.splitlines()[-2]
-    assert printed.splitlines()[-1].startswith("  lr=-1: lr=-1 is not usable")
+    assert "1 of 3 runs of this sweep failed" in printed.splitlines()[-3]
+    assert printed.splitlines()[-2].startswith("  lr=-1: lr=-1 is not usable")
     done = {p.parent.name for p in (tmp_path / "sweep").glob("*/run.json")}
     assert done == {"0", "2"}
-    assert not (tmp_path / "sweep/1").exists() and (tmp_path / "sweep/runs.csv").exists()
+    rows = {row["run"]: row for row in read_csv(tmp_path / "sweep/runs.csv")}
+    assert rows["1"]["state"] == "failed" and "lr=-1 is not usable" in rows["1"]["reason"]
+    assert rows["0"]["state"] == "finished" and set(rows) == {"0", "1", "2"}
 
 
 def test_a_typo_is_refused_before_torch_is_loaded(tmp_path):

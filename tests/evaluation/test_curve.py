@@ -23,7 +23,7 @@ DINO, CLIP = "dino.pocket.sq32_bicubic", "clip.pocket.sq32_bicubic"
 
 @pytest.fixture
 def session(tmp_path, monkeypatch):
-    """`session({step: dino}, prompt)`: a Curve that has scored those steps, in `tmp_path/run`."""
+    """`session({step: dino}, prompt)`: a Curve that has scored those steps, in `run`."""
     networks = Encoders(
         "pocket",
         *(SimpleNamespace(variant=v, model_id=v, weights_hash="a") for v in (DINO, CLIP)),
@@ -37,7 +37,7 @@ def session(tmp_path, monkeypatch):
         scores: dict[int, float],
         prompt: str = "a sks dog",
         best_after: int | None = 0,
-        run: str = "run",
+        run: str = ".",
         **settings,
     ) -> Curve:
         evaluation = SimpleNamespace(

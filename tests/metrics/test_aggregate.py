@@ -13,6 +13,7 @@ from dreambooth.metrics.aggregate import (
     macro,
     mean,
     mean_of_sums,
+    pareto_front,
     sum_and_count,
 )
 
@@ -87,3 +88,17 @@ def test_best_step_by_hand():
     assert best_step(curve) == 200
     with pytest.raises(UserError, match="no step was scored"):
         best_step([])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pareto_front_is_that_of_comparing_all_pairs(seed):
+    """Few values, so that many points are equal in one value or in both."""
+    generator = torch.Generator().manual_seed(seed)
+    points = [tuple(p) for p in torch.randint(6, (30, 2), generator=generator).tolist()]
+    expected = [
+        i
+        for i, (a, b) in enumerate(points)
+        if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)
+    ]
+    assert pareto_front(points) == expected
+    assert pareto_front([]) == []

@@ -12,7 +12,7 @@ from dreambooth.cli.configs import CONF
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.study.settings import by_setting, varying
-from run_records import DINO, metrics_file, write_record, write_run
+from run_records import DINO, metrics_file, read_metrics, write_metrics, write_record, write_run
 
 
 def settings_of(root: Path) -> list[dict]:
@@ -68,6 +68,34 @@ def test_columns_are_what_differs_and_says_something_new(tmp_path):
         )
     metrics_file(tmp_path / "full").unlink()  # not scored, which is no setting
     assert varying(read_runs(tmp_path)) == ["method.name", "ppl", "batch_size", "prior.weight"]
+
+
+SCHEDULERS = {"ddim": {"eta": 0.0}, "pndm": {"skip_prk_steps": True}}
+
+
+def test_what_the_samplers_setting_says_is_not_said_again_about_the_images(tmp_path):
+    """`scheduler` says it; a run that was scored again with another sampler is still kept apart."""
+    for name, options in SCHEDULERS.items():
+        for subject in ("dog", "cat"):
+            drawn = {"provenance": {"sampler": name, "options": options, "steps": 20}}
+            scheduler = {"name": name, "options": options}
+            write_run(tmp_path, f"{name}{subject}", 0.5, subject, scheduler=scheduler, record=drawn)
+    metrics_file(tmp_path / "ddimdog").unlink()  # not scored, which is no setting
+    assert varying(read_runs(tmp_path)) == ["subject.name", "scheduler.name"]
+    assert [line["runs"] for line in settings_of(tmp_path)] == [2, 2]
+    metrics = read_metrics(tmp_path / "pndmdog")
+    write_metrics(
+        tmp_path / "pndmdog", {**metrics, "provenance": {**metrics["provenance"], "steps": 9}}
+    )
+    assert varying(read_runs(tmp_path)) == ["subject.name", "scheduler.name", "scored.steps"]
+
+
+def test_networks_are_named_by_the_model_where_no_score_could_mix_them(tmp_path):
+    for name, variant in (("pocket", DINO.replace("vits16", "pocket")), ("sd15", DINO)):
+        write_run(tmp_path, name, 0.5, variant=variant, weights=name, model={"name": name})
+    assert varying(read_runs(tmp_path)) == ["model.name"]
+    write_run(tmp_path, "mixed", 0.5, variant=DINO, weights="pocket", model={"name": "pocket"})
+    assert varying(read_runs(tmp_path)) == ["model.name", "scored.dino.weights"]
 
 
 def composed(root: Path, name: str, *overrides: str) -> None:

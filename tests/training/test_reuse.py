@@ -142,40 +142,34 @@ def test_of_two_processes_one_trains_and_the_other_waits(
     assert losses(second) == losses(alone)[: expected["max_steps"]]
 
 
-def test_phases_are_reused_one_by_one(spine, shared, tmp_path):
-    token = "model.recommended.textual_inversion.max_steps=1"
-    more = ("method=ti_then_full", token, "max_steps=1", "ppl=false", "ema_decay=0.5")
-    one = spine.run(tmp_path / "one", *more, *shared)
-    other = spine.run(tmp_path / "other", *more, *shared, "lr=2e-3")
-    alone = spine.run(tmp_path / "alone", *more, "lr=2e-3")
-    assert [phase(other, number)["steps"] for number in (0, 1)] == [0, 1]
-    assert phase(other)["reused"]["run"] == str(one) and phase(other, 1)["reused"] is None
-    for number in (0, 1):
-        assert_same_training(other, alone, number)
-    assert losses(other) == losses(alone) and len(losses(alone)) == 2
-
-
-def test_a_curve_is_whole_and_the_best_step_that_of_a_run_alone(
+def test_phases_averages_and_the_curve_are_those_of_a_run_alone(
     spine, encoders_dir, shared, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("dreambooth.evaluation.curve_plot.draw_curve", lambda *_: None)
-    curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket", "ema_decay=0.5")
-    curve += (f"evaluation.encoders_dir='{encoders_dir}'", "checkpoint.best=harmonic")
-    curve += ("ppl=false", "max_steps=2", "evaluation.curve.class_images=1")
-    alone = spine.run(tmp_path / "alone", *curve)
-    one = spine.run(tmp_path / "one", *curve, *shared, "max_steps=1")
-    two = spine.run(tmp_path / "two", *curve, *shared)
-    assert [phase(out)["steps"] for out in (one, two)] == [1, 1]
-    read = [list(csv.DictReader((out / "curve.csv").open())) for out in (alone, two)]
-    rows = [[{k: v for k, v in row.items() if k != "step"} for row in rows] for rows in read]
-    assert rows[0] == rows[1] and [float(row["step"]) for row in read[1]] == [0, 1, 2]
+    more = ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=1")
+    more += ("ppl=false", "ema_decay=0.5", "checkpoint.best=harmonic", "evaluation.every_n_steps=1")
+    more += (f"evaluation.encoders_dir='{encoders_dir}'", "evaluation.encoders=pocket")
+    more += ("evaluation.curve.class_images=1", "trainer.log_every_n_steps=1")
+    alone = spine.run(tmp_path / "alone", *more, "max_steps=2")
+    one = spine.run(tmp_path / "one", *more, *shared, "max_steps=1")
+    two = spine.run(tmp_path / "two", *more, *shared, "max_steps=2")
+    assert [[phase(out, n)["steps"] for n in (0, 1)] for out in (one, two)] == [[1, 1], [0, 1]]
+    assert {phase(two, n)["reused"]["run"] for n in (0, 1)} == {str(one)}
+    for number in (0, 1):
+        assert_same_training(two, alone, number)
+        averages = [checkpoint(out, number)["callbacks"]["MovingAverage"] for out in (alone, two)]
+        assert same(*averages)
     assert folder_hash(two / "model") == folder_hash(alone / "model")
     records = [json.loads((out / "run.json").read_text()) for out in (alone, two)]
     assert records[0]["best_step"] == records[1]["best_step"]
     logged = [list(csv.DictReader((out / "metrics.csv").open())) for out in (alone, two)]
-    scores = [[row["curve/harmonic_mean"] for row in rows] for rows in logged]
-    shown = [[score for score in each if score] for each in scores]
-    assert shown[0] == shown[1] and len(shown[0]) == 3
+    for key, count in (("loss/total", 3), ("curve/harmonic_mean", 4)):
+        rows = [[(row["step"], row[key]) for row in each if row[key]] for each in logged]
+        assert rows[0] == rows[1] and len(rows[0]) == count
+    curves = [list(csv.DictReader((out / "curve.csv").open())) for out in (alone, two)]
+    assert [float(row["step"]) for row in curves[1]] == [0, 1, 2, 3]
+    scores = [[{k: v for k, v in row.items() if k != "step"} for row in rows] for rows in curves]
+    assert scores[0] == scores[1]
 
 
 def test_without_a_curve_of_the_same_settings_a_run_trains_again(tmp_path, caplog):

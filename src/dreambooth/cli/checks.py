@@ -81,6 +81,7 @@ LISTS = {
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 SWITCHES = (
+    "dry_run",
     "ppl",
     "train_text_encoder",
     "gradient_checkpointing",

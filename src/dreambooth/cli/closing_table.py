@@ -7,14 +7,16 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from dreambooth.study.sweeps import find_unfinished
+
 
 class ClosingTable(Callback):
     """Hydra callback: print the tables of all runs of a sweep, and write them into its folder."""
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Print and write them, if any run was finished."""
+        """Print and write them, also the runs that did not finish, if any run did."""
         folder = Path(config.hydra.sweep.dir)
-        if any(folder.rglob("run.json")):
+        if not config.dry_run and any(folder.rglob("run.json")):
             from dreambooth.study.tables import print_tables  # imports torch
 
-            print_tables(folder)
+            print_tables(folder, unfinished=find_unfinished(folder))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.quoting import quoted, typed
 from dreambooth.training.distributed import is_first
+from dreambooth.training.finished import finished
 
 
 def train(cfg: DictConfig) -> int | float:
@@ -21,6 +26,18 @@ def train(cfg: DictConfig) -> int | float:
     check(cfg)
     check_packages(cfg)
     check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if cfg.dry_run:
+        from dreambooth.cli.dry_run import print_run
+
+        print_run(config)
+        return 0
+    folder = Path(cfg.output_dir)
+    scores = finished(folder, config)
+    if scores is not None:
+        if is_first():
+            print(f"{folder} is finished, and stays as it is; resume=null trains it anew.")
+        return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
     with postponed_imports():
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
@@ -29,9 +46,21 @@ def train(cfg: DictConfig) -> int | float:
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
         outcome = run(spec)
+    if outcome.code:
+        say_stopped(folder)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
+
+
+def say_stopped(folder: Path) -> None:
+    """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
+    print("\nStopped; everything is saved.", end="")
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        print(flush=True)
+    else:
+        again = typed(f"hydra.run.dir={quoted(folder)}")
+        print(f" Continue with the same command and {again}", flush=True)
 
 
 def generate(cfg: DictConfig) -> int:

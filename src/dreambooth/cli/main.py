@@ -34,6 +34,7 @@ from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
 from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
+from dreambooth.cli.resume_sweep import with_sweep
 from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
@@ -59,6 +60,8 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
     with interruptible():
         try:
             parsed = parse(sys.argv[1:])
+            if command == "train":
+                parsed = without_traces(with_sweep(parsed))
             sys.argv[1:] = flags_first(parsed)
             folders = search_folders(parsed.config_dir, parsed.overrides)
             check_added(command, parsed.overrides, folders)
@@ -80,6 +83,7 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
         JobFailed: after printing the error, so that every launcher reports the job as failed.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
+    details = None
     try:
         refuse_unused_launcher()
         result = run(cfg)
@@ -88,7 +92,8 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
         if text is not None:
             say(text)
         elif HydraConfig.get().mode == RunMode.MULTIRUN:
-            traceback.print_exc()
+            details = traceback.format_exc()
+            print(details, file=sys.stderr, flush=True)
             text = f"{type(error).__name__}: {error}"
         else:
             raise
@@ -97,7 +102,7 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
             hand_over(result)
             sys.exit(result)
         return result if isinstance(result, float) else None
-    raise JobFailed(text)  # outside `except`: the traceback would keep the model in memory
+    raise JobFailed(text, details)  # outside `except`: the traceback would keep the model in memory
 
 
 def refuse_unused_launcher() -> None:
@@ -136,6 +141,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
     parser.error = refuse
     return parser.parse_intermixed_args(arguments)
+
+
+def without_traces(parsed: Namespace) -> Namespace:
+    """Keep Hydra from writing files if the command line asks for a dry run."""
+    keys = [override.lstrip("+").partition("=")[0] for override in parsed.overrides]
+    if "dry_run" not in keys:
+        return parsed
+    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none"]
+    return Namespace(**{**vars(parsed), "overrides": [*parsed.overrides, *quiet]})
 
 
 def flags_first(parsed: Namespace) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dreambooth.errors import UserError
-from dreambooth.files import file_hash
+from dreambooth.files import cache_key, file_hash
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What Pillow may try, whatever the suffix says. Other formats are not safe: EPS runs Ghostscript.
@@ -171,6 +171,15 @@ def image_hash(path: str | Path) -> str:
         return file_hash(path)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def contents_hash(paths: Sequence[Path]) -> str:
+    """Hash the bytes of photos and their captions, in this order: 16 hex digits.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    return cache_key(photos=[image_hash(path) for path in paths], captions=captions(paths, ""))
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:

@@ -70,6 +70,7 @@ class Evaluation:
             "evaluation": self.spec.name,
             "images_made": made,
             "images": len(items),
+            "metrics": list(self.spec.metrics),
             "protocol": self.spec.protocol,
             "provenance": facts,
             "subject": asdict(self.subject),

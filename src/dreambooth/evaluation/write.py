@@ -15,10 +15,10 @@ from rich.table import Table
 from dreambooth.errors import UserError
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import write_csv, write_json
+from dreambooth.metrics.variants import lower_is_better
 from dreambooth.sampling.store import Item
 
 COLUMNS = tuple(field.name for field in fields(Item))  # of scores.csv, before the scores
-LOWER_IS_BETTER = ("PRES",)
 
 
 def scores_folder(run: Path, evaluation: str) -> Path:
@@ -67,7 +67,7 @@ def print_scores(scores: Scores, title: str, references: str) -> None:
     for variant, entry in scores.summary.items():
         if variant.startswith("real_ref."):
             continue
-        sign = "↓" if entry["metric"] in LOWER_IS_BETTER else "↑"
+        sign = "↓" if lower_is_better(variant) else "↑"
         interval = entry["interval_95"]
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
         real = _real_images(scores, variant)

@@ -148,3 +148,24 @@ def best_step(curve: Iterable[tuple[int, float, float]]) -> int:
     if not points:
         raise UserError("no step was scored: set evaluation.every_n_steps below max_steps.")
     return max(points, key=lambda p: (harmonic_mean(p[1], p[2]), -p[0]))[0]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of the points that no other point dominates, in their order.
+
+    A point dominates another if neither of its two values is lower and one is higher. So equal
+    points stand or fall together. For subject fidelity (DINO) against prompt fidelity (CLIP-T),
+    the front holds every model for which no other is better in both.
+
+    >>> pareto_front([(0.7, 0.2), (0.6, 0.3), (0.6, 0.2)])
+    [0, 1]
+    """
+    order = sorted(range(len(points)), key=lambda i: points[i], reverse=True)
+    front, best = [], -math.inf  # best: the highest second value among higher first values
+    for i in order:
+        first, second = points[i]
+        is_equal = bool(front) and points[front[-1]] == (first, second)
+        if second > best or is_equal:
+            front.append(i)
+            best = second
+    return sorted(front)

@@ -97,3 +97,12 @@ def real_ref_id(metric: str, *, include_self: bool) -> str:
     """
     _one_of(metric.split(".")[0], ("dino", "clip_i"), "real-image metric")
     return f"real_ref.{metric}.{'include_self' if include_self else 'exclude_self'}"
+
+
+def lower_is_better(variant: str) -> bool:
+    """Tell whether a score is better when it is lower, as PRES alone is.
+
+    >>> lower_is_better("pres.class_prompt.dino.pocket.sq64_bicubic.allpairs.macro")
+    True
+    """
+    return variant.partition(".")[0] == "pres"

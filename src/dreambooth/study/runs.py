@@ -57,6 +57,11 @@ class Run:
         return cls(folder, record)
 
     @property
+    def written_at(self) -> float:
+        """When the run's record was written, in seconds since 1970."""
+        return (self.folder / "run.json").stat().st_mtime
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The configuration that the run ended with, as plain values."""
         return {**self.record["config"], "output_dir": str(self.folder)}
@@ -128,6 +133,14 @@ class Run:
         else:
             load_token(model, learned / "learned_embeds.safetensors")
         return model.requires_grad_(False).eval()
+
+    def curve(self) -> list[dict[str, float]]:
+        """Return the scores while training, by step (`curve.csv`): a row has `step` and ids."""
+        path, rows = self.folder / "curve.csv", []
+        for line in read_csv(path) if path.exists() else []:
+            line.pop("measured", None)
+            rows.append({key: float(value) for key, value in line.items() if value})
+        return rows
 
     def last_losses(self) -> dict[str, float]:
         """Return the last logged instance and prior losses."""

@@ -31,7 +31,8 @@ class ScoredRun:
     `name` is its folder below the report's. `metrics` is the metrics.json; a run that was not
     scored has none of it. `settings` holds the flat configuration and, under `scored.*`, what the
     scores depend on beside it; `written` the same before references between keys (`${lr}`) were
-    resolved. `scores` and `metric_names` are by variant id.
+    resolved. `scores`, `intervals` (95 %, those scores alone that have one) and `metric_names` are
+    by variant id.
     """
 
     run: Run
@@ -40,7 +41,13 @@ class ScoredRun:
     settings: Mapping[str, Any]
     written: Mapping[str, Any]
     scores: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
     metric_names: Mapping[str, str]
+
+    @property
+    def subject(self) -> str:
+        """The subject's name."""
+        return str(self.settings.get("subject.name"))
 
     @classmethod
     def read(cls, folder: Path, name: str, evaluation: str | None) -> ScoredRun:
@@ -59,6 +66,7 @@ class ScoredRun:
             flat(run.config) | scored,
             flat(run.record["written"]) | scored,
             {variant: entry["mean"] for variant, entry in summary.items()},
+            {v: tuple(e["interval_95"]) for v, e in summary.items() if e.get("interval_95")},
             {variant: entry["metric"] for variant, entry in summary.items()},
         )
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dreambooth.metrics.aggregate import bootstrap_interval, macro
-from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.paired import means
+from dreambooth.study.scored_runs import DRAWN, ScoredRun
 from dreambooth.training.fingerprint import NEITHER, is_under
 
 # shown first, and always kept apart
@@ -22,6 +22,8 @@ WORDS = (
     "scheduler.name",
     "seed",
 )
+# settings that images are drawn with, which `scored.*` repeats for the images that were scored
+DRAWING = ("model.name", "method.name", "resolution", "scheduler", "sampling", "trainer")
 OVER = ("subject.name", "seed")  # settings that are averaged over
 CURVE = (
     "evaluation.every_n_steps",
@@ -33,19 +35,88 @@ def varying(runs: Sequence[ScoredRun]) -> list[str]:
     """List the settings that differ between runs, and that no other setting implies."""
     present = {key for run in runs for key in run.settings}
     keys = (*WORDS, *sorted(present.difference(WORDS)))
-    return [key for key in keys if _varies(key, runs)]
+    keys = [key for key in keys if _differs(key, runs)]
+    keys = [key for key in keys if key in WORDS or not _implied(key, runs)]
+    drawing = [key for key in keys if is_under(key, DRAWING)]
+    return [key for key in keys if not _drawn_by(key, drawing, runs)]
 
 
-def _varies(key: str, runs: Sequence[ScoredRun]) -> bool:
-    # a run that was not scored has no `scored.*`
-    compared = [run for run in runs if key in run.settings or not key.startswith("scored.")]
-    if len({json.dumps(run.settings.get(key)) for run in compared}) < 2:
-        return False
+def chosen(runs: Sequence[ScoredRun]) -> list[str]:
+    """List the settings that differ by choice: those of `varying` that are not averaged over.
+
+    A learning rate that follows from the method, say, is none of them.
+    """
+    return [key for key in varying(runs) if key not in OVER and not _implied(key, runs)]
+
+
+def in_order(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Sort runs by the settings that differ; a setting's subjects and seeds stand together."""
+    keys = sorted(varying(runs), key=lambda key: key in OVER)
+    return sorted(runs, key=lambda run: [_order(run.settings.get(key)) for key in keys])
+
+
+def _order(value: Any) -> tuple:
+    """Sort numbers by size, then anything else by its text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, value, "") if is_number else (1, 0, str(value))
+
+
+def short(key: str) -> str:
+    """Shorten a key for a heading: `subject.name` => `subject`, `scored.name` => `evaluation`."""
+    name = key.removesuffix(".name").removeprefix("scored.")
+    return "evaluation" if name == "scored" else name
+
+
+def word(key: str, value: Any) -> str:
+    """Write a setting's value for a table: numbers with up to four digits, nothing for None.
+
+    >>> word("prior.weight", 0.30000000000000004), word("scheduler.name", "DDIMScheduler")
+    ('0.3', 'DDIM')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = "" if value is None else str(value)
+    return text.removesuffix("Scheduler") if key == "scheduler.name" else text
+
+
+def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """List the runs that have a key; a run that was not scored has no `scored.*`."""
+    return [run for run in runs if key in run.settings or not key.startswith("scored.")]
+
+
+def _differs(key: str, runs: Sequence[ScoredRun]) -> bool:
+    values = {json.dumps(run.settings.get(key)) for run in _compared(key, runs)}
+    return len(values) > 1
+
+
+def _implied(key: str, runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether another setting implies a key's value, or nothing compared depends on it."""
+    compared = _compared(key, runs)
     written = [_written(run, key) for run in compared]
     follows = len(set(written)) == 1  # written alike everywhere: its value is another key's
     changes_nothing = is_under(key, NEITHER) and not is_under(key, CURVE)
-    implied = follows or changes_nothing or _goes_with_name(key, compared, written)
-    return key in WORDS or not implied
+    return follows or changes_nothing or _goes_with_name(key, compared, written)
+
+
+def _drawn_by(key: str, drawing: Sequence[str], runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether settings that are shown say what images were drawn and scored with.
+
+    `scheduler` implies `scored.sampler`, say, but not where a run was scored again with another.
+    """
+    name, compared = key.removeprefix("scored."), _compared(key, runs)
+    if name == key or not (name in DRAWN or name.endswith(".weights")):
+        return False
+    if name.endswith(".weights") and _share_an_id(key, compared):
+        return False
+    shown = [json.dumps([run.settings.get(other) for other in drawing]) for run in compared]
+    values = [json.dumps(run.settings[key]) for run in compared]
+    return len(set(zip(shown, values, strict=True))) == len(set(shown))
+
+
+def _share_an_id(key: str, runs: Sequence[ScoredRun]) -> bool:
+    """Tell whether runs with different values of a key have scores under one id."""
+    pairs = {(variant, json.dumps(run.settings[key])) for run in runs for variant in run.scores}
+    return len(pairs) > len({variant for variant, _ in pairs})
 
 
 def _written(run: ScoredRun, key: str) -> str:
@@ -62,6 +133,21 @@ def _goes_with_name(key: str, runs: Sequence[ScoredRun], written: Sequence[str])
     return key != name and len(set(zip(names, written, strict=True))) == len(set(names)) > 1
 
 
+def grouped(
+    runs: Sequence[ScoredRun], keys: Iterable[str]
+) -> list[tuple[dict[str, Any], list[ScoredRun]]]:
+    """Group runs by the values of `keys`, without those that are averaged over."""
+    names = [key for key in keys if key not in OVER]
+    groups: dict[tuple, list[ScoredRun]] = {}
+    for run in runs:
+        values = tuple(json.dumps(run.settings.get(key)) for key in names)
+        groups.setdefault(values, []).append(run)
+    return [
+        ({key: members[0].settings.get(key) for key in names}, members)
+        for members in groups.values()
+    ]
+
+
 def by_setting(runs: Sequence[ScoredRun], keys: Iterable[str]) -> list[dict[str, Any]]:
     """Average the runs of each setting over subjects: one row per setting.
 
@@ -69,35 +155,12 @@ def by_setting(runs: Sequence[ScoredRun], keys: Iterable[str]) -> list[dict[str,
     over subjects, `<variant>.low_95` and `.high_95` (bootstrap over subjects) and `.subjects`, the
     number of subjects that were scored.
     """
-    names = [key for key in keys if key not in OVER]
-    groups: dict[tuple, list[ScoredRun]] = {}
-    for run in runs:
-        values = tuple(json.dumps(run.settings.get(key)) for key in names)
-        groups.setdefault(values, []).append(run)
     table = []
-    for members in groups.values():
-        row = {key: members[0].settings.get(key) for key in names}
-        subjects = {run.settings.get("subject.name") for run in members}
-        row |= {"subjects": len(subjects), "runs": len(members)}
-        for variant in dict.fromkeys(v for run in members for v in run.scores):
-            row |= _over_subjects(members, variant)
+    for setting, members in grouped(runs, keys):
+        row = {**setting, "subjects": len({run.subject for run in members}), "runs": len(members)}
+        for variant, mean in means(members).items():
+            low, high = mean.interval or (None, None)
+            row |= {variant: mean.value, f"{variant}.low_95": low, f"{variant}.high_95": high}
+            row[f"{variant}.subjects"] = mean.subjects
         table.append(row)
     return table
-
-
-def _over_subjects(runs: Sequence[ScoredRun], variant: str) -> dict[str, Any]:
-    """Average a variant over subjects; a subject's value is the mean over its runs (seeds)."""
-    per_subject: dict[str, list[float]] = {}
-    for run in runs:
-        if variant in run.scores:
-            name = str(run.settings.get("subject.name"))
-            per_subject.setdefault(name, []).append(run.scores[variant])
-    means = {name: sum(values) / len(values) for name, values in per_subject.items()}
-    interval = bootstrap_interval(list(means.values()), list(means), seed=0)
-    low, high = interval or (None, None)
-    return {
-        variant: macro(means),
-        f"{variant}.low_95": low,
-        f"{variant}.high_95": high,
-        f"{variant}.subjects": len(means),
-    }

@@ -83,6 +83,8 @@ NEITHER = (
     "trainer.log_every_n_steps",
     "objective",
     "published",
+    "dry_run",
+    "resume_sweep",
 )
 
 # the code that a training step runs, below the package

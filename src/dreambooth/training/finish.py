@@ -21,7 +21,9 @@ from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.training.costs import STOPPED
+from dreambooth.training.finished import contents
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
+from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
 
@@ -32,8 +34,8 @@ class Finish:
     """The closing stages of a run whose phases have all been trained.
 
     The run is recorded as soon as its model is exported, so that run.json matches the weights even
-    if sampling or scoring fails. Earlier scores, and an earlier curve if this run has none, are
-    kept only if the weights have not changed.
+    if sampling or scoring fails; it says `finished` once all is done. Earlier scores, and an
+    earlier curve if this run has none, are kept only if the weights have not changed.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Finish:
         self.best_step: int | None = None
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
+        self.contents = contents(prepared.photos, self.spec.config)
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -66,6 +69,7 @@ class Finish:
         total = self._write_record()
         summary = {**total, **(summary_of(scores) if scores else {})}
         finish_loggers(self.loggers, summary, self.folder)
+        self._write_record(total)
         print_summary(self.folder, program, self.spec.subject.words, total, scores)
         return scores
 
@@ -130,24 +134,27 @@ class Finish:
         )
         return snippet(self.model, method.export, exported, scheduler, picture)
 
-    def _write_record(self) -> Mapping[str, Any]:
-        """Write run.json; return the run's costs."""
+    def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Write run.json, of a finished run with its `total` costs; return the costs."""
         spec, words = self.spec, self.spec.subject.words
         subject = {"name": spec.subject.name, "class_noun": words.class_noun, "live": words.live}
         costs = {**self.costs.record, "bytes_written": bytes_of([self.folder]), **self.phases}
         record = {
+            "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.method.export,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
             "photos_used": len(self.prepared.training_photos),
+            "contents": self.contents,
             "sampling": asdict(spec.sampling),
+            "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
             "stopped_early_at": self.stopped_early_at,
             "config": dict(spec.config),
             "written": dict(spec.written),
-            "costs": costs,
+            "costs": total or costs,
         }
         write_json(self.folder / "run.json", record)
         (self.folder / STOPPED).unlink(missing_ok=True)

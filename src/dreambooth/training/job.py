@@ -11,7 +11,6 @@ import torch
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
 from dreambooth.files import write_json
-from dreambooth.quoting import quoted, typed
 from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
@@ -69,8 +68,6 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
         if is_first():
             finish_loggers(loggers, {}, spec.folder, failed=True)
         raise
-    again = typed(f"hydra.run.dir={quoted(spec.folder)}")
-    print(f"\nStopped; everything is saved. Continue with the same command and {again}")
     return Outcome(128 + stopped)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of this process or its GPU, and giving memory back."""
+"""Peak memory of this process or its GPU, the GPU's name, and giving memory back."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def reset_peak_memory() -> None:
     else:
         with suppress(OSError):  # only Linux has this file
             Path("/proc/self/clear_refs").write_text("5")
+
+
+def device_name(device: str) -> str:
+    """Return the model of the GPU for `cuda`, or `auto` where there is one; else `cpu`."""
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if on_gpu else "cpu"
 
 
 def free_memory() -> None:

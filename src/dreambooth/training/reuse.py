@@ -61,18 +61,18 @@ def shared(
 
 def log_reused(starts: Sequence[Start], loggers: Sequence[Logger], curve: Curve | None) -> None:
     """Give the loggers what was logged while another run trained, so that no step is missing."""
+    rows, end = [], -1
     for start in starts:
-        if start.taken is None or start.trained is None:
-            continue
-        rows = [dict(row) for row in start.taken.record["log"]]
-        first = start.trained.steps_before
-        for scores in curve.rows if curve is not None else []:
-            if first <= scores["step"] <= first + start.step:
-                rows.append({k if k == "step" else f"curve/{k}": v for k, v in scores.items()})
-        for row in sorted(rows, key=lambda row: row["step"]):
-            step = int(row.pop("step"))
-            for logger in loggers:
-                logger.log_metrics(row, step)
+        if start.taken is not None and start.trained is not None:
+            rows += start.taken.record["log"]
+            end = start.trained.steps_before + start.step
+    for scores in curve.rows if curve is not None else []:
+        if scores["step"] <= end:
+            rows.append({k if k == "step" else f"curve/{k}": v for k, v in scores.items()})
+    for row in sorted(rows, key=lambda row: row["step"]):
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        for logger in loggers:
+            logger.log_metrics(numbers, int(row["step"]))
 
 
 def _with_places(prepared: Prepared, starts: Sequence[Start]) -> list[Start]:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from dreambooth.errors import UserError
 from dreambooth.training.sharding import local
 
-_FIX = "lower lr or use precision 32-true; the last good checkpoint is kept"
+_FIX = "lower lr or use precision 32-true"
 
 
 class StopOnNonFinite(Callback):
@@ -60,7 +61,8 @@ class StopOnNonFinite(Callback):
             number = trainer.strategy.reduce(all_finite.float(), reduce_op="sum")
             all_finite = number == trainer.world_size
         if not bool(all_finite):
-            raise UserError(f"The weights are not finite after step {trainer.global_step}: {_FIX}.")
+            what = f"The weights are not finite after step {trainer.global_step}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
 
     def check(self, trainer: Trainer) -> None:
         """Read the remembered losses of every rank.
@@ -80,7 +82,14 @@ class StopOnNonFinite(Callback):
         if bad:
             step, _, value = min(bad)
             files = ", ".join(sorted({n for at, names, _ in bad if at == step for n in names}))
-            raise UserError(f"The loss became {value} at step {step} on {files}: {_FIX}.")
+            what = f"The loss became {value} at step {step} on {files}"
+            raise UserError(f"{what}: {_FIX}{_kept(trainer)}.")
+
+
+def _kept(trainer: Trainer) -> str:
+    """Say which checkpoint of the phase is kept, if there is one."""
+    saved = sorted(Path(trainer.default_root_dir).glob("*.ckpt"))
+    return f"; {saved[-1]} is kept" if saved else ""
 
 
 class StopWithoutProgress(Callback):

@@ -128,8 +128,9 @@ class Trained:
         own = {key: record[key] for key in ("sha256", "step", "facts", "key", "seconds")}
         write_json(record_path(target), {**own, "reused": {"run": published.runs[0], **reused}})
         # written again, it is also the most recently used one
-        runs = list(dict.fromkeys([*published.runs, str(self.run)]))
-        write_json(record_path(published.path), {**record, "runs": runs})
+        record["runs"] = list(dict.fromkeys([*published.runs, str(self.run)]))
+        record["is_end"] |= published.step == self.last
+        write_json(record_path(published.path), record)
         return target
 
     def publish(self, path: Path) -> None:

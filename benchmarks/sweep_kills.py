@@ -1,0 +1,169 @@
+"""Kill a sweep at random moments, start it again each time, and compare the tables at the end.
+
+    python benchmarks/sweep_kills.py [--kills 10] [--seed 0] [--out docs/results/sweep_kills.md]
+
+One sweep of four short runs of the embedded model is left alone. Others, each with a cache of its
+own, are killed by SIGKILL at a random moment and started again with `resume_sweep=DIR`, until so
+many kills have happened and each sweep has ended. Their `runs.csv` must be equal in everything but
+seconds and memory, and no finished run may be finished again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreambooth.files import read_csv
+from dreambooth.study.sweeps import SWEEP, SweepPlan, find_unfinished
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = 4
+SETTINGS = (
+    "-m",
+    "subject=dog,cat",
+    "seed=0,1",
+    "ppl=false",
+    "max_steps=6",
+    "checkpoint.every_n_steps=2",
+    "samples.every_n_steps=3",
+    "samples.seeds=[0]",
+    "sampling.num_inference_steps=4",
+    "evaluation.images_per_prompt=1",
+    "evaluation.class_images=2",
+    "evaluation.metrics=[dino,clip_t,pres]",
+    "logger=csv",
+    "trainer=cpu",
+)
+TIMES = ("seconds", "memory_gib")
+
+
+@dataclass
+class Sweep:
+    """A sweep in a folder of its own, with what happened to it."""
+
+    folder: Path
+    kills: list[tuple[float, str]] = field(default_factory=list)
+    finished: dict[str, int] = field(default_factory=dict)  # run => inode of its record
+    repeated: int = 0
+
+    def start(self, seconds: float | None = None) -> bool:
+        """Start it, or go on with it; kill it after so many seconds. Tell whether it ended."""
+        new = [*SETTINGS, "hydra.sweep.dir=sweep", "cache_dir=cache"]
+        known = (self.folder / "sweep" / SWEEP).exists()
+        command = [sys.executable, str(ROOT / "train.py")]
+        command += ["resume_sweep=sweep"] if known else new
+        with open(self.folder / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        ended = process.returncode == 0
+        if not ended:
+            assert seconds is not None and process.returncode < 0, self.folder / "log.txt"
+            self.kills.append((seconds, self.state()))
+        self.look()
+        return ended
+
+    def look(self) -> None:
+        """Note which runs are finished, and whether one was finished a second time."""
+        open_runs = {run.name for run in find_unfinished(self.folder / "sweep")}
+        for path in (self.folder / "sweep").glob("*/run.json"):
+            if path.parent.name not in open_runs:
+                before = self.finished.setdefault(path.parent.name, path.stat().st_ino)
+                self.repeated += before != path.stat().st_ino
+
+    def state(self) -> str:
+        """Say what is on the disk, in words."""
+        sweep = self.folder / "sweep"
+        if not (sweep / SWEEP).exists():
+            return "nothing was started"
+        planned = [job["folder"] for job in SweepPlan.read(sweep).jobs]
+        states = {run.name: run.state for run in find_unfinished(sweep)}
+        done = sum(name not in states for name in planned)
+        begun = [sweep / name for name in planned if states.get(name) == "unfinished"]
+        what = f"{done} of {len(planned)} runs finished"
+        if not begun:
+            return what
+        steps = [path.stem for path in begun[0].glob("checkpoints/*/*.ckpt")]
+        if (begun[0] / "run.json").exists():
+            return f"{what}, one exported"
+        return f"{what}, one at {max(steps)}" if steps else f"{what}, one before its checkpoints"
+
+    def table(self) -> list[dict[str, str]]:
+        """Read the table that it ended with, without the columns of costs."""
+        rows = read_csv(self.folder / "sweep/runs.csv")
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -> str:
+    """Write the results as Markdown."""
+    equal = sum(sweep.table() == whole.table() for sweep in killed)
+    kills = [(number, *kill) for number, sweep in enumerate(killed, 1) for kill in sweep.kills]
+    lines = [
+        "# Sweeps killed at random moments",
+        "",
+        f"A sweep of {RUNS} runs of the embedded model (2 subjects x 2 seeds, 6 steps) that nobody",
+        f"stops takes {took:.0f} s here. {len(killed)} such sweeps were killed by SIGKILL",
+        f"{len(kills)} times in all, at moments drawn uniformly, and each time started again with",
+        "`resume_sweep=DIR`.",
+        "",
+        "```",
+        " ".join(["python benchmarks/sweep_kills.py", *arguments]),
+        "```",
+        "",
+        f"- tables equal to that of the sweep left alone, but for seconds and memory: {equal} of "
+        f"{len(killed)}",
+        f"- finished runs that were finished again: {sum(sweep.repeated for sweep in killed)}",
+        "",
+        "| kill | sweep | after s | on the disk |",
+        "|---|---|---|---|",
+    ]
+    for count, (number, seconds, state) in enumerate(kills, 1):
+        lines.append(f"| {count} | {number} | {seconds:.1f} | {state} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/sweep_kills.md")
+    chosen, draw = parser.parse_args(), random.Random()
+    draw.seed(chosen.seed)
+    with tempfile.TemporaryDirectory() as root:
+
+        def sweep() -> Sweep:
+            return Sweep(Path(tempfile.mkdtemp(dir=root)))
+
+        whole, began = sweep(), time.monotonic()
+        assert whole.start()
+        took, killed = time.monotonic() - began, [sweep()]
+        while sum(len(each.kills) for each in killed) < chosen.kills:
+            if killed[-1].start(draw.uniform(1, took)):
+                killed.append(sweep())
+        while not killed[-1].start():
+            pass
+        text = page(whole, took, killed, sys.argv[1:])
+        differ = [each for each in killed if each.table() != whole.table()]
+    print(text)
+    chosen.out.write_text(text)
+    sys.exit(1 if differ or any(each.repeated for each in killed) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What runs ask for before they run: trainings after sharing, optimizer steps, images to draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth.data.prompts import prompts
+from dreambooth.training.fingerprint import CONTENT, WEIGHTS, flat, is_under
+
+Plain = Mapping[str, Any]
+# parts of CONTENT that name no content, or that a phase says by itself
+NAMES = ("model.name", "model.recommended", "model.scale", "model.sampling", "model.encoders")
+BY_PHASE = ("method", "max_steps", "lr")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A phase that one or more runs train.
+
+    Args:
+        config: of the run that trains it for the most steps.
+        number: of the phase in its method.
+        steps: optimizer steps.
+    """
+
+    config: Plain
+    number: int
+    steps: int
+
+    @property
+    def images_per_step(self) -> int:
+        """Photos and class images of an optimizer step."""
+        config, phase = self.config, self.config["method"]["phases"][self.number]
+        count = config["batch_size"]
+        if _uses_prior(config) and (phase["unet"], phase["text_encoder"]) != ("frozen", "token"):
+            count += config["prior"]["batch_size"]
+        return count * config["accumulate"]
+
+    @property
+    def samples(self) -> int:
+        """Sample images that are drawn while it trains."""
+        times = _events(self.steps, self.config["samples"]["every_n_steps"])
+        return times * final_samples(self.config)
+
+    @property
+    def scored(self) -> int:
+        """Images that are drawn for the curve while it trains."""
+        block = self.config["evaluation"]
+        if block["prompts"] is None:
+            return 0
+        return _events(self.steps, block["every_n_steps"]) * _images(self.config, block["curve"])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for runs of train.py.
+
+    Args:
+        configs: the configuration of each run.
+        trainings: phases that train, each once.
+        class_images: the configuration and number of class images, each set once.
+    """
+
+    configs: Sequence[Plain]
+    trainings: Sequence[Training]
+    class_images: Sequence[tuple[Plain, int]]
+
+    @classmethod
+    def of(cls, configs: Sequence[Plain]) -> Work:
+        """Plan the runs with these configurations, every reference resolved."""
+        trainings: dict[str, Training] = {}
+        drawn: dict[str, tuple[Plain, int]] = {}
+        for number, config in enumerate(configs):
+            for key, training in _trainings(config, number):
+                known = trainings.get(key)
+                if known is None or known.steps < training.steps:
+                    trainings[key] = training
+            if _uses_prior(config) and config["prior"]["images_dir"] is None:
+                key, count = _class_images(config)
+                if key not in drawn or drawn[key][1] < count:
+                    drawn[key] = config, count
+        return cls(configs, list(trainings.values()), list(drawn.values()))
+
+    @property
+    def last_phases(self) -> int:
+        """The number of models that are trained."""
+        return sum(t.number == len(t.config["method"]["phases"]) - 1 for t in self.trainings)
+
+    @property
+    def steps_alone(self) -> int:
+        """Optimizer steps if no run shared its training."""
+        return sum(phase["max_steps"] for c in self.configs for phase in c["method"]["phases"])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that are trained."""
+        return sum(training.steps for training in self.trainings)
+
+    @property
+    def samples(self) -> int:
+        """Sample images, while training and at the end."""
+        return sum(t.samples for t in self.trainings) + sum(final_samples(c) for c in self.configs)
+
+    @property
+    def scored(self) -> int:
+        """Images that are drawn to be scored, while training and at the end."""
+        at_the_end = sum(scored_images(config) for config in self.configs)
+        return sum(t.scored for t in self.trainings) + at_the_end
+
+
+def scored_images(config: Plain) -> int:
+    """Count the images of a run's evaluation."""
+    block = config["evaluation"]
+    return 0 if block["prompts"] is None else _images(config, block)
+
+
+def final_samples(config: Plain) -> int:
+    """Count the sample images of a run's end."""
+    return len(config["samples"]["prompts"]) * len(config["samples"]["seeds"])
+
+
+def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
+    """List a run's phases, each under what its weights depend on, as `facts_of_phases` does."""
+    sides = (*WEIGHTS, *CONTENT)
+    facts = {
+        key: value
+        for key, value in flat(config).items()
+        if is_under(key, sides) and not is_under(key, (*NAMES, *BY_PHASE))
+    }
+    facts |= {part: config["method"][part] for part in ("lora", "token")}
+    is_shared = config.get("reuse", {"enabled": True})["enabled"] and config["resume"] == "auto"
+    facts |= {} if is_shared else {"run": run}
+    for number, phase in enumerate(config["method"]["phases"]):
+        own = {key: value for key, value in phase.items() if key != "max_steps"}
+        is_constant = config["lr_schedule"] == "constant"
+        length = {} if is_constant else {"max_steps": phase["max_steps"]}
+        key = json.dumps({**facts, **own, **length}, sort_keys=True)
+        yield key, Training(config, number, phase["max_steps"])
+        facts[f"phase_{number}"] = dict(phase)
+
+
+def _class_images(config: Plain) -> tuple[str, int]:
+    """Return what a run's class images depend on, and how many they are."""
+    prior = config["prior"]
+    names = ("seed", "sampler", "num_inference_steps", "guidance_scale")
+    facts = {key: prior[key] for key in names}
+    facts |= {key: config[key] for key in ("class_prompt", "resolution")}
+    model = {key: config["model"][key] for key in ("path", "revision", "variant")}
+    dtype = (config["sampling"]["dtype"], config["trainer"]["precision"])
+    return json.dumps([facts, model, dtype], sort_keys=True), prior["num_class_images"]
+
+
+def _uses_prior(config: Plain) -> bool:
+    return config["ppl"] and config["method"]["uses_prior"]
+
+
+def _events(steps: int, every: int) -> int:
+    """Count how often something happens every n steps, from step 0, before the last step."""
+    return len(range(0, steps, every)) if every else 0
+
+
+def _images(config: Plain, block: Plain) -> int:
+    templates = prompts(block["prompts"], config["subject"]["live"])
+    return len(templates) * block["images_per_prompt"] + block["class_images"]

@@ -1,0 +1,119 @@
+"""Print a sweep's runs and its answer on a console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dreambooth.study.answer import Answer
+from dreambooth.study.answer_lines import BEST, NOT_ZERO, Cell, Line, lead_headers, legend, lines_of
+from dreambooth.study.columns import Column
+from dreambooth.study.fitting import Block, print_fitted
+from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.settings import short, varying, word
+
+STYLES = {"published": "italic cyan", "difference": "", "real": "", "ours": ""}
+
+
+def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> None:
+    """Print a line a run: settings that differ, scores, costs; then the runs without scores."""
+    keys, columns = varying(runs), answer.columns
+    leads = [
+        Block(short(key), [Text(word(key, run.settings.get(key))) for run in runs], is_number=False)
+        for key in keys
+    ] or [Block("run", [Text(run.name) for run in runs], is_number=False)]
+    best = {column.variant: _best_of_subjects(runs, column) for column in columns}
+    scores = [
+        Block(f"{c.header} {c.arrow}", [_score(run, c.variant, best[c.variant]) for run in runs])
+        for c in columns
+    ]
+    costs = [run.run.record["costs"] for run in runs]
+    scores += [
+        Block("s", [Text(f"{cost['seconds']:.1f} ") for cost in costs]),
+        Block("GiB", [Text(f"{cost['peak_memory_gib']:.2f} ") for cost in costs]),
+    ]
+    print_fitted(console, f"{len(runs)} runs", leads, scores)
+    if answer.unfinished:
+        parts = {"not finished": "name", "state": "state", "reason": "reason"}
+        blocks = [
+            Block(header, [Text(getattr(run, key)) for run in answer.unfinished], is_number=False)
+            for header, key in parts.items()
+        ]
+        print_fitted(console, "", blocks, ())
+
+
+def _best_of_subjects(runs: Sequence[ScoredRun], column: Column) -> Mapping[str, float]:
+    """Return the best score of each subject that several runs have scored."""
+    scores: dict[str, list[float]] = {}
+    for run in runs:
+        if column.variant in run.scores:
+            scores.setdefault(run.subject, []).append(run.scores[column.variant])
+    best = min if column.lower_is_better else max
+    return {name: best(values) for name, values in scores.items() if len(values) > 1}
+
+
+def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
+    """Write a run's score and half the width of its interval: `0.712 ±.021`."""
+    if variant not in run.scores:
+        return Text("")
+    value, interval = run.scores[variant], run.intervals.get(variant)
+    half = f" ±{(interval[1] - interval[0]) / 2:.3f} ".replace("±0", "±") if interval else ""
+    is_best = best.get(run.subject) == value
+    text = Text(f"{value:.3f}{BEST if is_best else ' '}", "bold" if is_best else "")
+    return text + Text(half, "dim")
+
+
+def print_answer(console: Console, answer: Answer) -> None:
+    """Print the question, and the table of settings unless it would repeat that of the runs."""
+    published = answer.published
+    if published:
+        console.print(Text(published.title, "bold"))
+        for start, text in (
+            ("", published.question),
+            ("Source: ", published.source),
+            ("The source's finding: ", published.finding),
+        ):
+            if text:
+                console.print(Text(start + text))
+        console.print()
+    if not answer.adds_to_runs:
+        return
+    lines = lines_of(answer)
+    leads = [
+        Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
+        for i, header in enumerate(lead_headers(answer))
+    ]
+    leads.append(Block("n", [Text(f"{line.n} ") for line in lines]))
+    columns = [
+        Block(f"{c.header} {c.arrow}", [_cell(line, line.cells[i]) for line in lines])
+        for i, c in enumerate(answer.columns)
+    ]
+    print_fitted(console, "means over subjects", leads, columns)
+
+
+def _cell(line: Line, cell: Cell) -> Text:
+    mark = BEST if cell.best else NOT_ZERO if cell.excludes_zero else " " if cell.value else ""
+    text = Text(f"{cell.value}{mark}", "bold" if cell.best else STYLES[line.kind])
+    return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
+
+
+def print_legend(console: Console, answer: Answer) -> None:
+    """Print the id behind each heading, what the marks mean, and what a reader must know."""
+    ids = Table.grid(padding=(0, 2))
+    for column in answer.columns:
+        ids.add_row(column.header, Text(column.variant), style="dim")
+        if column.source_name and not column.same_variant:
+            stated = column.source_variant or "not stated"
+            ids.add_row("", Text(f"published: {stated}"), style="dim")
+    console.print(ids)
+    if answer.columns:
+        runs = (
+            f"In the table of runs: ± half the width of a run's own 95 % interval; {BEST} best of "
+            "the subject's runs."
+        )
+        console.print(Text(runs, "dim"))
+    for sentence in (*legend(answer), *answer.notes):
+        console.print(Text(sentence, "dim"))

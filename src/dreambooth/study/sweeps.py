@@ -1,0 +1,116 @@
+"""The state of a sweep on the disk: what was planned, what failed and why, what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import write_json
+
+SWEEP = "sweep.json"  # the plan, in the sweep's folder
+FAILED = "failed.json"  # in the folder of a run that failed within a sweep
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is going to run.
+
+    Args:
+        overrides: of the command line, as Hydra reads them.
+        flags: of the command line, such as `--config-dir=DIR`.
+        jobs: the overrides of each run and its folder, within the sweep's.
+    """
+
+    overrides: Sequence[str]
+    flags: Sequence[str]
+    jobs: Sequence[Mapping[str, Any]]
+
+    def write(self, folder: Path) -> None:
+        """Write the plan into the sweep's folder, over an earlier one."""
+        write_json(folder / SWEEP, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> SweepPlan:
+        """Read the plan of the sweep in `folder`.
+
+        Raises:
+            UserError: the folder holds no sweep, or a plan that cannot be read.
+        """
+        try:
+            return cls(**json.loads((folder / SWEEP).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{folder} is not the folder of a sweep ({error}): give the folder that holds its "
+                f"{SWEEP}, such as multirun/DATE/TIME."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run of a sweep that has not finished.
+
+    Args:
+        name: its folder, below the one that is reported on.
+        state: `failed`, `unfinished` (it has not ended) or `missing` (it was not started).
+        reason: why, in words.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+def record_failure(run: Path, reason: str, started: bool) -> None:
+    """Write why a run of a sweep failed, and when.
+
+    Args:
+        started: whether the run had left anything; a refused one has not.
+    """
+    time = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(run / FAILED, {"reason": reason, "time": time, "started": started})
+
+
+def failure(run: Path) -> dict[str, Any] | None:
+    """Read why a run failed; None if it did not."""
+    try:
+        record = json.loads((run / FAILED).read_text())
+        return {"reason": str(record["reason"]), "started": bool(record["started"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_unfinished(folder: Path) -> list[Unfinished]:
+    """List the runs below `folder` that failed, did not end or are missing, by name.
+
+    Which runs are missing is known for sweeps whose plan is there.
+    """
+    runs = {path.parent for path in folder.rglob(FAILED)}
+    for path in folder.rglob(SWEEP):
+        runs |= {path.parent / job["folder"] for job in SweepPlan.read(path.parent).jobs}
+    found = []
+    for run in sorted(runs):
+        state = _state(run)
+        if state is not None:
+            found.append(Unfinished(str(run.relative_to(folder)), *state))
+    return found
+
+
+def _state(run: Path) -> tuple[str, str] | None:
+    """Return the state of an unfinished run and its reason; None for a finished one."""
+    failed = failure(run)
+    if failed is not None:
+        return "failed", failed["reason"]
+    try:
+        if json.loads((run / "run.json").read_text()).get("finished", True):
+            return None
+        return "unfinished", "stopped after its training, or still running"
+    except (OSError, ValueError):
+        pass
+    if run.is_dir():
+        return "unfinished", "stopped, or still running"
+    return "missing", "not started"

@@ -1,0 +1,44 @@
+"""`dry_run=true` prints the plan and leaves nothing on the disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spine import ROOT, environment
+
+pytestmark = pytest.mark.slow
+
+
+def dry_run(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "train.py"), "dry_run=true", "trainer=cpu", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert list(folder.iterdir()) == []
+    return done.stdout
+
+
+def test_a_preset(tmp_path):
+    own = ("ppl=false", "lr=1e-4", "train_text_encoder=false")
+    printed = dry_run(tmp_path, "experiment=learning_rate_grid", *own)
+    assert "9 runs: multirun/" in printed and "scheduler=lms,subject=dog,train_text" in printed
+    assert "1 for 9 runs: 300 optimizer steps after sharing, 1800 before" in printed
+    assert "0 class images" in printed and "72 samples" in printed
+    assert "288 to score" in printed and "one run of method=full on one CPU core" in printed
+
+
+def test_a_sweep_shows_what_will_fail(tmp_path):
+    printed = dry_run(tmp_path, "-m", "lr=-1,1e-4", "hydra.sweep.dir=there/sweep")
+    assert "2 runs: there/sweep" in printed and "will fail: lr=-1 is not usable" in printed
+    assert "1 for 1 runs: 200 optimizer steps" in printed
+
+
+def test_a_single_run(tmp_path):
+    printed = dry_run(tmp_path, "model=sd15", "photos.root=x", "hydra.run.dir=there/run")
+    assert "1 run: " in printed and "there/run" in printed
+    assert "time       unknown" in printed and "more than 13.6 GiB" in printed

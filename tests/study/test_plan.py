@@ -1,0 +1,118 @@
+"""Plans of sweeps, compared with counts by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
+from dreambooth.cli.configs import CONF
+from dreambooth.study.estimates import (
+    Earlier,
+    Rates,
+    bytes_of_parameters,
+    estimate,
+    memory_of_parameters,
+)
+from dreambooth.study.plan import Work
+
+OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain: Any = OmegaConf.to_container(compose("train", [*OWN, *overrides]), resolve=True)
+    return plain
+
+
+def work(*runs: tuple[str, ...]) -> Work:
+    return Work.of([composed(*run) for run in runs])
+
+
+def trained(plan: Work) -> tuple[int, int, int]:
+    return plan.last_phases, plan.steps, plan.steps_alone
+
+
+def test_what_changes_no_weight_trains_once_and_more_steps_continue():
+    runs = [
+        ("scheduler=ddim", "max_steps=100"),
+        ("scheduler=pndm", "max_steps=100"),
+        ("scheduler=pndm", "max_steps=250"),
+        ("scheduler=pndm", "max_steps=250", "lr=1e-5"),
+    ]
+    configs = [composed(*run) for run in runs]
+    assert trained(Work.of(configs)) == (2, 500, 700)
+    alone = [{**config, "lr_schedule": "cosine"} for config in configs]  # its length is a part
+    assert trained(Work.of(alone)) == (3, 600, 700)
+    anew = [{**config, "resume": None} for config in configs]
+    assert trained(Work.of(anew)) == (4, 700, 700)
+
+
+def test_a_first_phase_is_shared_by_different_second_ones():
+    first = "model.recommended.textual_inversion.max_steps=30"
+    runs = [
+        ("method=ti_then_full", first, f"max_steps={n}", lr)
+        for n, lr in ((10, "lr=1"), (20, "lr=2"))
+    ]
+    assert trained(work(*runs)) == (2, 30 + 10 + 20, 30 + 10 + 30 + 20)
+
+
+def test_images_are_counted_by_hand():
+    """5 prompts x 2 seeds; 4 prompts of `quick` x 2 seeds and 8 of the class."""
+    prompts = "samples.prompts=[a,b,c,d,e]"
+    both = work((prompts, "subject=dog"), (prompts, "subject=dog8", "prior.num_class_images=99"))
+    assert [count for _, count in both.class_images] == [99]  # both are of `a dog`
+    assert both.samples == 2 * 10 and both.scored == 2 * (4 * 2 + 8)
+    curve = ("max_steps=25", "evaluation.every_n_steps=10", "samples.every_n_steps=20")
+    seen = work((prompts, *curve, "ppl=false"), (prompts, *curve, "ppl=false", "scheduler=lms"))
+    assert seen.class_images == []
+    assert seen.samples == 2 * 10 + 2 * 10  # at steps 0 and 20 of one training, and two ends
+    assert seen.scored == 3 * (4 * 1 + 4) + 2 * 16  # the curve at 0, 10, 20
+
+
+def record(config: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Ten steps of 4 photos in 2 s, 8 samples x 20 steps in 1.6 s, and 16 scores in 4 s."""
+    stages = {
+        "training": {"seconds": 2.5},
+        "export": {"seconds": 0.5},
+        "samples": {"seconds": 1.6},
+        "evaluation": {"seconds": 4.0},
+    }
+    costs = {"stages": stages, "seconds": 10.0, "peak_memory_gib": 1.5, "bytes_written": 100}
+    costs["phase_0"] = {"seconds": 2.0, "steps": 10}
+    return {"finished": True, "device": device, "config": config, "costs": costs}
+
+
+def test_costs_are_those_of_earlier_runs(monkeypatch):
+    config = composed("ppl=false", "batch_size=4", "max_steps=10")
+    rates = Rates.of_record(record(config))
+    assert rates.train == pytest.approx(2.0 / 40) and rates.draw == pytest.approx(0.01)
+    assert rates.score == pytest.approx(4.0 / 16 - 20 * 0.01)
+    assert rates.other == pytest.approx(10 - 8.6 + 0.5)
+    earlier = Earlier([], "cpu")
+    monkeypatch.setattr(Earlier, "records", [record(config)])
+    again = estimate(Work.of([config]), earlier)
+    assert again.seconds == pytest.approx(2.0 + 1.6 + 4.0 + 1.9)
+    assert (again.memory_gib, again.run_bytes) == (1.5, 100)
+    assert again.sources == ["1 earlier runs on cpu"]
+    longer = composed("ppl=false", "batch_size=8", "max_steps=30")
+    assert estimate(Work.of([longer]), earlier).seconds == pytest.approx(12.0 + 1.6 + 4.0 + 1.9)
+
+
+def test_a_model_without_earlier_runs_is_estimated_by_its_size():
+    """Stable Diffusion 1.5: full fine-tuning wrote checkpoints of 11.8 GB and 4.3 GB of export."""
+    sd = ("model=sd15", "photos.root=x", "max_steps=1", "evaluation=none")
+    both = composed(*sd, "train_text_encoder=true")
+    assert bytes_of_parameters(both) == pytest.approx(11.8e9 + 4.3e9, rel=0.01)
+    assert memory_of_parameters(both) == pytest.approx(
+        (982.6e6 * 16 + 83.7e6 * 4) / 2**30, rel=1e-3
+    )
+    costs = estimate(Work.of([both]), Earlier([], "cpu"))
+    assert costs.seconds is None and costs.sources == ["the sizes of sd15's networks"]
+    assert memory_of_parameters(composed(*sd, "method=lora")) == pytest.approx(
+        1066.2e6 * 4 / 2**30, rel=1e-3
+    )
+    assert memory_of_parameters(composed("model.name=mine")) is None
