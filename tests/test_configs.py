@@ -14,10 +14,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreambooth.cli import checks
+from dreambooth.cli.axes import parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, is_global
 from dreambooth.cli.help import read_comments
 from dreambooth.cli.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
+from dreambooth.data.prompts import fill
 from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.training.fingerprint import flat
 from spine import checkpoint
@@ -33,12 +35,14 @@ COUNTS = {
     "method": 4,
     "model": 4,
     "optimizer": 2,
+    "preset": 8,
     "reuse": 2,
     "scheduler": 8,
     "subject": 33,
     "trainer": 6,
 }
-CHOICES = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
+ALL = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
+CHOICES = [choice for choice in ALL if choice[0] != "preset"]  # which belongs to generate.py
 GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
 
@@ -91,6 +95,20 @@ def test_every_choice_composes_and_passes_the_checks(group, name, tmp_path):
     cfg = composed("train", f"{group}={name}", f"output_dir='{tmp_path}'", *own)
     checks.check(cfg)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("name", [name for group, name in ALL if group == "preset"])
+def test_every_preset_draws_a_grid_or_a_film(name):
+    description = read_comments(CONF / f"preset/{name}.yaml").description
+    cfg = composed("generate", f"preset={name}", "run=r", "output_dir=out")
+    checks.check_generate(cfg)
+    axes = parse_axes(cfg.grid)
+    names = {axis.name for axis in axes.values()}
+    assert description and (cfg.morph.keyframes is not None) == (not axes)
+    assert "prompt" in names or len(cfg.prompts) == 1
+    assert all(fill(prompt.replace("{class_noun}", "dog"), "sks", "dog") for prompt in cfg.prompts)
+    if "Pixels2GenAI" in description[0]:
+        assert cfg.num_inference_steps == 30 and cfg.scheduler.name == "DPMSolverMultistepScheduler"
 
 
 def test_the_subjects_are_the_datasets():

@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_and_its_configuration(installed, tmp_path):
     names = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert names == {str(path.relative_to(conf)) for path in conf.rglob("*.yaml")}
     sources = ROOT / "src"
-    for kind in ("*.py", "*.json", "*.safetensors", "py.typed"):
+    for kind in ("*.py", "*.json", "*.safetensors", "py.typed", "*.html", "*.css", "*.js"):
         files = {str(path.relative_to(sources)) for path in sources.rglob(kind)}
         packages = [path.relative_to(installed) for path in installed.rglob(kind)]
         assert files and files == {str(p) for p in packages if "dist-info" not in p.parts[0]}
@@ -89,6 +89,8 @@ def test_two_steps_train_and_the_run_draws_from_another_folder(installed, tmp_pa
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["costs"]["phase_0"]["steps"] == 2
     assert (tmp_path / "run/samples/final.png").exists()
+    assert "run.html" in done.stdout and "a sks dog" in (tmp_path / "run/run.html").read_text()
+    assert record["program"]["dreambooth"]
     module = (sys.executable, "-m", "dreambooth", "generate")
     drawn = call(
         installed, tmp_path, *module, "run=run", "seeds=[0]", "num_inference_steps=2", "device=cpu"

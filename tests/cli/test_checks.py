@@ -43,6 +43,15 @@ GENERATE = {
     "guidance_scale=-1": "guidance_scale must be null or a number",
     "negative_prompt=null": "negative_prompt must be a text",
     "device=gpu": "device must be one of auto, cpu, cuda",
+    "adapter_weight=strong": "adapter_weight must be a finite number",
+    "step=-1": "step must be null or a whole number",
+    "grid.cell=0": "grid.cell must be a whole number, 16 or greater",
+    "grid.x='cfg=1,2'": "grid.x: there is no axis cfg: did you mean guidance_scale?",
+    "morph.keyframes=0": "morph.keyframes must be null or a whole number greater than 0",
+    "morph.fps=.inf": "morph.fps must be a number greater than 0",
+    "morph.size=33": "morph.size must be null or an even number",
+    "morph.formats=[avi]": "morph.formats must be a list of gif and mp4",
+    "morph.prompts=[]": "morph.prompts must be a list that is not empty",
 }
 EVALUATE = {
     **{key: GENERATE[key] for key in ("batch_size=0", "num_inference_steps=-1", "device=gpu")},

@@ -74,7 +74,7 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
         """Run these again with python train.py "resume_sweep='sweep'\"""",
     ]
     folder = tmp_path / "sweep"
-    finished = {p.parent.name for p in folder.glob("*/done")}
+    finished = {path.parent.name for path in folder.glob("*/done")}
     assert finished == {str(seed) for seed in (0, 2, 4, *more)}
     assert [run for run in find_unfinished(folder) if run.state == "failed"] == [
         Unfinished("1", "failed", "seed=1 is not usable."),
@@ -83,7 +83,7 @@ def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     assert "error: seed=1 is not usable." in (folder / "1/train.log").read_text()
     log = (folder / "3/train.log").read_text()
     assert "Traceback" in log and "\nZeroDivisionError: a bug\n" in log
-    assert [job["folder"] for job in SweepPlan.read(folder).jobs] == [str(s) for s in seeds]
+    assert [job["folder"] for job in SweepPlan.read(folder).jobs] == [str(seed) for seed in seeds]
 
 
 def test_a_sweep_goes_on_by_its_folder_alone(tmp_path):

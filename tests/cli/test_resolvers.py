@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from dreambooth.cli.resolvers import finished, slug
+from dreambooth.cli.resolvers import drawing, finished, slug
 from dreambooth.errors import UserError
 
 
@@ -14,6 +14,14 @@ def test_long_overrides_that_begin_alike_keep_folders_of_their_own():
     assert slug(f"{long},subject=dog") != slug(f"{long},subject=cat")
     assert len(slug(f"{long},subject=dog")) <= 200 and slug("lr=1,ppl=true") == "lr=1,ppl=true"
     assert slug("run=a b/c,x=[1]") == "run=a-b-c,x=-1-" and slug("") == "run"
+
+
+def test_a_drawing_is_named_by_what_was_asked_for():
+    assert drawing("") == "images" and drawing("preset=token") == "preset=token"
+    assert drawing("grid.x='seed=0,1',step=2") == "grid.x=seed=0,1,step=2"
+    names = {drawing(f"prompts=['{text}']") for text in ("a dog!", "a dog?", "כלב", "犬")}
+    assert len(names) == 4 and all(name.isascii() and len(name) <= 200 for name in names)
+    assert len(drawing("prompts=" + "x" * 300)) <= 200
 
 
 def test_a_run_has_its_record(tmp_path):

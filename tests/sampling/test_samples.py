@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 from PIL import Image
@@ -10,8 +11,10 @@ from PIL import Image
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.files import cache_key
 from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.png_text import read_text
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
+from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
 
@@ -25,7 +28,8 @@ def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
     assert samples.prompts == ("a red sks dog", "a dog")
     assert samples.class_only == ("a red dog", "a dog")
     assert samples.captions == ["a red sks dog", "a red sks dog", "a dog", "a dog"]
-    images = samples.draw(model, tmp_path, "final")
+    weights = Weights("tiny", "base", "", {"base": model.weights_hash()})
+    images = samples.draw(model, weights, tmp_path, "final")
     expected = draw(model, samples.captions, [0, 7, 0, 7], SAMPLING)
     with open(tmp_path / "final" / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -36,5 +40,8 @@ def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
     for row, image, other in zip(rows, images, expected, strict=True):
         kept = np.asarray(Image.open(tmp_path / "final" / row["file"]))
         assert (kept == np.asarray(image)).all() and (kept == np.asarray(other)).all()
+        text = read_text(tmp_path / "final" / row["file"])
+        assert text["parameters"].startswith(f"{row['prompt']}\nSteps: 2, Sampler: DDIM, ")
+        assert json.loads(text["dreambooth"])["seed"] == int(row["seed"])
     sheet = np.asarray(grid(images, 2, samples.prompts))
     assert (np.asarray(Image.open(tmp_path / "final.png")) == sheet).all()

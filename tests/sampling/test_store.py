@@ -14,6 +14,7 @@ from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.files import file_hash
+from dreambooth.png_text import read_text
 from dreambooth.sampling.store import (
     COLUMNS,
     ImageStore,
@@ -177,6 +178,28 @@ def test_files_and_manifest(tmp_path):
 def test_a_slug_is_safe_in_a_path():
     assert slug("a <sks> dog/../cat: 50%") == "a-sks-dog-cat-50"
     assert len(slug("x " * 500)) <= 60 and slug("...") == ""
+    assert len(slug("𐐀" * 60).encode()) <= 160 and slug("犬" * 60) == "犬" * 53
+
+
+def test_each_png_says_what_drew_it(tmp_path):
+    def text(prompt: str, seed: int) -> dict[str, str]:
+        return {"dreambooth": f"{prompt} {seed}"}
+
+    store = ImageStore(tmp_path / "images", FACTS, text)
+    assert store.missing(ITEMS) == ITEMS and store.fill(Painter(), ITEMS, 3) == 4
+    assert store.missing(ITEMS) == []
+    for item in ITEMS:
+        assert read_text(store.folder / item.file) == text(item.prompt, item.seed)
+    # neither images without text nor another text are drawn again
+    assert ImageStore(store.folder, FACTS).fill(Painter(), ITEMS, 3) == 0
+
+
+def test_what_a_grid_no_longer_shows_is_removed(store):
+    (store.folder / "mine.png").write_bytes(b"not of the manifest")
+    store.keep_only({ITEMS[0].file, ITEMS[3].file})
+    assert files(store.folder).keys() == {ITEMS[0].file, ITEMS[3].file, "mine.png"}
+    assert {row["file"] for row in table(store.folder)} == {ITEMS[0].file, ITEMS[3].file}
+    assert store.missing(ITEMS) == ITEMS[1:3]
 
 
 def write(folder: Path, *rows: tuple[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dreambooth.cli.axes import parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
@@ -80,6 +81,10 @@ LISTS = {
     "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
+COUNT = (
+    "null or a whole number greater than 0",
+    lambda v: v is None or _is_whole(v) and v > 0,
+)
 SWITCHES = (
     "dry_run",
     "ppl",
@@ -103,6 +108,25 @@ CHOICES = {
         "cosine",
         "cosine_with_restarts",
         "polynomial",
+    ),
+}
+
+
+DRAWING = {  # of generate.py
+    "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
+    "adapter_weight": ("a finite number", lambda v: _is_number(v)),
+    "step": (
+        "null or a whole number, 0 or greater",
+        lambda v: v is None or _is_whole(v) and v >= 0,
+    ),
+    "grid.columns": COUNT,
+    "grid.cell": ("a whole number, 16 or greater", lambda v: _is_whole(v) and v >= 16),
+    "morph.keyframes": COUNT,
+    "morph.seconds": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
+    "morph.fps": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
+    "morph.size": (
+        "null or an even number greater than 0",
+        lambda v: v is None or _is_whole(v) and v > 0 and v % 2 == 0,
     ),
 }
 
@@ -172,6 +196,13 @@ def check_generate(cfg: DictConfig) -> None:
     for name in ("prompts", "seeds"):
         _hold_list(cfg, name, *LISTS[f"samples.{name}"])
     _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
+    for key, (kind, holds) in DRAWING.items():
+        _hold(cfg, key, kind, holds)
+    if cfg.morph.prompts is not None:
+        _hold_list(cfg, "morph.prompts", *LISTS["samples.prompts"])
+    kinds = "a list of gif and mp4, such as 'morph.formats=[gif]'"
+    _hold(cfg, "morph.formats", kinds, lambda v: bool(v) and {*v} <= {"gif", "mp4"})
+    parse_axes(cfg.grid)
     _check_drawing(cfg)
 
 
@@ -187,8 +218,7 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 def _check_drawing(cfg: DictConfig) -> None:
     for key in ("num_inference_steps", "batch_size"):
-        kind = "null or a whole number greater than 0"
-        _hold(cfg, key, kind, lambda v: v is None or _is_whole(v) and v > 0)
+        _hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"
     _hold(cfg, "guidance_scale", kind, lambda v: v is None or _is_number(v) and v >= 0)
     _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))

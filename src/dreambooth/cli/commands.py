@@ -48,6 +48,8 @@ def train(cfg: DictConfig) -> int | float:
         outcome = run(spec)
     if outcome.code:
         say_stopped(folder)
+    elif is_first():
+        show_page(spec.folder)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
@@ -61,6 +63,17 @@ def say_stopped(folder: Path) -> None:
     else:
         again = typed(f"hydra.run.dir={quoted(folder)}")
         print(f" Continue with the same command and {again}", flush=True)
+
+
+def show_page(folder: Path) -> None:
+    """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    with postponed_imports():
+        from dreambooth.study.looks import attempted
+        from dreambooth.study.page.write import write_run_page
+
+    page = attempted("run.html", lambda: write_run_page(folder))
+    if page is not None:
+        print(f"\nThe run's page: {page}")
 
 
 def generate(cfg: DictConfig) -> int:
@@ -80,7 +93,10 @@ def evaluate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import evaluate as command
 
-    return command.evaluate(cfg)
+    code = command.evaluate(cfg)
+    if not code and cfg.run is not None:
+        show_page(Path(cfg.run))
+    return code
 
 
 def report(cfg: DictConfig) -> int:

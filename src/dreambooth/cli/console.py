@@ -20,11 +20,13 @@ COMMANDS = {
     "report": "compare many runs in tables",
     "pretrain": "pretrain the embedded base model",
 }
+SHOW = "say what drew an image: dreambooth show FILE.png"
 HELP = "\n".join(
     (
         "usage: dreambooth COMMAND [KEY=VALUE ...]",
         "",
         *(f"  {name:10}{what}" for name, what in COMMANDS.items()),
+        f"  {'show':10}{SHOW}",
         "",
         "`dreambooth COMMAND --help` lists a command's options. Example:",
         "  dreambooth train subject=dog ppl=true",
@@ -41,12 +43,17 @@ def main() -> None:
     if name == "--version":
         print(f"dreambooth {__version__}")
         return
+    if name == "show":
+        from dreambooth.cli.show import main as show
+
+        sys.exit(show(rest))
     if "LOCAL_RANK" in os.environ and "=" in name:
         # Lightning starts the other processes of trainer=ddp with the overrides alone
         name, rest = "train", [name, *rest]
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
+        names = (*COMMANDS, "show")
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}."
         print(f"error: There is no command {name}: {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [sys.argv[0], *rest]

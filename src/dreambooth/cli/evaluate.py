@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.generate import sampling_of
+from dreambooth.cli.blocks import method_spec
+from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.specs import evaluation_spec
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
@@ -24,6 +25,7 @@ from dreambooth.evaluation.write import (
 from dreambooth.files import file_hash
 from dreambooth.sampling.draw import torch_device
 from dreambooth.sampling.store import Item, read_manifest
+from dreambooth.study.run_weights import RunWeights
 from dreambooth.study.runs import Run
 from dreambooth.training.costs import Costs
 
@@ -69,7 +71,8 @@ def _run(cfg: DictConfig) -> int:
     costs = Costs(run.record["costs"])
     with costs.stage("evaluation") as places:
         model = run.load_model().to(torch_device(cfg.device))
-        scores, record = evaluation.score_model(model, run.folder / "model", output)
+        weights = RunWeights(run, method_spec(run.config["method"])).describe()
+        scores, record = evaluation.score_model(model, weights, output)
         places.append(output)
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})

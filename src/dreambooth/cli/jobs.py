@@ -94,19 +94,6 @@ class FailedJobs(Callback):
             sys.exit(2)
 
 
-def hand_over(code: int) -> None:
-    """Give the signal that stopped a run to the handler of the launcher of its job, if it has one.
-
-    submitit's puts the job back into the queue and exits.
-
-    Args:
-        code: the run's exit code, 128 + the signal.
-    """
-    number = code - 128
-    if number in (signal.SIGUSR1, signal.SIGUSR2) and callable(signal.getsignal(number)):
-        signal.raise_signal(number)
-
-
 def is_training(config: DictConfig) -> bool:
     """Tell whether a composed job is one of train.py, whose folder is its own."""
     return "resume_sweep" in config
@@ -123,6 +110,19 @@ def log_error(error: Any) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
+
+
+def hand_over(code: int) -> None:
+    """Give the signal that stopped a run to the handler of the launcher of its job, if it has one.
+
+    submitit's puts the job back into the queue and exits.
+
+    Args:
+        code: the run's exit code, 128 + the signal.
+    """
+    number = code - 128
+    if number in (signal.SIGUSR1, signal.SIGUSR2) and callable(signal.getsignal(number)):
+        signal.raise_signal(number)
 
 
 def missing(config: DictConfig, mode: str) -> list[Path]:

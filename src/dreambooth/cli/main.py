@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.cli import resolvers  # noqa: F401  registers them
+from dreambooth.cli.axes import quote_axes
 from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
@@ -62,6 +63,7 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
             parsed = parse(sys.argv[1:])
             if command == "train":
                 parsed = without_traces(with_sweep(parsed))
+            parsed.overrides = quote_axes(parsed.overrides)
             sys.argv[1:] = flags_first(parsed)
             folders = search_folders(parsed.config_dir, parsed.overrides)
             check_added(command, parsed.overrides, folders)
@@ -197,6 +199,8 @@ def sentence(error: Exception) -> str | None:
 
 def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
     """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "A group cannot be null: leave it out, or take a preset's out as in '~scheduler'."
     if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
         return None
     first = str(error).strip().splitlines()[0].strip()

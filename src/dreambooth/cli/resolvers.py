@@ -89,6 +89,18 @@ def other_noun(noun: str) -> str:
     return following[0] if following else CLASS_NOUNS[0]
 
 
+def drawing(text: str) -> str:
+    """Name the folder of what generate.py draws by its overrides, so that a repeat finds it.
+
+    A name that lost characters keeps a hash of them, so that two commands never share a folder.
+    """
+    if not text:
+        return "images"
+    plain = text.replace("'", "")  # the quotes of an axis
+    name, digest = slug(plain), hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return name if name == plain or name.endswith(digest) else f"{name[:190]}-{digest}"
+
+
 def finished(run: str) -> str:
     """Return `run`, the folder of a finished run.
 
@@ -118,6 +130,7 @@ for name, function in {
     "other_noun": other_noun,
     "last_word": lambda text: text.split()[-1],
     "slug": slug,
+    "drawing": drawing,
     "finished": finished,
     "help": help_text,
 }.items():

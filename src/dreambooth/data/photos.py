@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dreambooth.errors import UserError
-from dreambooth.files import cache_key, file_hash
+from dreambooth.files import cache_key
+from dreambooth.png_text import hash_without_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What Pillow may try, whatever the suffix says. Other formats are not safe: EPS runs Ghostscript.
@@ -162,13 +163,13 @@ def _caption(path: Path) -> str:
 
 
 def image_hash(path: str | Path) -> str:
-    """SHA-256 of an image file's bytes, 64 hex digits.
+    """SHA-256 of an image file's bytes, without the text that this program writes into a PNG.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        return file_hash(path)
+        return hash_without_text(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 

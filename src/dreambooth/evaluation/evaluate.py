@@ -10,13 +10,12 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.data.prompts import SubjectWords
-from dreambooth.errors import UserError
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.score import BOOTSTRAP_SEED, Scores, score
-from dreambooth.files import folder_hash
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item
 
@@ -44,25 +43,26 @@ class Evaluation:
         return draw(model, prompts, seeds, self.sampling)
 
     def score_model(
-        self, model: BaseModel, export: Path, folder: Path
+        self, model: BaseModel, weights: Weights, folder: Path
     ) -> tuple[Scores, dict[str, Any]]:
         """Draw the images that `folder` lacks, and score them all.
 
         Args:
-            export: the run's `model/` folder, whose content is part of the images' provenance.
+            weights: those that the model has, a part of the images' provenance.
 
         Returns:
             The scores, and the record that explains them in metrics.json.
 
         Raises:
-            UserError: nothing was exported, or images that cannot be scored.
+            UserError: images that cannot be scored.
         """
-        facts = provenance(model, export, self.sampling)
+        shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
         items = self.items
-        made = ImageStore(folder, facts).fill(
+        made = ImageStore(folder, shown.facts, shown.text).fill(
             lambda prompts, seeds: self.drawn(model, prompts, seeds),
             items,
             self.sampling.batch_size,
+            title="Images to score",
         )
         files = [folder / item.file for item in items]
         scores = score(items, files, self.photos, self.encoders, self.spec.metrics)
@@ -72,29 +72,10 @@ class Evaluation:
             "images": len(items),
             "metrics": list(self.spec.metrics),
             "protocol": self.spec.protocol,
-            "provenance": facts,
+            "provenance": shown.facts,
             "subject": asdict(self.subject),
             **explain(self.photos, self.references, self.encoders),
         }
-
-
-def provenance(model: BaseModel, export: Path, sampling: Sampling) -> dict[str, Any]:
-    """Name what a fine-tuned model's images depend on: its exported weights, and how it draws.
-
-    Raises:
-        UserError: nothing was exported.
-    """
-    if not any(export.glob("*")):
-        raise UserError(f"{export} holds no model: train the run again or correct the path.")
-    networks = (model.denoiser, *model.text_encoders, model.autoencoder)
-    facts = {
-        "export": folder_hash(export),
-        **sampling.facts,
-        "dtypes": [str(model.network(name).dtype) for name in networks],
-    }
-    if not (export / "model_index.json").exists():
-        facts["base"] = model.weights_hash()  # the model that adapters and tokens belong to
-    return facts
 
 
 def explain(photos: Sequence[Path], what: str, encoders: Encoders) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreambooth.data.photos import load_photo, to_rgb
 from dreambooth.errors import UserError
-from dreambooth.files import file_hash
+from dreambooth.png_text import hash_without_text
 
 ImageLike = Path | str | Image.Image
 
@@ -117,6 +117,8 @@ def open_image(image: ImageLike) -> Image.Image:
 def image_digest(image: ImageLike) -> str:
     """Hash a file's bytes, or the pixels of an image in memory: SHA-256, 64 hex digits.
 
+    The text that this program writes into a PNG does not count.
+
     Raises:
         UserError: a file that cannot be read.
     """
@@ -124,7 +126,7 @@ def image_digest(image: ImageLike) -> str:
         rgb = open_image(image)
         return hashlib.sha256(f"RGB {rgb.size} ".encode() + rgb.tobytes()).hexdigest()
     try:
-        return file_hash(image)
+        return hash_without_text(image)
     except OSError as error:
         raise UserError(
             f"{image} cannot be opened: correct the path or generate the image again."

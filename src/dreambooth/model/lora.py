@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -100,6 +101,18 @@ def merge_lora(model: BaseModel) -> None:
         for layer in module.modules():
             if isinstance(layer, BaseTunerLayer) and not layer.merged:
                 layer.merge()
+
+
+def scale_lora(model: BaseModel, weight: float) -> None:
+    """Multiply every adapter that is not merged by `weight`: `W x + weight (alpha / rank) B A x`.
+
+    0 is the base model and 1 the adapter as it was trained.
+    """
+    for name in model.trainable_networks:
+        layers = (m for m in model.network(name).modules() if isinstance(m, BaseTunerLayer))
+        for layer in layers:
+            scalable: Any = layer  # every kind of adapter has it, their common class has not
+            scalable.set_scale(ADAPTER, weight)
 
 
 def targets_in(model: BaseModel, network: str, targets: tuple[str, ...]) -> list[str]:

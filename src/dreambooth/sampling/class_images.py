@@ -11,7 +11,7 @@ from typing import Any
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
-from dreambooth.sampling.store import Draw, ImageStore, Item
+from dreambooth.sampling.store import Draw, ImageStore, Item, Text
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,13 @@ class ClassImages:
     seed: int
     batch_size: int
 
-    def drawn(self, draw: Draw, facts: Mapping[str, Any], cache_dir: str | Path) -> list[Path]:
+    def drawn(
+        self,
+        draw: Draw,
+        facts: Mapping[str, Any],
+        cache_dir: str | Path,
+        text: Text | None = None,
+    ) -> list[Path]:
         """Return their PNGs in the cache folder that belongs to `facts`; draw the missing ones.
 
         More can be asked for later, in any batch size. `facts.json` names what the images depend
@@ -34,6 +40,7 @@ class ClassImages:
         Args:
             facts: everything that the images depend on beside prompt and seed (model, sampler,
                 steps, ...), JSON values.
+            text: what each PNG says of itself. Cached latents do not depend on it.
         """
         facts = {**facts, "prompt": self.prompt, "seed": self.seed}
         folder = Path(cache_dir) / "class_images" / cache_key(**facts)
@@ -47,7 +54,8 @@ class ClassImages:
             log.info("Drawing %d class images of %r", missing, self.prompt)
         if not (folder / "facts.json").exists():
             write_json(folder / "facts.json", facts)
-        ImageStore(folder, facts).fill(draw, items, self.batch_size, keep_others=True)
+        store = ImageStore(folder, facts, text)
+        store.fill(draw, items, self.batch_size, keep_others=True, title="Class images")
         return paths
 
 

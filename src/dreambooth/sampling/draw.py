@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
 from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.spec import Sampling
+
+
+class _ShortTruncation(logging.Filter):
+    """Word diffusers' warning of a prompt that is cut, which repeats thousands of padding tokens.
+
+    It comes once for each text that is cut.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record; leave out one that repeats another."""
+        start, _, cut = record.getMessage().partition(" tokens: ")
+        if not start.startswith("The following part of your input was truncated"):
+            return True
+        texts = re.findall(r"'([^']*)'", cut.replace("<|endoftext|>", ""))
+        new = {text for text in texts if text.strip()} - self.known
+        self.known |= new
+        record.msg, record.args = "A prompt is too long, so this is cut: %s", ("; ".join(new),)
+        return bool(new)
+
+
+logging.getLogger(pipeline_stable_diffusion.__name__).addFilter(_ShortTruncation())
 
 
 @torch.no_grad()
@@ -25,7 +53,7 @@ def draw(
     """
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
-    with evaluation_mode(pipeline), _autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -71,8 +99,8 @@ def _networks(pipeline: Any) -> list[torch.nn.Module]:
     return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def _autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
-    """Draw in half precision if `dtype` is one, or if some networks were cast to one while frozen.
+def autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
+    """Compute in half precision if `dtype` is one, or if some networks were cast while frozen.
 
     The dtype of those networks comes first, because autocast does not convert their weights.
     """

@@ -1,10 +1,15 @@
-"""Sheets of images."""
+"""Sheets of images, labelled on both axes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dreambooth.sampling.labels import font_for, line_height, readable, wrapped, write
+
+MARGIN, SIZE = 4, 13  # pixels between pictures, and of the letters
 
 
 def grid(
@@ -14,17 +19,98 @@ def grid(
 
     `cell` is the side of a picture on the sheet in pixels.
     """
-    rows = -(-len(images) // columns)
-    margin, header = 4, 20 if labels else 0
-    size = (columns * (cell + margin) + margin, rows * (cell + margin + header) + margin)
+    rows, header = -(-len(images) // columns), 20 if labels else 0
+    size = (columns * (cell + MARGIN) + MARGIN, rows * (cell + MARGIN + header) + MARGIN)
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    pen = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
-        x, y = margin + column * (cell + margin), margin + row * (cell + margin + header)
+        x, y = MARGIN + column * (cell + MARGIN), MARGIN + row * (cell + MARGIN + header)
         if labels and column == 0:
-            pen.text((x, y), labels[row], fill="black", font=font)
-        # a 64 px image keeps its pixels, a larger one is reduced
-        kernel = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
-        sheet.paste(image.resize((cell, cell), kernel), (x, y + header))
+            write(pen, (x, y), [readable(labels[row], SIZE)], SIZE)
+        sheet.paste(shown(image, cell), (x, y + header))
     return sheet
+
+
+def shown(image: Image.Image, cell: int) -> Image.Image:
+    """Resize to `cell` pixels a side: a smaller image keeps its pixels, a larger one is reduced."""
+    kernel = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
+    return image.resize((cell, cell), kernel)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The texts of a sheet: `title` above all, one per column above it, one per row at its left."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+
+
+def labelled_grid(images: Sequence[Image.Image], labels: Labels, cell: int) -> Image.Image:
+    """Lay images out row by row under the labels of both axes.
+
+    Args:
+        images: one for each row and column.
+        labels: empty ones take no room.
+        cell: the side of a picture on the sheet, pixels.
+    """
+    side = _column_width(labels.rows, cell)
+    width = MARGIN + side + len(labels.columns) * (cell + MARGIN)
+    title = _fit(labels.title, width - 2 * MARGIN, 3)
+    tops = [_fit(text, cell - MARGIN, 5) for text in labels.columns]
+    above = _height(title) + max(map(_height, tops))
+    height = MARGIN + above + len(labels.rows) * (cell + MARGIN)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    write(pen, (MARGIN, MARGIN), title, SIZE)
+    for column, lines in enumerate(tops):  # at the bottom, next to the pictures
+        x, y = MARGIN + side + column * (cell + MARGIN), MARGIN + above - _height(lines)
+        write(pen, (x, y), lines, SIZE)
+    for row, text in enumerate(labels.rows):
+        y = MARGIN + above + row * (cell + MARGIN)
+        lines = _fit(text, side - MARGIN, cell // line_height(SIZE)) if side else []
+        write(pen, (MARGIN, y + (cell - len(lines) * line_height(SIZE)) // 2), lines, SIZE)
+        for column in range(len(labels.columns)):
+            image = images[row * len(labels.columns) + column]
+            sheet.paste(shown(image, cell), (MARGIN + side + column * (cell + MARGIN), y))
+    return sheet
+
+
+def captioned_grid(
+    images: Sequence[Image.Image], title: str, captions: Sequence[str], columns: int, cell: int
+) -> Image.Image:
+    """Lay images out row by row, `columns` in a row, each under a caption of its own."""
+    texts = [_fit(text, cell - MARGIN, 4) for text in captions]
+    width = MARGIN + columns * (cell + MARGIN)
+    head = _fit(title, width - 2 * MARGIN, 3)
+    rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
+    tops = [max(_height(texts[i]) for i in row) for row in rows]
+    height = MARGIN + _height(head) + sum(top + cell + MARGIN for top in tops)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, y = ImageDraw.Draw(sheet), MARGIN + _height(head)
+    write(pen, (MARGIN, MARGIN), head, SIZE)
+    for row, top in zip(rows, tops, strict=True):
+        for column, i in enumerate(row):
+            x = MARGIN + column * (cell + MARGIN)
+            write(pen, (x, y + top - _height(texts[i])), texts[i], SIZE)
+            sheet.paste(shown(images[i], cell), (x, y + top))
+        y += top + cell + MARGIN
+    return sheet
+
+
+def _fit(text: str, width: int, most: int) -> list[str]:
+    text = readable(text, SIZE)
+    return wrapped(text, font_for(text, SIZE), width, most)
+
+
+def _height(lines: Sequence[str]) -> int:
+    """Pixels that lines of text take, with a small gap below."""
+    return len(lines) * line_height(SIZE) + (MARGIN if lines else 0)
+
+
+def _column_width(texts: Sequence[str], cell: int) -> int:
+    """Pixels that the rows' labels take: as wide as the longest, but no more than a picture."""
+    texts = [readable(text, SIZE) for text in texts]
+    longest = max(font_for(text, SIZE).getlength(text) for text in texts)
+    return min(round(longest) + 2 * MARGIN, cell) if longest else 0

@@ -14,6 +14,7 @@ from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
 
@@ -46,11 +47,18 @@ class SampleSet:
         """The prompt of every image, in the order in which they are drawn."""
         return [prompt for prompt in self.prompts for _ in self.seeds]
 
-    def draw(self, model: BaseModel, folder: Path, name: str) -> list[Image.Image]:
-        """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`."""
+    def draw(
+        self, model: BaseModel, weights: Weights, folder: Path, name: str
+    ) -> list[Image.Image]:
+        """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`.
+
+        Args:
+            weights: those that the model has now, as each PNG names them.
+        """
         items = self._items()
         images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)
-        ImageStore(folder / name, self.sampling.facts).replace(items, images)
+        shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
+        ImageStore(folder / name, self.sampling.facts, shown.text).replace(items, images)
         with atomic(folder / f"{name}.png") as temporary:
             grid(images, len(self.seeds), self.prompts).save(temporary, format="PNG")
         return images

@@ -16,10 +16,15 @@ from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, cache_key, file_hash, locked, read_csv, write_csv
+from dreambooth.png_text import png_info
+from dreambooth.sampling.progress import progress_bar
 
 SETS = ("subject", "class")
+SLUG_BYTES = 160  # of a file name's 255, with room for a seed, a hash and a temporary name
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """`prompts, seeds => images`, each depending on its own prompt and seed alone."""
+Text = Callable[[str, int], Mapping[str, str]]
+"""`prompt, seed => the texts by key` that an image's PNG carries."""
 Rows = Mapping[str, Mapping[str, Any]]
 """Rows of a manifest by file."""
 
@@ -54,29 +59,64 @@ def items_of_prompts(
 
 
 def slug(text: str, length: int = 60) -> str:
-    """Write a prompt as part of a file name: letters, digits and dashes."""
-    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())[:length]
+    """Write a prompt as part of a file name: letters, digits and dashes, in 160 bytes at most."""
+    name = "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())[:length]
+    return name.encode()[:SLUG_BYTES].decode(errors="ignore")
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of one folder. `facts` are JSON values that they all depend on."""
+    """The images of one folder.
+
+    Args:
+        facts: JSON values that all images depend on.
+        text: what each image's PNG says of itself; None leaves the files without text.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
+    text: Text | None = None
 
     @property
     def provenance(self) -> str:
         """The key of `facts`, as the manifest records it."""
         return cache_key(**self.facts)
 
+    def missing(self, items: Sequence[Item]) -> list[Item]:
+        """List the images that `fill` would draw."""
+        recorded = self._recorded()
+        return [item for item in items if not self._has(item, recorded)]
+
     def fill(
-        self, draw: Draw, items: Sequence[Item], batch_size: int, keep_others: bool = False
+        self,
+        draw: Draw,
+        items: Sequence[Item],
+        batch_size: int,
+        keep_others: bool = False,
+        title: str = "",
+    ) -> int:
+        """Draw the images that are missing by prompt and seed: see `fill_items`."""
+        return self.fill_items(
+            lambda part: draw([item.prompt for item in part], [item.seed for item in part]),
+            items,
+            batch_size,
+            keep_others,
+            title,
+        )
+
+    def fill_items(
+        self,
+        draw: Callable[[Sequence[Item]], list[Image.Image]],
+        items: Sequence[Item],
+        batch_size: int,
+        keep_others: bool = False,
+        title: str = "",
     ) -> int:
         """Draw the images that are missing; return how many were.
 
         An image is kept if its file is the one that the manifest describes, drawn under the same
-        facts. Images that no item asks for are removed, unless `keep_others`.
+        facts. Images that no item asks for are removed, unless `keep_others`. With a `title`, a bar
+        shows the time left.
         """
         with locked(self.folder.parent / f".{self.folder.name}"):
             recorded = self._recorded()
@@ -88,12 +128,13 @@ class ImageStore:
                     (self.folder / Path(file).name).unlink(missing_ok=True)
                 others = {}
             missing = [item for item in items if item.file not in rows]
-            for start in range(0, len(missing), batch_size):
-                part = missing[start : start + batch_size]
-                images = draw([item.prompt for item in part], [item.seed for item in part])
-                for item, image in zip(part, images, strict=True):
-                    rows[item.file] = self._save(item, image)
-                self._record(items, rows, others)
+            with progress_bar(title, len(missing)) as advance:
+                for start in range(0, len(missing), batch_size):
+                    part = missing[start : start + batch_size]
+                    for item, image in zip(part, draw(part), strict=True):
+                        rows[item.file] = self._save(item, image)
+                    self._record(items, rows, others)
+                    advance(len(part))
             if not missing:
                 self._record(items, rows, others)
         return len(missing)
@@ -113,6 +154,14 @@ class ImageStore:
         asked = [item.file for item in items]
         return list(recorded) == asked and all(self._has(item, recorded) for item in items)
 
+    def keep_only(self, files: set[str]) -> None:
+        """Remove the images of the manifest that are not among `files`, and their rows."""
+        with locked(self.folder.parent / f".{self.folder.name}"):
+            recorded = self._recorded()
+            for file in recorded.keys() - files:
+                (self.folder / Path(file).name).unlink(missing_ok=True)
+            self._record([], {}, {file: row for file, row in recorded.items() if file in files})
+
     def is_whole(self) -> bool:
         """Tell whether every image of the manifest was drawn under these facts."""
         rows = self._recorded().values()
@@ -128,8 +177,9 @@ class ImageStore:
 
     def _save(self, item: Item, image: Image.Image) -> dict[str, Any]:
         path = self.folder / item.file
+        text = self.text(item.prompt, item.seed) if self.text else {}
         with atomic(path) as temporary:
-            image.save(temporary, format="PNG")
+            image.save(temporary, format="PNG", pnginfo=png_info(text))
         return {**asdict(item), "sha256": file_hash(path), "provenance": self.provenance}
 
     def _recorded(self) -> dict[str, dict[str, str]]:

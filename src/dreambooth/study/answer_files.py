@@ -110,7 +110,7 @@ def markdown(answer: Answer) -> str:
         parts += [f"The source's finding: {_md(published.finding)}" if published.finding else ""]
     parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
     parts.append("\n".join(_md_ids(answer.columns)))
-    notes = (*legend(answer), *answer.notes)
+    notes = (*legend(answer, "bold"), *answer.notes)
     parts.append("\n".join(f"- {_md(sentence)}" for sentence in notes))
     if answer.unfinished:
         runs = (f"{run.name} {run.state}: {run.reason}".rstrip(": ") for run in answer.unfinished)
@@ -166,7 +166,7 @@ def latex(answer: Answer) -> str:
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par {_tex(text)}" for text in (*notes, *legend(answer), *answer.notes)),
+            *(rf"\par {_tex(text)}" for text in (*notes, *legend(answer, "bold"), *answer.notes)),
             r"\end{table}",
             "",
         ]

@@ -133,13 +133,16 @@ def _with_n(interval: str, mean: Mean, n: int) -> str:
 # -- what stands around the table ---------------------------------------------------------------
 
 
-def legend(answer: Answer) -> Iterator[str]:
-    """Explain the marks and what is compared, a sentence each."""
-    if answer.adds_to_runs:
-        yield (
-            "n: subjects (runs, where there are more). Scores are means over subjects, with 95 % "
-            f"bootstrap intervals over subjects. {BEST} best of a column."
-        )
+def legend(answer: Answer, best: str) -> Iterator[str]:
+    """Explain the marks and what is compared, a sentence each.
+
+    Args:
+        best: how the best score of a column is marked.
+    """
+    yield (
+        "n: subjects (runs, where their number is another). Scores are means over subjects, with "
+        f"95 % bootstrap intervals over subjects. {best}: best of a column."
+    )
     baselines = dict.fromkeys(row.baseline for row in answer.rows if row.baseline)
     if baselines:
         yield (

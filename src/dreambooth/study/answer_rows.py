@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.study.answer import Answer, Row
 from dreambooth.study.columns import columns_of
-from dreambooth.study.paired import Mean, means, paired_differences, subject_means
+from dreambooth.study.paired import means, paired_differences
 from dreambooth.study.pareto import fronts
 from dreambooth.study.published import PublishedRow, Study
+from dreambooth.study.real_images import REAL, real_rows
 from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import OVER, chosen, grouped, in_order, short, varying, word
+from dreambooth.study.settings import chosen, grouped, in_order, short, varying, words
 from dreambooth.study.sweeps import Unfinished
 
 # what scores depend on beside the model and the sampler, where an id does not say it
 SCORING = tuple(f"scored.{key}" for key in ("name", *PROTOCOL, "templates", "references"))
-REAL = "real_ref."  # how the ids of the photos' own scores begin
-
 Members = tuple[Row, Sequence[ScoredRun]]
 
 
@@ -48,20 +46,11 @@ def build_answer(runs: Sequence[ScoredRun], unfinished: Sequence[Unfinished] = (
     return Answer(
         published,
         tuple(columns_of(runs, published)),
-        (*compared, *_real_rows(runs, study)),
+        (*compared, *real_rows(runs, study)),
         fronts([(row.name, members, row.scores) for row, members in rows]),
         tuple(_notes(runs, study, rows, compared)),
         tuple(unfinished),
     )
-
-
-def words(setting: Mapping[str, Any]) -> str:
-    """Write a setting for a reader.
-
-    >>> words({"method.name": "lora", "lr": 0.0001})
-    'method=lora, lr=0.0001'
-    """
-    return ", ".join(f"{short(key)}={word(key, value)}" for key, value in setting.items())
 
 
 def _row(name: str, kind: Any, members: Sequence[ScoredRun], **parts: Any) -> Row:
@@ -77,12 +66,11 @@ def _row(name: str, kind: Any, members: Sequence[ScoredRun], **parts: Any) -> Ro
 
 def _rows_of(row: PublishedRow, members: Sequence[ScoredRun]) -> list[Members]:
     """Make a published row for each setting that its runs differ in; one without runs for none."""
-    keys = [key for key in varying(members) if key not in OVER]
-    shown = chosen(members)
+    groups = grouped(members, varying(members)) or [({}, [])]
+    names = _names([others for others, _ in groups], chosen(members))
     rows = []
-    for others, group in grouped(members, keys) or [({}, [])]:
-        told = {key: others[key] for key in shown}
-        name = f"{row.name}, {words(told)}" if told else row.name
+    for (others, group), told in zip(groups, names, strict=True):
+        name = f"{row.name}, {told}" if told else row.name
         setting = {**row.setting, **others}
         parts = {"setting": setting, "others": others, "published": row.scores}
         rows.append((_row(name, "published", group, **parts), group))
@@ -91,13 +79,18 @@ def _rows_of(row: PublishedRow, members: Sequence[ScoredRun]) -> list[Members]:
 
 def _own_rows(own: Sequence[ScoredRun], runs: Sequence[ScoredRun]) -> list[Members]:
     """Make a row for each setting of `own`, named by what differs between all `runs`."""
-    keys = [key for key in varying(runs) if key not in OVER]
-    shown = chosen(runs) or keys
-    rows = []
-    for setting, group in grouped(own, keys):
-        name = words({key: setting[key] for key in shown}) or "all runs"
-        rows.append((_row(name, "setting", group, setting=setting), group))
-    return rows
+    groups = grouped(own, varying(runs))
+    names = _names([setting for setting, _ in groups], chosen(runs))
+    return [
+        (_row(name or "all runs", "setting", group, setting=setting), group)
+        for (setting, group), name in zip(groups, names, strict=True)
+    ]
+
+
+def _names(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Name settings by `keys`, or by all that they have where those do not tell them apart."""
+    names = [words({key: setting[key] for key in keys}) for setting in settings]
+    return names if len(set(names)) == len(names) else [words(setting) for setting in settings]
 
 
 def _first_value(runs: Sequence[ScoredRun], rows: Sequence[Members]) -> Sequence[Members]:
@@ -122,62 +115,6 @@ def _compared(row: Row, baselines: Sequence[Row]) -> Row:
         baseline=base.name,
         differences=paired_differences(row.scores, base.scores),
         published_differences={n: row.published[n] - base.published[n] for n in common},
-    )
-
-
-def _real_rows(runs: Sequence[ScoredRun], study: Study | None) -> list[Row]:
-    """Make the row of the photos among themselves; several where runs have several kinds of photos.
-
-    Self-pairs are left out (`exclude_self`).
-    """
-    source = [row for row in study.published.rows if row.real] if study else []
-    name = source[0].name if source else "real images"
-    published = source[0].scores if source else {}
-    keys = [
-        key
-        for key in varying(runs)
-        if key.startswith("photos.") or key == "scored.references" or key.endswith(".weights")
-    ]
-    kinds: list[tuple[dict[str, Any], list[ScoredRun]]] = []
-    for setting, members in grouped(runs, keys):
-        alike = [group for _, group in kinds if _agree(_real(members), _real(group))]
-        if alike:
-            alike[0].extend(members)
-        elif _real(members):
-            kinds.append((setting, members))
-    if not kinds:
-        return [Row(name, "real", published=published)] if source else []
-    rows = []
-    for setting, members in kinds:
-        scores = {variant: Mean.over(values) for variant, values in _real(members).items()}
-        row = _row(
-            name if len(kinds) == 1 else f"{name}, {words(setting)}",
-            "real",
-            members,
-            published=published,
-        )
-        rows.append(replace(row, scores=scores))
-    return rows
-
-
-def _real(runs: Sequence[ScoredRun]) -> dict[str, dict[str, float]]:
-    """Return the photos' own score of each subject, by the variant id of the runs' score."""
-    end = ".exclude_self"
-    variants = dict.fromkeys(v for run in runs for v in run.scores if v.startswith(REAL))
-    return {
-        variant.removeprefix(REAL).removesuffix(end): subject_means(runs, variant)
-        for variant in variants
-        if variant.endswith(end)
-    }
-
-
-def _agree(first: Mapping[str, Mapping[str, float]], second: Mapping[str, Any]) -> bool:
-    """Tell whether two groups have the same score wherever both have one."""
-    return all(
-        math.isclose(value, second[variant][name], abs_tol=1e-6)
-        for variant, values in first.items()
-        for name, value in values.items()
-        if name in second.get(variant, ())
     )
 
 

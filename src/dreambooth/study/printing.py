@@ -115,5 +115,6 @@ def print_legend(console: Console, answer: Answer) -> None:
             "the subject's runs."
         )
         console.print(Text(runs, "dim"))
-    for sentence in (*legend(answer), *answer.notes):
+    sentences = list(legend(answer, BEST))[0 if answer.adds_to_runs else 1 :]
+    for sentence in (*sentences, *answer.notes):
         console.print(Text(sentence, "dim"))

@@ -42,13 +42,13 @@ class Published:
 
     @classmethod
     def from_plain(cls, block: Mapping[str, Any]) -> Published:
-        """Read the block as configurations have it; a missing part is empty."""
+        """Read the block as configurations have it; a missing part is empty, as is no number."""
         texts = {key: str(block.get(key) or "") for key in ("title", "question", "source")}
         rows = [
             PublishedRow(
-                str(row["name"]),
+                str(row.get("name", "")),
                 row.get("setting") or {},
-                {k: float(v) for k, v in (row.get("scores") or {}).items() if v is not None},
+                {k: v for k, v in (row.get("scores") or {}).items() if isinstance(v, int | float)},
                 bool(row.get("real")),
             )
             for row in block.get("rows") or ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreambooth.study.paired import means
@@ -77,6 +77,15 @@ def word(key: str, value: Any) -> str:
         return f"{value:.4g}"
     text = "" if value is None else str(value)
     return text.removesuffix("Scheduler") if key == "scheduler.name" else text
+
+
+def words(setting: Mapping[str, Any]) -> str:
+    """Write a setting for a reader.
+
+    >>> words({"method.name": "lora", "lr": 0.0001})
+    'method=lora, lr=0.0001'
+    """
+    return ", ".join(f"{short(key)}={word(key, value)}" for key, value in setting.items())
 
 
 def _compared(key: str, runs: Sequence[ScoredRun]) -> list[ScoredRun]:

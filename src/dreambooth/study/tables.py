@@ -16,6 +16,7 @@ from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.answer_files import FILES, write_answer
 from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.looks import write_looks
 from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.printing import print_answer, print_legend, print_runs
 from dreambooth.study.scored_runs import ScoredRun, read_runs
@@ -77,7 +78,7 @@ def print_tables(
     runs: Sequence[ScoredRun] | None = None,
     unfinished: Sequence[Unfinished] = (),
 ) -> None:
-    """Print all runs and the answer, and write `runs.csv`, `settings.csv` and `answer.*`.
+    """Print all runs and the answer; write `runs.csv`, `settings.csv`, `answer.*`, page, figures.
 
     Args:
         runs: those to show; by default every finished run below `folder`.
@@ -97,7 +98,8 @@ def print_tables(
     print_runs(console, runs, answer)
     print_answer(console, answer)
     print_legend(console, answer)
-    written = ", ".join(("runs.csv", "settings.csv", *FILES))
+    looks = write_looks(folder, runs, answer)
+    written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
 
 

@@ -20,12 +20,14 @@ from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
+from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.training.costs import STOPPED
 from dreambooth.training.finished import contents
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
+from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,9 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
-        self.contents = contents(prepared.photos, self.spec.config)
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -60,12 +62,13 @@ class Finish:
         if self.curve is not None:
             self._finish_curve(self.curve)
         program = self._export()
+        weights = self._weights()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, self.folder / "samples", "final")
+            images = samples.draw(self.model, weights, self.folder / "samples", "final")
             log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
-        scores = self._score()
+        scores = self._score(weights)
         total = self._write_record()
         summary = {**total, **(summary_of(scores) if scores else {})}
         finish_loggers(self.loggers, summary, self.folder)
@@ -152,6 +155,7 @@ class Finish:
             "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
             "stopped_early_at": self.stopped_early_at,
+            "program": versions(),
             "config": dict(spec.config),
             "written": dict(spec.written),
             "costs": total or costs,
@@ -160,7 +164,13 @@ class Finish:
         (self.folder / STOPPED).unlink(missing_ok=True)
         return costs
 
-    def _score(self) -> Scores | None:
+    def _weights(self) -> Weights:
+        """Name the exported weights, as every picture of them does."""
+        spec = self.spec
+        hashes = export_hashes(self.folder / "model", self.model.weights_hash)
+        return Weights(spec.model.name, spec.method.export, self.folder.name, hashes)
+
+    def _score(self, weights: Weights) -> Scores | None:
         """Score the run; if that fails, warn once, because the training is done."""
         settings = self.spec.evaluation
         if settings is None:
@@ -169,7 +179,7 @@ class Finish:
         try:
             with self.costs.stage("evaluation") as places:
                 evaluation = make_evaluation(self.prepared, settings)
-                scores, record = evaluation.score_model(self.model, self.folder / "model", images)
+                scores, record = evaluation.score_model(self.model, weights, images)
                 places.append(images)
         except (UserError, torch.OutOfMemoryError) as error:
             log.warning(

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.evaluation.curve import Curve
+from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
@@ -227,7 +228,9 @@ class _Phase:
 
     def _draw(self, step: int) -> None:
         samples = self.spec.samples.set
-        images = samples.draw(self.model, self.spec.folder / "samples", step_name(step))
+        spec, base = self.spec, {"base": self.model.weights_hash()}
+        weights = Weights(spec.model.name, spec.method.export, spec.folder.name, base, step)
+        images = samples.draw(self.model, weights, spec.folder / "samples", step_name(step))
         log_images(self.loggers, "samples", images, samples.captions)
 
     def _score(self, step: int) -> None:

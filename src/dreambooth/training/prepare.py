@@ -27,6 +27,7 @@ from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import ClassImages, own_class_images
 from dreambooth.sampling.draw import draw
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.training.costs import Costs
 from dreambooth.training.spec import TrainSpec
 
@@ -200,6 +201,11 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
         prior.sampling.batch_size,
     )
     facts = {"model": model.weights_hash(), **prior.sampling.facts}
+    base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
+    shown = Provenance(base, prior.sampling, tuple(network_dtypes(model)))
     return wanted.drawn(
-        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling), facts, spec.cache_dir
+        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling),
+        facts,
+        spec.cache_dir,
+        shown.text,
     )

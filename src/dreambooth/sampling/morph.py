@@ -1,0 +1,78 @@
+"""Frames of a film that moves through the latents and the prompts of a model, and closes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dreambooth.diffusion.samplers import slerp
+from dreambooth.model.interface import BaseModel
+from dreambooth.sampling.draw import autocast, evaluation_mode
+from dreambooth.sampling.spec import Sampling
+
+
+@dataclass(frozen=True)
+class Morph:
+    """A closed loop of `frames` frames.
+
+    The initial latents pass those of every seed at equal intervals and return to the first, and so
+    do the embeddings of the prompts. At a seed's own frame the picture is that of the seed, with a
+    sampler that adds no noise; one that does takes the same noise for every frame.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the frames depend on beside model and sampler, as JSON values."""
+        return {"morph": asdict(self)}
+
+    def between(self, points: Tensor, frame: int) -> Tensor:
+        """Interpolate `points [K, ...]` on the sphere, at a frame's place in the loop (SLERP)."""
+        place = frame * len(points) / self.frames
+        start, fraction = int(place), place - int(place)
+        if fraction == 0:
+            return points[start]
+        return slerp(points[start], points[(start + 1) % len(points)], fraction)
+
+
+@torch.no_grad()
+def draw_frames(
+    model: BaseModel, morph: Morph, numbers: Sequence[int], sampling: Sampling
+) -> list[Image.Image]:
+    """Draw frames by their numbers, from 0, as one batch: RGB, `resolution` pixels square."""
+    pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
+    device = next(model.network(model.denoiser).parameters()).device
+    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
+        noise = _noise(model, pipeline, morph.seeds, sampling.resolution)
+        prompts = model.embed(morph.prompts).tokens
+        negative = model.embed([sampling.negative_prompt]).tokens
+        latents = torch.stack([morph.between(noise, number) for number in numbers])
+        embeddings = torch.stack([morph.between(prompts, number) for number in numbers])
+        return pipeline(
+            prompt_embeds=embeddings,
+            negative_prompt_embeds=negative.expand(len(numbers), -1, -1),
+            latents=latents.to(device, prompts.dtype),
+            generator=[torch.Generator().manual_seed(morph.seeds[0]) for _ in numbers],
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            height=sampling.resolution,
+            width=sampling.resolution,
+        ).images
+
+
+def _noise(model: BaseModel, pipeline: Any, seeds: Sequence[int], resolution: int) -> Tensor:
+    """Draw every seed's initial latents `[K,C,h,w]` as the pipeline draws them: on the CPU."""
+    channels = model.network(model.denoiser).config.in_channels
+    side = resolution // pipeline.vae_scale_factor
+    shape = (1, channels, side, side)
+    return torch.cat(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )

@@ -1,0 +1,114 @@
+"""What a page shows of a study, as JSON values: its runs, its settings and their scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.study.answer import Answer, Row
+from dreambooth.study.columns import Column
+from dreambooth.study.page.pictures import Pictures
+from dreambooth.study.page.run_view import run_view
+from dreambooth.study.paired import Mean
+from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.settings import short, varying
+
+RUN_PAGE = "run.html"
+
+
+def study_view(
+    folder: Path, runs: Sequence[ScoredRun], answer: Answer, pictures: Pictures
+) -> dict[str, Any]:
+    """Collect what the page's script needs: `columns`, `keys`, `rows`, `runs` and `tradeoff`.
+
+    `rows` are the answer's rows; each run has the number of its own under `row`, and a `label` that
+    no other run has. The pictures are numbers; `Pictures.sources` has them.
+    """
+    keys = varying(runs)
+    rows = list(answer.rows)
+    of_run = {n: i for i, row in enumerate(rows) if row.kind != "real" for n in row.runs}
+    views = []
+    for run in runs:
+        page = run.run.folder / RUN_PAGE
+        view = run_view(run, pictures)
+        view["row"] = of_run.get(run.name)
+        view["settings"] = {key: shown(run.settings.get(key)) for key in keys}
+        view["page"] = page.relative_to(folder).as_posix() if page.exists() else None
+        views.append(view)
+    for view, label in zip(views, labels(runs, rows, of_run), strict=True):
+        view["label"] = label
+    return {
+        "columns": [column_view(column) for column in answer.columns],
+        "keys": [{"key": key, "short": short(key)} for key in keys],
+        "rows": [_row(row, rows) for row in rows],
+        "runs": views,
+        "tradeoff": tradeoff(answer.columns),
+    }
+
+
+def labels(runs: Sequence[ScoredRun], rows: Sequence[Row], of_run: Mapping[str, int]) -> list[str]:
+    """Name every run for a reader by its subject, setting and seed, as far as these differ."""
+    parts = []
+    for run in runs:
+        number = of_run.get(run.name)
+        setting = rows[number].name if number is not None else ""
+        parts.append((run.subject, setting, f"seed {run.settings.get('seed')}"))
+    differ = [len({part[i] for part in parts}) > 1 for i in range(3)]
+    names = [", ".join(p for p, d in zip(part, differ, strict=True) if d and p) for part in parts]
+    names = [name or part[0] for name, part in zip(names, parts, strict=True)]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name}: {run.name}"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def tradeoff(columns: Sequence[Column]) -> dict[str, str] | None:
+    """Choose the two scores of the Pareto plot: DINO, and CLIP-T without the identifier."""
+    subject = [c.variant for c in columns if c.variant.startswith("dino.")]
+    prompt = [c.variant for c in columns if c.variant.startswith("clip_t.")]
+    prompt = [v for v in prompt if ".class_only." in v] or prompt
+    return {"subject": subject[0], "prompt": prompt[0]} if subject and prompt else None
+
+
+def shown(value: Any) -> str:
+    """Write a setting's value for a reader.
+
+    >>> shown(True), shown(0.0002), shown(None), shown(["a", "b"])
+    ('yes', '0.0002', 'none', 'a, b')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(one) for one in value)
+    return "none" if value is None else str(value)
+
+
+def column_view(column: Column) -> dict[str, Any]:
+    """Return what a page's script needs of a column."""
+    return {
+        "variant": column.variant,
+        "header": column.header,
+        "arrow": column.arrow,
+        "lower": column.lower_is_better,
+    }
+
+
+def _row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    named = [i for i, other in enumerate(rows) if row.baseline and other.name == row.baseline]
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "baseline": named[0] if named else None,
+        "scores": {variant: _mean(mean) for variant, mean in row.scores.items()},
+        "differences": {variant: _mean(mean) for variant, mean in row.differences.items()},
+    }
+
+
+def _mean(mean: Mean) -> dict[str, Any]:
+    subjects = {name: round(value, 5) for name, value in mean.per_subject.items()}
+    return {"value": mean.value, "interval": mean.interval, "subjects": subjects}

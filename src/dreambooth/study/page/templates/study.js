@@ -1,0 +1,149 @@
+"use strict";
+// The charts of a study, its subjects' photos, and the first look of the page.
+
+const LINES = 40; // more lines than that cannot be told apart
+
+function legend() {
+  const rows = [...new Set(data.runs.map((run) => run.row))].filter((row) => row !== null);
+  byId("legend").replaceChildren(...rows.map((row) => {
+    const { colour, shape } = look(row);
+    return el("li", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, mark(shape, 6, 6, 4.5, { fill: colour })), data.rows[row].name);
+  }));
+}
+
+function section(id, title, note, charts, style = "") {
+  if (!charts.length) return byId(id).replaceChildren();
+  byId(id).replaceChildren(el("h3", {}, title), note ? el("p", { class: "hint" }, note) : "", el("div", { class: `panels ${style}` }, ...charts));
+}
+
+const header = (variant) => data.columns.find((c) => c.variant === variant)?.header || variant.split(".")[0];
+const shownRuns = () => data.runs.map((run, i) => ({ ...run, i })).filter((run) => state.shown.has(run.i));
+
+function drawTradeoff() {
+  if (!data.tradeoff) return section("tradeoff", "", "", []);
+  const { subject, prompt } = data.tradeoff, series = [];
+  const point = (scores, text, run) => ({ x: scores[prompt], y: scores[subject], run,
+    text: `${text}: ${header(prompt)} ${number(scores[prompt])}, ${header(subject)} ${number(scores[subject])}` });
+  const has = (scores) => Number.isFinite(scores[subject]) && Number.isFinite(scores[prompt]);
+  const runs = shownRuns().filter((run) => has(run.scores));
+  for (const row of new Set(runs.map((run) => run.row))) {
+    const points = runs.filter((run) => run.row === row).map((run) => point(run.scores, run.label, run.i));
+    series.push({ name: "", ...look(row), kind: "marks", points });
+  }
+  if (runs.length < 2) return section("tradeoff", "", "", []);
+  series.push(...means(runs, point, has));
+  const real = data.rows.find((row) => row.kind === "real" && row.scores[subject]);
+  const figure = chart({
+    title: "Subject fidelity against prompt fidelity", note: "up and right is better; large marks are means",
+    x: `${header(prompt)} →`, y: `${header(subject)} ↑`, height: 360, series: [front(runs), ...series],
+    levels: real ? [{ y: real.scores[subject].value, name: real.name }] : [], choose: (run) => { state.detail = run; choose(run); },
+  });
+  section("tradeoff", "", "", [figure, detail()], "wide");
+}
+
+function means(runs, point, has) {
+  return data.rows.flatMap((row, r) => {
+    const scores = Object.fromEntries(Object.entries(row.scores).map(([v, mean]) => [v, mean.value]));
+    if (row.kind === "real" || !has(scores) || runs.filter((run) => run.row === r).length < 2) return [];
+    return [{ name: row.name, ...look(r), kind: "marks", style: "mean", points: [point(scores, `mean, ${row.name}`)] }];
+  });
+}
+
+// the runs that no other run beats in both scores, joined
+function front(runs) {
+  const { subject, prompt } = data.tradeoff;
+  const best = runs.map((run) => [run.scores[prompt], run.scores[subject]]).sort((a, b) => b[0] - a[0] || b[1] - a[1])
+    .filter((p, i, list) => list.slice(0, i).every((q) => q[1] < p[1]));
+  const stairs = best.flatMap(([x, y], i) => (i ? [[best[i - 1][0], y], [x, y]] : [[x, y]]));
+  return { name: "front", colour: "var(--soft)", kind: "line", style: "front", points: stairs.map(([x, y]) => ({ x, y })) };
+}
+
+function detail() {
+  const run = data.runs[state.detail ?? state.chosen[0]];
+  if (!run) return el("div", { class: "detail hint" }, "Choose a mark to see its run.");
+  const last = run.samples.at(-1);
+  return el("div", { class: "detail" }, el("h3", {}, run.label),
+    el("div", { class: "strip" }, ...(last?.pictures || []).slice(0, 8).map((p) => picture(p.picture, p.prompt))),
+    el("dl", {}, ...data.columns.filter((c) => Number.isFinite(run.scores[c.variant])).flatMap((c) => {
+      const [low, high] = run.intervals[c.variant] || [];
+      return [el("dt", {}, `${c.header} ${c.arrow}`), el("dd", {}, number(run.scores[c.variant]), el("span", { class: "small" }, low === undefined ? "" : `  ${number(low)}–${number(high)}`))];
+    }), el("dt", {}, "cost"), el("dd", {}, `${number(run.seconds, 0)} s, ${number(run.memory, 2)} GiB`)),
+    run.page ? el("a", { href: encodeURI(run.page) }, "Page of this run") : null);
+}
+
+function drawPaired() {
+  const charts = [];
+  data.rows.forEach((row, r) => {
+    const base = data.rows[row.baseline];
+    if (!base) return;
+    for (const column of data.columns) {
+      const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
+      if (!difference) continue;
+      const names = Object.keys(difference.subjects), last = names.length > 1;
+      const line = (name, a, b) => ({ name, colour: look(r).colour, kind: "line",
+        points: [a, b].map((y, x) => ({ x, y, text: `${name}: ${number(a)} → ${number(b)}, ${signed(b - a)}` })) });
+      const series = names.map((name) => ({ ...line(name, other.subjects[name], own.subjects[name]), style: last ? "faint" : "" }));
+      const mean = (s) => names.reduce((sum, name) => sum + s.subjects[name], 0) / names.length;
+      if (last) series.push({ ...line("mean", mean(other), mean(own)), style: "mean" });
+      charts.push(chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [short(base.name), short(row.name)], series }));
+    }
+  });
+  section("paired", "Each subject in both settings", "A line is a subject; the thick line is the mean.", charts.slice(0, 24), "narrow");
+}
+
+const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
+
+// the mean of each setting with several runs, at the steps that all of them have
+function meanLines(runs, pointsOf, name) {
+  return [...new Set(runs.map((run) => run.row))].flatMap((row) => {
+    const lines = runs.filter((run) => run.row === row).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
+    if (lines.length < 2 || row === null) return [];
+    const steps = [...lines[0].keys()].filter((step) => lines.every((line) => line.has(step)));
+    const points = steps.map((x) => [x, lines.reduce((sum, line) => sum + line.get(x), 0) / lines.length]);
+    return [{ name: "mean", colour: look(row).colour, kind: "line", style: "mean",
+      points: points.map(([x, y]) => ({ x, y, text: `mean, ${data.rows[row].name}, step ${number(x, 0)}: ${number(y)}` })) }];
+  });
+}
+
+function lineCharts(names, pointsOf, spec) {
+  const runs = shownRuns().slice(0, LINES);
+  return names.map((name) => {
+    const series = runs.map((run) => ({ run, points: pointsOf(run, name) })).filter((s) => s.points.length)
+      .map(({ run, points }) => ({ name: run.label, colour: look(run.row).colour, kind: "line",
+        style: state.chosen.includes(run.i) || runs.length < 5 ? "" : "faint",
+        points: points.map(([x, y]) => ({ x, y, run: run.i, text: `${run.label}, step ${number(x, 0)}: ${number(y)}` })) }));
+    series.push(...meanLines(runs, pointsOf, name));
+    return series.length ? chart({ ...spec(name), x: "step", series, choose: (run) => choose(run) }) : null;
+  }).filter(Boolean);
+}
+
+function drawCurves() {
+  const many = shownRuns().length > LINES ? `The first ${LINES} of the ${shownRuns().length} runs that the filters leave.` : "";
+  section("losses", "Losses while training", many, lineCharts(["instance", "prior"], (run, name) => run.losses[name] || [], (name) => ({ title: `${name} loss` })));
+  const variants = [...new Set(data.runs.flatMap((run) => run.curve.flatMap(Object.keys)))].filter((v) => v !== "step" && v !== "harmonic_mean");
+  section("curves", "Scores while training", many, lineCharts(variants,
+    (run, variant) => run.curve.filter((row) => Number.isFinite(row[variant])).map((row) => [row.step, row[variant]]),
+    (variant) => ({ title: header(variant) })));
+}
+
+function drawPhotos() {
+  const subjects = new Map();
+  for (const run of data.runs) if (!subjects.get(run.subject)?.length) subjects.set(run.subject, run.photos);
+  byId("photos").replaceChildren(el("div", { class: "subject-list" }, ...[...subjects].map(([name, photos]) => el("div", {},
+    el("h3", {}, name), el("div", { class: "photos" }, ...(photos.length ? photos.slice(0, 6).map((p, i) => picture(p, `photo ${i + 1} of ${name}`)) : [picture(null, `photos of ${name}`)]))))));
+}
+
+// the first subject whose runs have the most to see
+function firstLook() {
+  const drawn = (runs) => runs.filter((r) => data.runs[r].samples.length).length;
+  const sets = [...new Set(data.runs.map((run) => run.subject))].map(ofSubject);
+  return sets.reduce((best, runs) => (drawn(runs) > drawn(best) ? runs : best), sets[0] || []);
+}
+
+state.shown = new Set(data.runs.keys());
+state.chosen = firstLook();
+state.listeners.push(compare, showTable, drawTradeoff, drawCurves);
+legend();
+drawPhotos();
+drawPaired();
+changed();

@@ -1,0 +1,117 @@
+"""The weights of a finished run: as exported, of any step with a checkpoint, and scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.errors import UserError
+from dreambooth.model.lora import scale_lora
+from dreambooth.model.source import locate
+from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.trainable import TrainableWeights
+from dreambooth.pocket.embedded import model_path
+from dreambooth.sampling.provenance import Weights, export_hashes
+from dreambooth.study.runs import Run
+from dreambooth.training.average import MovingAverage
+from dreambooth.training.checkpoints import VerifiedCheckpointIO, verify
+from dreambooth.training.spec import MethodSpec
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    """Weights of a finished run; `step` None is the exported model, 0 the model before training."""
+
+    run: Run
+    method: MethodSpec
+    step: int | None = None
+
+    def check(self) -> None:
+        """Refuse a step that no checkpoint holds; nothing is loaded.
+
+        Raises:
+            UserError: names the steps that there are, or a checkpoint that is damaged.
+        """
+        if not self.step:
+            return
+        path = self._checkpoint()
+        if path is None or not path.is_file():
+            steps = ", ".join(str(step) for step in self.steps())
+            raise UserError(
+                f"step={self.step} has no checkpoint in {self.run.folder}, which has {steps}: "
+                "choose among these, or train a run with checkpoint.keep=100 and "
+                "checkpoint.every_n_steps=N."
+            )
+        verify(path)
+
+    def steps(self) -> list[int]:
+        """List the steps that can be loaded, from 0, which is the model before training."""
+        found = [0]
+        for number in range(len(self.method.phases)):
+            before = self.method.steps_before(number)
+            for path in sorted(self._folder(number).glob("step-*.ckpt")):
+                found.append(before + int(path.stem.removeprefix("step-")))
+        return found
+
+    def describe(self, adapter_weight: float = 1.0) -> Weights:
+        """Name these weights by their hashes, without loading them.
+
+        Raises:
+            UserError: nothing was exported, or the base model is not there.
+        """
+        record, run = self.run.record, self.run
+        name, kind, checkpoint = record["model"]["name"], record["export"], self._checkpoint()
+        if self.step is None:
+            hashes = export_hashes(run.folder / "model", self._base_hash)
+        else:
+            hashes = {"base": self._base_hash()}
+        if checkpoint is not None:
+            hashes["checkpoint"] = verify(checkpoint)["sha256"]
+        return Weights(name, kind, run.folder.resolve().name, hashes, self.step, adapter_weight)
+
+    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+        """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
+        model = self.run.load_model() if self.step is None else self._load_step()
+        scale_lora(model, adapter_weight)
+        return model.requires_grad_(False).eval()
+
+    def _base_hash(self) -> str:
+        base, layout = self.run.record["model"], StableDiffusion.layout
+        path = model_path(base["path"])
+        return locate(path, base["revision"], base["variant"], layout).weights_hash
+
+    def _load_step(self) -> StableDiffusion:
+        """Load the base model, and into it what the phases up to this step had trained."""
+        base, config = self.run.record["model"], self.run.config
+        model = StableDiffusion.from_pretrained(
+            model_path(base["path"]), base["revision"], base["variant"]
+        )
+        weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
+        for phase in self.method.phases[: self._phase() + 1]:
+            weights.prepare(phase.parts)
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            state = VerifiedCheckpointIO({}).load_checkpoint(checkpoint)
+            weights.load(state["state_dict"])
+            if config["ema_decay"] is not None:  # pictures are of the average, as the export is
+                average = MovingAverage(list(weights.parameters().values()), config["ema_decay"])
+                average.load_state_dict(state["callbacks"][average.state_key])
+                average.apply()
+        return model
+
+    def _phase(self) -> int:
+        """The number of the phase that ends with or after this step; the last one if none does."""
+        numbers = range(len(self.method.phases))
+        reached = (n for n in numbers if (self.step or 0) <= self.method.steps_before(n + 1))
+        return next(reached, numbers[-1])
+
+    def _checkpoint(self) -> Path | None:
+        """Where this step's checkpoint is kept; None before training."""
+        if not self.step:
+            return None
+        number = self._phase()
+        own = self.step - self.method.steps_before(number)
+        return self._folder(number) / f"step-{own:06d}.ckpt"
+
+    def _folder(self, number: int) -> Path:
+        return self.run.folder / "checkpoints" / f"phase-{number}"

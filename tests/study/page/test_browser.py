@@ -1,0 +1,175 @@
+"""The pages in a real browser: what a reader sees and does, and nothing that leaves the page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.page import write
+from dreambooth.study.scored_runs import read_runs
+from page_records import DINO, write_study
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+pytestmark = pytest.mark.slow
+PROMPT = 'a sks dog, "<script>hacked = true</script>" & مرحبا 🐕'
+ROWS = "#runs-table tbody tr:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium of the system, or Playwright's own."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with playwright.sync_playwright() as driver:
+        if path is None and not Path(driver.chromium.executable_path).exists():
+            pytest.skip("no Chromium: `python -m playwright install chromium` brings one")
+        browser = driver.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if as_root else []
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study with its pages."""
+    folder = write_study(tmp_path_factory.mktemp("study"))
+    for run in ("dog-True", "cat-False"):
+        write.write_run_page(folder / run)
+    runs = read_runs(folder)
+    write.write_study_page(folder, runs, build_answer(runs))
+    return folder
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page; at the end, nothing was requested from elsewhere and nothing failed."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    faults: list[str] = []
+    context.on("console", lambda message: faults.append(message.text))
+    context.on("weberror", lambda error: faults.append(str(error.error)))
+    context.on("requestfailed", lambda request: faults.append(request.url[:200]))
+
+    def leaves(request) -> None:
+        if not request.url.startswith(("data:", "file:")):
+            faults.append(request.url)
+
+    context.on("request", leaves)
+
+    def opened(path: Path, width: int = 1440):
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    context.close()
+    assert not faults
+
+
+def loaded(page, selector: str) -> bool:
+    """Whether there are pictures and all of them show something."""
+    return page.evaluate(
+        "s => { const all = [...document.querySelectorAll(s)];"
+        "return all.length > 0 && all.every(i => i.complete && i.naturalWidth > 0) }",
+        selector,
+    )
+
+
+def test_the_study_is_shown_with_its_question_and_published_numbers(folder, visit):
+    page = visit(folder / "report.html")
+    assert page.inner_text("h1") == "Prior preservation </script> on and off"
+    assert page.inner_text(".question") == "Does it <b>help</b>?"
+    cards = page.inner_text(".cards")
+    assert "−0.200" in cards and "published −0.100: agrees" in cards
+    assert page.locator("#charts svg[tabindex]").count() == 6  # trade-off, 2 pairs, 2 losses, curve
+    assert loaded(page, "#compare img") and loaded(page, "#photos img")
+    assert page.locator("#photos .missing").count() == 1  # the cat's
+    assert "python train.py" not in page.inner_text("#repeat .note")
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.locator("#compare img").last.get_attribute("alt") == PROMPT
+
+
+def test_runs_are_sorted_and_filtered(folder, visit):
+    page = visit(folder / "report.html")
+    scores = f'th[data-key="{DINO}"] button'
+
+    def column() -> list[str]:
+        return page.locator(f"{ROWS} td:nth-child(4)").all_inner_texts()
+
+    page.click(scores)
+    assert column() == ["0.500", "0.600", "0.700", "0.800", "–"]
+    page.click(scores)
+    assert column() == ["0.800", "0.700", "0.600", "0.500", "–"]
+    page.select_option("select[data-key='subject.name']", "dog")
+    assert page.locator(ROWS).count() == 2 and page.inner_text("#filter-count") == "2 of 5 runs"
+    page.fill("#filter-text", "without")
+    assert page.locator(ROWS).count() == 1
+
+
+def test_runs_are_compared_and_the_slider_moves_through_the_steps(folder, visit):
+    page = visit(folder / "report.html")
+    page.select_option("#compare-subject", "dog")
+    assert page.locator("#compare .head").count() == 2
+    assert page.inner_text("#compare-label") == "final"
+    before = page.locator("#compare .pic img").first.get_attribute("src")
+    page.focus("#compare-step")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#compare-label") == "40"
+    assert page.locator("#compare .pic img").first.get_attribute("src") != before
+    page.check('#runs-table input[aria-label="Compare vase, with PPL"]')
+    assert page.locator("#compare .head").count() == 3
+    page.locator("#compare .pic").last.click()
+    assert page.locator("dialog[open] img").count() == 3 and loaded(page, "dialog img")
+    assert "<script>" in page.inner_text("dialog p")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    page.click('#compare button[aria-label="Remove vase, with PPL"]')
+    assert page.locator("#compare .head").count() == 2
+
+
+def test_a_charts_values_are_read_by_keyboard_and_a_point_chooses_its_run(folder, visit):
+    page = visit(folder / "report.html")
+    chart = page.locator("#tradeoff svg").first
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert "DINO" in page.inner_text("#tradeoff .tip")
+    heads = page.locator("#compare .head").count()
+    page.keyboard.press("Enter")
+    assert page.locator("#compare .head").count() in (heads - 1, heads + 1)
+
+
+@pytest.mark.parametrize("name", ["report.html", "dog-True/run.html", "cat-False/run.html"])
+def test_pages_fit_a_phone(folder, visit, name):
+    page = visit(folder / name, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_runs_page_has_its_steps_scores_and_what_is_missing(folder, visit):
+    page = visit(folder / "dog-True/run.html")
+    assert page.inner_text("#step-label") == "final" and loaded(page, "#samples img")
+    page.focus("#step")
+    page.keyboard.press("Home")
+    assert page.inner_text("#step-label") == "20"
+    assert "python train.py subject=dog ppl=True" in page.inner_text("#repeat")
+    assert "abc123" in page.inner_text(".versions")
+    broken = visit(folder / "cat-False/run.html")
+    notes = " ".join(broken.locator(".note").all_inner_texts())
+    for words in ("not scored", "no sample pictures", "no losses", "no scored pictures"):
+        assert words in notes
+
+
+def test_pictures_of_a_large_study_lie_beside_the_page(folder, visit, monkeypatch):
+    monkeypatch.setattr(write, "INLINE_RUNS", 1)
+    runs = read_runs(folder)
+    write.write_study_page(folder, runs, build_answer(runs))
+    page = visit(folder / "report.html")
+    page.locator("#compare img").last.scroll_into_view_if_needed()
+    assert page.locator("#compare .pic img").first.get_attribute("loading") == "lazy"
+    page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth > 0)")
+    assert "report_pictures/" in page.locator("#compare .pic img").first.get_attribute("src")
