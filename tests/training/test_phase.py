@@ -9,8 +9,7 @@ from shutil import copytree
 import pytest
 
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.evaluate import folder_hash
-from dreambooth.files import read_csv
+from dreambooth.files import folder_hash, read_csv
 from dreambooth.sampling.samples import SampleSet
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
