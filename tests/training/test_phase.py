@@ -119,8 +119,8 @@ def test_the_same_command_trains_no_further_and_more_patience_does(spine, early,
     assert folder_hash(again / "model") == folder_hash(out / "model")
     record = json.loads((spine.run(out, *more) / "run.json").read_text())
     assert record["stopped_early_at"] == 3 and record["costs"]["phase_0"]["steps"] == 0
-    spine.run(again, *more, "checkpoint.patience=3")
-    assert checkpoint(again)["global_step"] == 4
+    spine.run(again, *more, "checkpoint.patience=3", "checkpoint.keep=1")
+    assert [p.name for p in again.glob("checkpoints/phase-0/*.ckpt")] == ["step-000004.ckpt"]
 
 
 def test_steps_are_optimizer_updates(spine, tmp_path):

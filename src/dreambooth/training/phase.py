@@ -79,14 +79,14 @@ class _Phase:
         if self.batches.prior is not None:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
-        stop = StopAtStepBoundary()
-        if start.step < self.phase.max_steps and not self._is_over(start.step):
+        stop, first = StopAtStepBoundary(), start.step  # training may remove that checkpoint
+        if first < self.phase.max_steps and not self._is_over(first):
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
             self.average.apply()
-        step = start.step + self.rates.steps
+        step = first + self.rates.steps
         is_early = step < self.phase.max_steps and stop.received is None
         if is_early:
             points = self.spec.checkpoint.patience
