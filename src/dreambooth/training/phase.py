@@ -79,7 +79,8 @@ class _Phase:
         if self.batches.prior is not None:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
-        stop, first = StopAtStepBoundary(), start.step  # training may remove that checkpoint
+        stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
+        first = history["step"]
         if first < self.phase.max_steps and not self._is_over(first):
             self._fit(start, stop)
         else:
@@ -98,7 +99,7 @@ class _Phase:
             "stopped": stop.received,
             "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
-            "reused": start.history["reused"],
+            "reused": history["reused"],
         }
 
     def _module(self) -> DreamBooth:
