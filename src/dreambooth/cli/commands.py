@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.heap import keep_heap
 from dreambooth.training.distributed import is_first
 
 
@@ -26,6 +27,7 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
 
+    keep_heap()
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
         outcome = run(spec)
@@ -41,6 +43,7 @@ def generate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import generate as command
 
+    keep_heap()
     return command.generate(cfg)
 
 
@@ -51,6 +54,7 @@ def evaluate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import evaluate as command
 
+    keep_heap()
     return command.evaluate(cfg)
 
 
