@@ -20,18 +20,16 @@ def postponed_imports() -> Iterator[None]:
     """Leave out what torch's libraries import and a usual run never uses, while they load.
 
     diffusers and PEFT import bitsandbytes (and through it torch's compiler) if it is installed;
-    torchmetrics imports scipy.signal, matplotlib and every metric that it has, diffusers
-    scipy.stats and transformers scipy.optimize, for features that few runs use. They make up half
-    of the time before the first step. Afterwards all can be imported, and `scipy.stats` loads where
+    torchmetrics imports scipy.signal, matplotlib and every metric that it has, and diffusers
+    scipy.stats, for features that few runs use. They make up a third of the time before the first
+    step. Afterwards all can be imported, and `scipy.stats` loads where
     it is used.
     """
-    signal, optimize = ModuleType("scipy.signal"), ModuleType("scipy.optimize")
+    signal = ModuleType("scipy.signal")
     signal.hamming = None  # type: ignore[attr-defined]  # all that torchmetrics looks for
-    optimize.linear_sum_assignment = None  # type: ignore[attr-defined]  # and transformers
     hidden = {
         "bitsandbytes": None,
         "scipy.signal": signal,
-        "scipy.optimize": optimize,
         "scipy.stats": ModuleType("scipy.stats"),
         "torchmetrics": _Torchmetrics(),
         "torchmetrics.utilities.plot": _plots(),
