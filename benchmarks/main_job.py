@@ -4,7 +4,8 @@
 
 Both run `train.py subject=dog ppl=true`, alternating, each in a fresh process with an empty cache:
 imports, 64 class images, 200 steps, export, samples and scores. The earlier commit is a git
-worktree of its own. `cached` is the job without the stage that draws the class images.
+worktree of its own. `cached` is the job without the stage that draws the class images, `cpu` what
+the job computes, which depends less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -43,7 +45,7 @@ def job(tree: Path, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Run the main job of a tree in a fresh process; return seconds in all and of its stages."""
     command = [sys.executable, str(tree / "train.py"), "subject=dog", "ppl=true", *overrides]
     command += [f"hydra.run.dir='{folder / 'run'}'", f"cache_dir='{folder / 'cache'}'"]
-    start = time.monotonic()
+    start, cpu_before = time.monotonic(), cpu_seconds()
     done = subprocess.run(
         command,
         cwd=folder,
@@ -56,7 +58,14 @@ def job(tree: Path, folder: Path, overrides: list[str]) -> dict[str, float]:
         sys.exit(done.stdout + done.stderr)
     stages = json.loads((folder / "run/run.json").read_text())["costs"]["stages"]
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
-    return {"whole": whole, "cached": whole - seconds["class_images"], **seconds}
+    cpu = cpu_seconds() - cpu_before
+    return {"whole": whole, "cpu": cpu, "cached": whole - seconds["class_images"], **seconds}
+
+
+def cpu_seconds() -> float:
+    """Return what finished child processes have computed; other work on the machine leaves it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def results(run: Path) -> dict[str, str]:
@@ -75,7 +84,7 @@ def results(run: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", required=True, help="commit to compare with")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="of the main job")
