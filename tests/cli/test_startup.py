@@ -51,4 +51,4 @@ def test_any_other_metric_loads_the_package_at_once(no_torchmetrics):
 def test_garbage_is_collected_afterwards():
     with pytest.raises(ImportError), postponed_imports():
         import bitsandbytes.nothing  # noqa: F401
-    assert gc.isenabled() and "torchmetrics" in sys.modules
+    assert gc.isenabled()

@@ -14,6 +14,8 @@ from typing import Any
 
 from dreambooth.cli.interrupt import importing
 
+PLOTS = "torchmetrics.utilities.plot"
+
 
 @contextmanager
 def postponed_imports() -> Iterator[None]:
@@ -22,8 +24,7 @@ def postponed_imports() -> Iterator[None]:
     diffusers and PEFT import bitsandbytes (and through it torch's compiler) if it is installed;
     torchmetrics imports scipy.signal, matplotlib and every metric that it has, and diffusers
     scipy.stats, for features that few runs use. They make up a third of the time before the first
-    step. Afterwards all can be imported, and `scipy.stats` loads where
-    it is used.
+    step. Afterwards all can be imported, and `scipy.stats` loads where it is used.
     """
     signal = ModuleType("scipy.signal")
     signal.hamming = None  # type: ignore[attr-defined]  # all that torchmetrics looks for
@@ -32,7 +33,7 @@ def postponed_imports() -> Iterator[None]:
         "scipy.signal": signal,
         "scipy.stats": ModuleType("scipy.stats"),
         "torchmetrics": _Torchmetrics(),
-        "torchmetrics.utilities.plot": _plots(),
+        PLOTS: _plots(),
     }
     ours = {name: module for name, module in hidden.items() if name not in sys.modules}
     sys.modules.update(ours)  # type: ignore[arg-type]  # None makes an import fail
@@ -67,17 +68,17 @@ class _Torchmetrics(ModuleType):
             return getattr(importlib.import_module(f"torchmetrics.{module}"), name)
         if sys.modules.get("torchmetrics") is self:
             del sys.modules["torchmetrics"]
+            sys.modules.pop(PLOTS, None)
         return getattr(importlib.import_module("torchmetrics"), name)
 
 
 def _plots() -> ModuleType:
     """Stand for torchmetrics' plots, which take matplotlib, until one is drawn."""
-    name = "torchmetrics.utilities.plot"
 
     def plot_single_or_multi_val(*args: Any, **options: Any) -> Any:
-        return importlib.import_module(name).plot_single_or_multi_val(*args, **options)
+        return importlib.import_module(PLOTS).plot_single_or_multi_val(*args, **options)
 
-    plots: Any = ModuleType(name)
+    plots: Any = ModuleType(PLOTS)
     plots.plot_single_or_multi_val = plot_single_or_multi_val
     plots._AX_TYPE = plots._PLOT_OUT_TYPE = Any  # of annotations
     return plots
