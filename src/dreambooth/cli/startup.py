@@ -55,7 +55,7 @@ class _Torchmetrics(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("torchmetrics")
-        spec = find_spec("torchmetrics")
+        self.__spec__ = spec = find_spec("torchmetrics")
         self.__path__ = [] if spec is None else list(spec.submodule_search_locations or [])
         self._logger = logging.getLogger("torchmetrics")  # what its own modules take
 
