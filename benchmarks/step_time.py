@@ -34,6 +34,7 @@ from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
+from dreambooth.heap import keep_heap
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
@@ -198,6 +199,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    keep_heap()  # as the commands do
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         photos = list_photos(args.photos)

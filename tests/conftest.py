@@ -10,19 +10,24 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    PNDMScheduler,
-    SchedulerMixin,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from hydra import compose, initialize_config_dir
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.cli.configs import CONF
+from dreambooth.cli.startup import postponed_imports
+
+with postponed_imports():  # as a command does
+    import pytorch_lightning  # noqa: F401
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        PNDMScheduler,
+        SchedulerMixin,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel
+
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from spine import Spine
 from tiny_encoders import pocket_encoders

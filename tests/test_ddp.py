@@ -1,14 +1,16 @@
-"""Two processes started by `train.py` give the weights of one process on the joint batch."""
+"""Two processes of `dreambooth train` give the weights of one process on the joint batch."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from spine import Spine, checkpoint
+from spine import Spine, checkpoint, environment
 
 # with a small eps Adam would divide a gradient that is rounding alone by itself
 STEPS = ("optimizer.eps=1e-3", "max_steps=3", "accumulate=2", "lr=1e-3", "samples.every_n_steps=2")
@@ -19,11 +21,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def sweep(spine: Spine, tmp_path_factory) -> Path:
-    """A sweep of two runs, each on two CPU processes, as a user would start it."""
+    """A sweep of two runs, each on two CPU processes, from the console command."""
     out = tmp_path_factory.mktemp("ddp") / "sweep"
-    done = spine.shell(
-        out.parent,
-        *STEPS,
+    more = (
         "trainer=ddp",
         "trainer.accelerator=cpu",
         "hydra.mode=MULTIRUN",
@@ -31,6 +31,9 @@ def sweep(spine: Spine, tmp_path_factory) -> Path:
         f"hydra.sweep.dir='{out}'",
         "hydra.sweep.subdir=${method.name}",
     )
+    command = [sys.executable, "-m", "dreambooth", "train", *spine.overrides(*STEPS, *more)]
+    quiet = {"capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, cwd=out.parent, env=environment(), **quiet)
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "printed").write_text(done.stdout)
     return out

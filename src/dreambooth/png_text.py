@@ -37,6 +37,8 @@ def read_text(path: str | Path) -> dict[str, str]:
             if image.format == "GIF" and "comment" in image.info:
                 return {OWN_KEY: image.info["comment"].decode(errors="replace")}
             return dict(getattr(image, "text", {}))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give an image that dreambooth drew.") from None
     except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(
             f"{path} cannot be read as an image ({reason(error)}): give a PNG that dreambooth drew."

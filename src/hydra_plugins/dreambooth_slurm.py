@@ -5,6 +5,7 @@ It lies in `hydra_plugins`, the namespace package in which Hydra looks for launc
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,8 +113,9 @@ def _result(job: Job, overrides: Sequence[str]) -> JobReturn:
 
     try:
         return job.result()
-    except FailedJobError as error:  # with the job's traceback
-        text = f"failed ({str(error).strip().splitlines()[-1]})"
+    except FailedJobError as error:  # with the job's traceback, and where submitit's logs are
+        errors = re.findall(r"^[\w.]+: .*", str(error), re.MULTILINE)
+        text = f"failed ({errors[-1] if errors else 'for a reason that its log says'})"
     except UncompletedJobError:
         text = f"left no result (state {job.state})"
     failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +9,6 @@ import pytest
 from dreambooth import __version__
 from dreambooth.cli import commands, console
 from dreambooth.cli.configs import CONF
-from spine import environment
 
 
 @pytest.fixture
@@ -67,15 +64,3 @@ def test_a_process_that_lightning_starts_trains(start, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     entered, _ = start("subject=dog", "trainer=ddp")
     assert entered == [("train", commands.train, ["subject=dog", "trainer=ddp"])]
-
-
-@pytest.mark.slow
-def test_two_processes_train_from_the_console(spine, tmp_path):
-    command = [sys.executable, "-m", "dreambooth", "train", *spine.overrides("max_steps=1")]
-    command += ["ppl=false", "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    assert record["costs"]["phase_0"]["steps"] == 1

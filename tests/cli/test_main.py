@@ -27,6 +27,7 @@ from dreambooth.files import file_hash, read_csv
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.training.fingerprint import flat
+from dreambooth.training.module import DreamBooth
 from spine import ROOT, Spine, checkpoint, environment, same
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,8 @@ def command_line(spine: Spine, tmp_path, monkeypatch, capfd):
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return code, capfd.readouterr().err
+        start.stdout, printed = capfd.readouterr()
+        return code, printed
 
     yield start
     root.handlers[:], hydra.cfg = handlers, composed
@@ -411,38 +413,22 @@ def test_importing_leaves_another_handler_alone():
             signal.signal(signal.SIGINT, before)
 
 
-INTERRUPTED = """
-import runpy, signal, sys
-from dreambooth.training.module import DreamBooth
-step = DreamBooth.training_step
-def interrupted(self, batch, batch_idx):
-    if batch_idx == 4:
-        signal.raise_signal(signal.SIGINT)
-    return step(self, batch, batch_idx)
-DreamBooth.training_step = interrupted
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_ctrl_c_ends_at_a_step_and_the_same_command_goes_on(spine, tmp_path):
+def test_ctrl_c_ends_at_a_step_and_the_same_command_goes_on(
+    command_line, spine, tmp_path, monkeypatch
+):
     """It arrives in the first micro-batch of the third step, and that step is finished."""
-    python, *command = spine.command(
-        f"hydra.run.dir='{tmp_path / 'run'}'",
-        "max_steps=500",
-        "accumulate=2",
-        "checkpoint.every_n_steps=1000",
-    )
-    done = subprocess.run(
-        [python, "-c", INTERRUPTED, *command],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
-    assert "Stopped" in done.stdout
+    step = DreamBooth.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if batch_idx == 4:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    more = ("max_steps=500", "accumulate=2", "checkpoint.every_n_steps=1000")
+    with monkeypatch.context() as patch:
+        patch.setattr(DreamBooth, "training_step", interrupted)
+        code, printed = command_line(*more, folder=tmp_path / "run")
+    assert code == 130 and "Traceback" not in printed and "Stopped" in command_line.stdout
     assert checkpoint(tmp_path / "run")["global_step"] == 3
     whole = spine.run(tmp_path / "whole", "max_steps=5", "accumulate=2")
     spine.run(tmp_path / "run", "max_steps=5", "accumulate=2")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViTModel
@@ -20,7 +21,7 @@ from transformers import ViTModel
 from dreambooth.errors import UserError
 from dreambooth.evaluation import curve
 from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
-from spine import ROOT, checkpoint, environment, same
+from spine import ROOT, checkpoint, same
 
 pytestmark = pytest.mark.slow
 
@@ -340,12 +341,17 @@ def test_other_wrong_inputs_are_one_sentence(scored, spine, evaluate, tmp_path, 
         assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_at_the_command_line_is_one_line_and_exit_code_2(tmp_path):
-    command = [sys.executable, str(ROOT / "evaluate.py"), f"run={tmp_path}"]
-    quiet = {"capture_output": True, "text": True, "env": environment(), "timeout": 120}
-    result = subprocess.run(command, cwd=tmp_path, **quiet)
-    assert result.returncode == 2 and "not a finished run" in result.stderr
-    assert result.stderr.strip().count("\n") == 0 and list(tmp_path.iterdir()) == []
+def test_a_mistake_at_the_command_line_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # restored after what the command sets
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"run={tmp_path}", *quiet])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
+    printed = capfd.readouterr().err
+    assert stop.value.code == 2 and "not a finished run" in printed
+    assert printed.strip().count("\n") == 0 and list(tmp_path.iterdir()) == []
 
 
 def test_costs_of_a_run_add_up_over_its_sessions(spine, tmp_path):

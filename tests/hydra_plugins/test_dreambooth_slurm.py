@@ -68,7 +68,10 @@ def test_an_option_that_slurm_lacks_and_a_machine_without_slurm_are_one_sentence
     ("error", "expected"),
     [
         (UncompletedJobError("Job 7\nhas no output\n"), "left no result (state OUT_OF_MEMORY)"),
-        (FailedJobError("with trace:\n---\n  File x\nOSError: no\n"), "failed (OSError: no)"),
+        (
+            FailedJobError("With trace:\n  File x\nOSError: no\nat:\n - x.out"),
+            "failed (OSError: no)",
+        ),
     ],
 )
 def test_a_job_that_left_nothing_is_a_failed_one(error, expected):

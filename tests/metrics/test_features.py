@@ -80,9 +80,10 @@ def test_hf_dino_is_another_variant_with_the_same_weights(encoders_dir):
 @pytest.mark.slow
 @torch.no_grad()
 def test_clip_b32_is_transformers_own(picture, tokenizer):
-    """ViT-B/32 at full size (transformers' default configuration is OpenAI's B/32)."""
+    """ViT-B/32 in its widths (transformers' default configuration is OpenAI's B/32), two layers."""
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig()).eval()
+    few = {"num_hidden_layers": 2}
+    model = CLIPModel(CLIPConfig(text_config=few, vision_config=few)).eval()
     model.config.text_config.eos_token_id = tokenizer.eos_token_id
     model.text_model.eos_token_id = tokenizer.eos_token_id
     cpu = torch.device("cpu")

@@ -11,10 +11,11 @@ from markdown_it import MarkdownIt
 
 from dreambooth.study.answer import Answer
 from dreambooth.study.answer_files import latex, markdown, write_answer
+from dreambooth.study.answer_lines import lines_of
 from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.scored_runs import read_runs
 from dreambooth.study.sweeps import Unfinished
-from run_records import DINO, write_run
+from run_records import CLIP_T, DINO, metrics_file, write_images, write_run
 
 NASTY = r"50% of a|b & c_d $x$ #1 {e} ~f^g \h <script> *i* `j` [k](l)"
 UNFINISHED = (Unfinished(NASTY, "failed", NASTY),)
@@ -104,6 +105,25 @@ def test_csv_has_the_numbers_in_full_and_published_ones_apart(answer, tmp_path):
         "answer.tex",
     }
     assert (tmp_path / "answer.md").read_text("utf-8") == markdown(answer)
+
+
+def test_n_counts_the_subjects_with_scores_and_a_score_of_fewer_says_so(tmp_path):
+    for subject, seed, scores in (
+        ("dog", 0, {DINO: [0.5, 0.5], CLIP_T: [0.2, 0.2]}),
+        ("dog", 1, {DINO: [0.7, 0.7]}),
+        ("cat", 0, {DINO: [0.4, 0.4]}),
+        ("vase", 0, {}),
+    ):
+        run = write_run(tmp_path, f"{subject}{seed}", 0, subject, seed=seed)
+        write_images(run, scores)
+    metrics_file(tmp_path / "vase0").unlink()
+    answer = build_answer(read_runs(tmp_path))
+    (line,) = lines_of(answer)
+    cells = {c.header: cell for c, cell in zip(answer.columns, line.cells, strict=True)}
+    assert line.n == "2 (4)"
+    assert (cells["DINO"].value, cells["DINO"].interval) == ("0.500", "0.400 to 0.600")
+    assert (cells["CLIP-T"].value, cells["CLIP-T"].interval) == ("0.200", "n=1")
+    assert answer.notes == ("Not scored: vase0.",)
 
 
 def test_what_was_not_finished_is_in_the_markdown(answer, tmp_path: Path):

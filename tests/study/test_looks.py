@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.study import looks
+from dreambooth.study import looks, tables
 from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.figures import style
 from dreambooth.study.figures import write as figures
 from dreambooth.study.page import write
 from dreambooth.study.scored_runs import read_runs
 from page_records import write_study
+from run_records import write_run
 
 
 @pytest.mark.slow
@@ -29,3 +30,15 @@ def test_both_are_written_and_an_error_is_one_line(tmp_path, monkeypatch, caplog
     assert looks.write_looks(tmp_path, runs, build_answer(runs)) == []
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2 and all("division by zero" in line for line in lines)
+
+
+def test_a_report_writes_them_and_names_what_was_written(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, "a", 0.5)
+    given = []
+    monkeypatch.setattr(
+        tables, "write_looks", lambda *found: given.append(found) or ["report.html"]
+    )
+    tables.print_tables(tmp_path)
+    ((folder, runs, answer),) = given
+    assert folder == tmp_path and [run.name for run in runs] == ["a"] and answer.rows
+    assert "answer.tex, report.html" in capsys.readouterr().out

@@ -169,7 +169,7 @@ def test_a_killed_process_leaves_only_whole_checkpoints(tmp_path):
 class FakeTrainer:
     """Enough of a Trainer to save and to prune."""
 
-    is_global_zero = True
+    is_global_zero, world_size, loggers = True, 1, ()
 
     def __init__(self, fail_at: int = -1) -> None:
         self.global_step, self.fail_at = 0, fail_at
@@ -226,6 +226,35 @@ def test_a_new_history_replaces_what_lay_beyond_its_start(tmp_path):
     assert steps(tmp_path) == [2, 4, 6]
     train(tmp_path, 0, 1, keep=4)
     assert steps(tmp_path) == [1]
+
+
+class Waiting:
+    """A run that waits for a checkpoint, and what it is given."""
+
+    def __init__(self) -> None:
+        self.wanted, self.given = set(), []
+
+    def is_wanted(self, step: int) -> bool:
+        return step in self.wanted
+
+    def publish(self, path: Path) -> None:
+        self.given.append(path.name)
+
+
+def test_a_step_that_is_waited_for_is_saved_when_its_update_is_complete(tmp_path):
+    trainer, waiting = FakeTrainer(), Waiting()
+    callback = Checkpoints(tmp_path, 100, 9, StopAtStepBoundary(), waiting)
+    callback.on_train_start(trainer, None)
+    for step, wanted in ((1, {2}), (2, {3}), (3, set()), (4, {4})):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, None, None, None, 0)
+        waiting.wanted = wanted
+        callback.on_train_batch_start(trainer, None, None, 1)
+        callback.on_train_batch_end(trainer, None, None, None, 1)  # a further micro-batch
+    assert steps(tmp_path) == [2, 3]  # 4 was asked for in the middle of the next update
+    assert waiting.given == ["step-000002.ckpt", "step-000003.ckpt"]
+    callback.on_train_end(trainer, None)
+    assert steps(tmp_path) == [2, 3, 4] and waiting.given[-1] == "step-000004.ckpt"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,15 @@ def columns(folder: Path) -> dict[str, list[str]]:
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
+def launch_modules() -> set[str]:
+    return {name for name in sys.modules if name.startswith("wandb.sdk.launch")}
+
+
 @pytest.mark.slow
 def test_offline_without_a_key(no_key, spine: Spine, tmp_path):
+    before = launch_modules()
     out = spine.run(tmp_path / "run", *WANDB)
+    assert launch_modules() == before  # W&B Launch takes two seconds to import
     assert wandb.run is None  # closed, so that the next run of a sweep starts its own
     wandb.teardown()  # W&B's own process may write a little later
     offline = list((out / "wandb").glob("offline-run-*/*.wandb"))

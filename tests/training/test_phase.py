@@ -91,7 +91,7 @@ def early(spine, encoders_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("early") / "run"
     more = ("max_steps=6", "checkpoint.patience=2", "evaluation.every_n_steps=1", "ppl=false")
     more += ("evaluation.curve.class_images=2", "evaluation.encoders=pocket")
-    more += f"evaluation.encoders_dir='{encoders_dir}'"
+    more += (f"evaluation.encoders_dir='{encoders_dir}'",)
     falling = lambda self, scores: (1 / (1 + scores.get("step", 0)),) * 2  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Curve, "_rule", falling)
@@ -119,8 +119,8 @@ def test_the_same_command_trains_no_further_and_more_patience_does(spine, early,
     assert folder_hash(again / "model") == folder_hash(out / "model")
     record = json.loads((spine.run(out, *more) / "run.json").read_text())
     assert record["stopped_early_at"] == 3 and record["costs"]["phase_0"]["steps"] == 0
-    spine.run(again, *more, "checkpoint.patience=3")
-    assert checkpoint(again)["global_step"] == 4
+    spine.run(again, *more, "checkpoint.patience=3", "checkpoint.keep=1")
+    assert [p.name for p in again.glob("checkpoints/phase-0/*.ckpt")] == ["step-000004.ckpt"]
 
 
 def test_steps_are_optimizer_updates(spine, tmp_path):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
@@ -43,6 +44,7 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
 
+    keep_heap()
     spec = train_spec(cfg)
     with same_job(cfg.output_dir):
         outcome = run(spec)
@@ -83,6 +85,7 @@ def generate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import generate as command
 
+    keep_heap()
     return command.generate(cfg)
 
 
@@ -93,6 +96,7 @@ def evaluate(cfg: DictConfig) -> int:
     with postponed_imports():
         from dreambooth.cli import evaluate as command
 
+    keep_heap()
     code = command.evaluate(cfg)
     if not code and cfg.run is not None:
         show_page(Path(cfg.run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from difflib import get_close_matches
 
@@ -46,6 +47,8 @@ def main() -> None:
     if name == "show":
         from dreambooth.cli.show import main as show
 
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
         sys.exit(show(rest))
     if "LOCAL_RANK" in os.environ and "=" in name:
         # Lightning starts the other processes of trainer=ddp with the overrides alone

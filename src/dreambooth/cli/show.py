@@ -45,8 +45,8 @@ def shown(path: Path) -> str:
         if SHARED_KEY in text:
             return f"{path}: drawn by another program.\n{text[SHARED_KEY]}"
         raise UserError(
-            f"{path} does not say what drew it: its text was removed, it is a sheet of several "
-            "images, or another program made it."
+            f"{path} does not say what drew it: it is a sheet of several images, an earlier "
+            "version or another program made it, or its text was removed."
         )
     try:
         record = json.loads(text[OWN_KEY])

@@ -9,8 +9,13 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+
+# diffusers looks these classes up whenever it makes a sampler; loaded with everything else, they
+# leave scipy.stats out
+_COMPATIBLE = DDPMScheduler().compatibles
 
 
 def make_scheduler(

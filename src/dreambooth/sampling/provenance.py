@@ -151,7 +151,7 @@ class Provenance:
         if "export" in hashes:
             whole = hashes["export"]
             named = whole if weights.kind == "full" else f'"{_plain(weights.run)}: {whole}"'
-            pairs[HASH_LABELS[weights.kind]] = named
+            pairs[HASH_LABELS.get(weights.kind, "Adapter hashes")] = named
         if "checkpoint" in hashes:
             pairs["Checkpoint hash"] = hashes["checkpoint"]
         if weights.step is not None:

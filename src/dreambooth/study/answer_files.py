@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dreambooth.files import atomic, write_csv
 from dreambooth.study.answer import Answer
-from dreambooth.study.answer_lines import NOT_ZERO, Cell, Line, lead_headers, legend, lines_of
-from dreambooth.study.columns import Column
+from dreambooth.study.answer_lines import (
+    NOT_ZERO,
+    Cell,
+    Line,
+    ids_of,
+    lead_headers,
+    legend,
+    lines_of,
+)
 from dreambooth.study.paired import Mean
 
 FILES = ("answer.md", "answer.csv", "answer.tex")
@@ -109,12 +116,18 @@ def markdown(answer: Answer) -> str:
         parts += [f"Source: {_md(published.source)}" if published.source else ""]
         parts += [f"The source's finding: {_md(published.finding)}" if published.finding else ""]
     parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
-    parts.append("\n".join(_md_ids(answer.columns)))
-    notes = (*legend(answer, "bold"), *answer.notes)
-    parts.append("\n".join(f"- {_md(sentence)}" for sentence in notes))
-    if answer.unfinished:
-        runs = (f"{run.name} {run.state}: {run.reason}".rstrip(": ") for run in answer.unfinished)
-        parts.append("\n".join(["Not finished:", "", *(f"- {_md(run)}" for run in runs)]))
+    ids = [
+        f"{_md(header)}: `{variant}`" + (f"; published: {_md(stated)}" if stated else "")
+        for header, variant, stated in ids_of(answer)
+    ]
+    notes = [_md(sentence) for sentence in (*legend(answer, "bold"), *answer.notes)]
+    unfinished = [
+        _md(f"{run.name} {run.state}: {run.reason}".rstrip(": ")) for run in answer.unfinished
+    ]
+    lists = {"What was computed": ids, "How to read it": notes, "Not finished": unfinished}
+    for heading, items in lists.items():
+        if items:
+            parts.append("\n".join([f"**{heading}**", "", *(f"- {item}" for item in items)]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -127,14 +140,6 @@ def _md(text: str) -> str:
 def _md_cell(cell: Cell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value + (NOT_ZERO * cell.excludes_zero)
     return f"{value} ({cell.interval})" if cell.interval else value
-
-
-def _md_ids(columns: Sequence[Column]) -> Iterator[str]:
-    for column in columns:
-        stated = ""
-        if column.source_name and not column.same_variant:
-            stated = f"; published: {_md(column.source_variant or 'not stated')}"
-        yield f"- {_md(column.header)}: `{column.variant}`{stated}"
 
 
 # -- LaTeX --------------------------------------------------------------------------------------
@@ -152,7 +157,11 @@ def latex(answer: Answer) -> str:
     published = answer.published
     texts = (published.title, published.question, published.source) if published else ()
     caption = " ".join(text if text[-1] in ".?!" else f"{text}." for text in texts if text)
-    notes = [f"{c.header}: {c.variant}." for c in answer.columns]
+    notes = [
+        f"{header}: {variant}" + (f"; published: {stated}." if stated else ".")
+        for header, variant, stated in ids_of(answer)
+    ]
+    notes += [*legend(answer, "bold"), *answer.notes]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}",
@@ -166,7 +175,8 @@ def latex(answer: Answer) -> str:
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par {_tex(text)}" for text in (*notes, *legend(answer, "bold"), *answer.notes)),
+            r"\footnotesize",
+            *(rf"\par {_tex(text)}" for text in notes),
             r"\end{table}",
             "",
         ]

@@ -81,15 +81,14 @@ def _keys(answer: Answer) -> list[str]:
 def _ours(
     row: Row, leads: Sequence[str], columns: Sequence[Column], best: Mapping[str, float | None]
 ) -> Line:
-    cells = [
-        _mean(row.scores.get(c.variant), len(row.subjects), best.get(c.variant)) for c in columns
-    ]
+    scored = max((mean.subjects for mean in row.scores.values()), default=len(row.subjects))
+    cells = [_mean(row.scores.get(c.variant), scored, best.get(c.variant)) for c in columns]
     if not row.runs:
         cells = [Cell("not run"), *[Cell()] * (len(columns) - 1)] if columns else []
-    n = str(len(row.subjects) or "")
+    n = str(scored or "")
     if row.kind == "real":
         return Line("real", tuple(leads), n, tuple(cells))
-    if len(row.runs) != len(row.subjects):
+    if len(row.runs) != scored:
         n = f"{n} ({len(row.runs)})"
     return Line("ours", tuple(leads), n, tuple(cells))
 
@@ -133,6 +132,14 @@ def _with_n(interval: str, mean: Mean, n: int) -> str:
 # -- what stands around the table ---------------------------------------------------------------
 
 
+def ids_of(answer: Answer) -> Iterator[tuple[str, str, str]]:
+    """List each column's heading, its variant id, and what its source computed, if that differs."""
+    for column in answer.columns:
+        has_other = column.source_name and not column.same_variant
+        stated = column.source_variant or "not stated"
+        yield column.header, column.variant, stated if has_other else ""
+
+
 def legend(answer: Answer, best: str) -> Iterator[str]:
     """Explain the marks and what is compared, a sentence each.
 
@@ -140,8 +147,8 @@ def legend(answer: Answer, best: str) -> Iterator[str]:
         best: how the best score of a column is marked.
     """
     yield (
-        "n: subjects (runs, where their number is another). Scores are means over subjects, with "
-        f"95 % bootstrap intervals over subjects. {best}: best of a column."
+        "n: subjects with scores (runs, where their number is another). Scores are means over "
+        f"subjects, with 95 % bootstrap intervals over subjects. {best}: best of a column."
     )
     baselines = dict.fromkeys(row.baseline for row in answer.rows if row.baseline)
     if baselines:

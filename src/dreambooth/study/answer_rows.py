@@ -131,6 +131,16 @@ def _notes(
     unscored = [run.name for run in runs if not run.metrics]
     if unscored:
         yield f"Not scored: {', '.join(unscored)}."
+    scored = [
+        {name for mean in row.scores.values() for name in mean.per_subject} for row in compared
+    ]
+    if len({frozenset(names) for names in scored if names}) > 1:
+        yield (
+            "Rows have different subjects: compare them by their differences, which are over the "
+            "subjects that both have."
+            if any(row.differences for row in compared)
+            else "Rows have different subjects, so their means do not compare."
+        )
     members = {row.name: group for row, group in rows}
     for row in compared:
         if row.baseline and row.differences:

@@ -9,13 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from dreambooth.study.answer import Answer
-from dreambooth.study.answer_lines import BEST, NOT_ZERO, Cell, Line, lead_headers, legend, lines_of
+from dreambooth.study.answer_lines import (
+    BEST,
+    NOT_ZERO,
+    Cell,
+    Line,
+    ids_of,
+    lead_headers,
+    legend,
+    lines_of,
+)
 from dreambooth.study.columns import Column
 from dreambooth.study.fitting import Block, print_fitted
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short, varying, word
-
-STYLES = {"published": "italic cyan", "difference": "", "real": "", "ours": ""}
 
 
 def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> None:
@@ -96,17 +103,18 @@ def print_answer(console: Console, answer: Answer) -> None:
 
 def _cell(line: Line, cell: Cell) -> Text:
     mark = BEST if cell.best else NOT_ZERO if cell.excludes_zero else " " if cell.value else ""
-    text = Text(f"{cell.value}{mark}", "bold" if cell.best else STYLES[line.kind])
+    text = Text(
+        f"{cell.value}{mark}", "bold" if cell.best else "italic" if line.kind == "published" else ""
+    )
     return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
 def print_legend(console: Console, answer: Answer) -> None:
     """Print the id behind each heading, what the marks mean, and what a reader must know."""
     ids = Table.grid(padding=(0, 2))
-    for column in answer.columns:
-        ids.add_row(column.header, Text(column.variant), style="dim")
-        if column.source_name and not column.same_variant:
-            stated = column.source_variant or "not stated"
+    for header, variant, stated in ids_of(answer):
+        ids.add_row(header, Text(variant), style="dim")
+        if stated:
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
     if answer.columns:

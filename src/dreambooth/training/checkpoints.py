@@ -105,13 +105,13 @@ class Checkpoints(Callback):
     ) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
         self.stop, self.shared = stop, shared
-        self.saved = 0
+        self.saved = self.step = 0
         self.stale: list[Path] = []
         self.unpublished: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
-        self.saved = trainer.global_step
+        self.saved = self.step = trainer.global_step
         ours = self.folder / _name(self.saved)
         self.stale = [p for p in self._all() if self.saved == 0 or p.name > ours.name]
 
@@ -119,7 +119,10 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save once per optimizer step, not once per micro-batch."""
-        is_due = trainer.global_step % self.every_n_steps == 0 or self.stop.checkpoint_due
+        is_complete, self.step = trainer.global_step != self.step, trainer.global_step
+        if not is_complete:  # within an update, of which a checkpoint would lose a part
+            return
+        is_due = self.step % self.every_n_steps == 0 or self.stop.checkpoint_due
         if is_due or self._is_wanted(trainer):
             self.save(trainer)
 
@@ -155,9 +158,9 @@ class Checkpoints(Callback):
         self.stale = []
 
     def _is_wanted(self, trainer: Trainer) -> bool:
-        if self.shared is None or trainer.world_size > 1 or trainer.global_step == self.saved:
+        if self.shared is None or trainer.world_size > 1:
             return False
-        return self.shared.is_wanted(trainer.global_step)
+        return self.shared.is_wanted(self.step)
 
     def _publish(self, trainer: Trainer) -> None:
         if self.shared is not None and self.unpublished is not None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
@@ -87,7 +90,9 @@ def make_loggers(folder: Path, spec: LoggerSpec, config: Mapping[str, Any]) -> l
         return loggers
     try:
         logger = _wandb(folder, spec)
-        logger.experiment.config.update(dict(config), allow_val_change=True)
+        with _without_launch():
+            run = logger.experiment
+        run.config.update(dict(config), allow_val_change=True)
         loggers.append(logger)
     except Exception as error:  # whatever W&B raises, training is worth more
         log.warning("Weights & Biases did not start (%s): metrics.csv has everything.", error)
@@ -111,6 +116,25 @@ def _wandb(folder: Path, spec: LoggerSpec) -> WandbLogger:
         settings=settings,
         offline=mode == "offline",
     )
+
+
+@contextmanager
+def _without_launch() -> Iterator[None]:
+    """Begin a W&B run without importing W&B Launch, which takes longer than all of the rest.
+
+    A run asks it for inputs that a program has staged with it; a program that has imported it.
+    """
+    name = "wandb.sdk.launch.inputs.internal"
+    if "wandb.sdk.launch" in sys.modules:
+        yield
+        return
+    nothing: Any = ModuleType(name)
+    nothing.StagedLaunchInputs = lambda: SimpleNamespace(apply=lambda run: None)
+    sys.modules[name] = nothing
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def _has_key() -> bool:

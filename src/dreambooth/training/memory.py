@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from dreambooth.heap import keep_heap
+
 
 def peak_memory_gib() -> float:
     """Return the peak in GiB since the last reset: of the GPU if there is one, else of the process.
@@ -54,3 +56,4 @@ def free_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
         if trim is not None:
             trim(0)
+            keep_heap()

@@ -79,14 +79,15 @@ class _Phase:
         if self.batches.prior is not None:
             prompts.update(self.batches.prior.prompts)
         self.module.embed_once(prompts)
-        stop = StopAtStepBoundary()
-        if start.step < self.phase.max_steps and not self._is_over(start.step):
+        stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
+        first = history["step"]
+        if first < self.phase.max_steps and not self._is_over(first):
             self._fit(start, stop)
         else:
             self._load(start)
         if self.average is not None and stop.received is None:
             self.average.apply()
-        step = start.step + self.rates.steps
+        step = first + self.rates.steps
         is_early = step < self.phase.max_steps and stop.received is None
         if is_early:
             points = self.spec.checkpoint.patience
@@ -98,7 +99,7 @@ class _Phase:
             "stopped": stop.received,
             "stopped_early_at": self.module.steps_before + step if is_early else None,
             "trained_parameters": sum(p.numel() for p in self.trained),
-            "reused": start.history["reused"],
+            "reused": history["reused"],
         }
 
     def _module(self) -> DreamBooth:

@@ -12,6 +12,7 @@ from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.page import write
 from dreambooth.study.scored_runs import read_runs
 from page_records import DINO, write_study
+from run_records import write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytestmark = pytest.mark.slow
@@ -139,9 +140,25 @@ def test_a_charts_values_are_read_by_keyboard_and_a_point_chooses_its_run(folder
     chart.focus()
     page.keyboard.press("ArrowRight")
     assert "DINO" in page.inner_text("#tradeoff .tip")
+    top = "s => document.querySelector(`#tradeoff ${s}`).getBoundingClientRect().y"
+    assert -60 < page.evaluate(f"({top})('.tip') - ({top})('svg')") < 360  # over the chart
     heads = page.locator("#compare .head").count()
     page.keyboard.press("Enter")
     assert page.locator("#compare .head").count() in (heads - 1, heads + 1)
+
+
+def test_a_map_has_the_means_over_subjects_and_follows_the_filters(tmp_path, visit):
+    for steps, score in ((100, 0.2), (200, 0.4)):
+        for lr in (1e-5, 1e-4):
+            for subject, more in (("dog", 0.0), ("cat", 0.1)):
+                name = f"{lr}-{steps}-{subject}"
+                write_run(tmp_path, name, score + more, subject, lr=lr, max_steps=steps)
+    runs = read_runs(tmp_path)
+    page = visit(write.write_study_page(tmp_path, runs, build_answer(runs)))
+    cells = page.locator("#map td")
+    assert cells.all_inner_texts() == ["0.250", "0.450", "0.250", "0.450"]
+    page.select_option("select[data-key='subject.name']", "dog")
+    assert cells.all_inner_texts() == ["0.200", "0.400", "0.200", "0.400"]
 
 
 @pytest.mark.parametrize("name", ["report.html", "dog-True/run.html", "cat-False/run.html"])

@@ -7,10 +7,11 @@ import pytest
 from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.run_view import POINTS, losses, run_view
-from dreambooth.study.page.study_view import study_view
+from dreambooth.study.page.study_view import number_settings, numbers, study_view
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import read_runs
 from page_records import CLIP_T, DINO, write_study
+from run_records import write_run
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,12 @@ def test_a_study_has_rows_labels_and_the_two_scores_of_the_tradeoff(folder):
         "vase",
     }
     assert with_ppl["differences"][DINO]["value"] == pytest.approx(-0.2)
+
+
+def test_a_map_is_over_two_settings_that_are_numbers(tmp_path):
+    for lr in (1e-5, 1e-4):
+        for steps in (100, 200):
+            write_run(tmp_path, f"{lr}-{steps}", 0.5, lr=lr, max_steps=steps, ppl=steps > 100)
+    assert number_settings(read_runs(tmp_path)) == ["max_steps", "lr"]
+    assert numbers(read_runs(tmp_path), "lr") == [1e-5, 1e-4]
+    assert not numbers(read_runs(tmp_path), "ppl")

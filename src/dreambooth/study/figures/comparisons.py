@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from dreambooth.metrics.aggregate import pareto_front
 from dreambooth.study.answer import Answer, Row
 from dreambooth.study.figures.style import GREY, MARKERS, colours, panels
-from dreambooth.study.page.study_view import shown, tradeoff
+from dreambooth.study.page.study_view import number_settings, numbers, shown, tradeoff
 from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import chosen, short
+from dreambooth.study.settings import short
 
 
 def paired_figure(answer: Answer, row: Row) -> Figure | None:
@@ -81,13 +81,11 @@ def pareto_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
 
 def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
     """Draw the scores as maps over two settings that are numbers: learning rate x steps."""
-    keys = [key for key in chosen(runs) if _numbers(runs, key)]
-    first = [key for key in ("lr", "max_steps") if key in keys]
-    keys = first + [key for key in keys if key not in first]
-    if len(keys) < 2 or not answer.columns:
+    keys = number_settings(runs)
+    if not keys or not answer.columns:
         return None
-    x, y = keys[1], keys[0]
-    columns, rows = _numbers(runs, x), _numbers(runs, y)
+    x, y = keys
+    columns, rows = numbers(runs, x), numbers(runs, y)
     figure, axes = panels(len(answer.columns), 2.6, 2.4)
     for axis, column in zip(axes, answer.columns, strict=True):
         cells = [[_mean(runs, {x: a, y: b}, column.variant) for a in columns] for b in rows]
@@ -106,13 +104,6 @@ def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
         axis.set(xlabel=short(x), ylabel=short(y))
         axis.set_title(f"{column.header} {column.arrow}", fontsize="medium", loc="left")
     return figure
-
-
-def _numbers(runs: Sequence[ScoredRun], key: str) -> list[float]:
-    """List a setting's values in order; none if they are not numbers."""
-    values = {run.settings.get(key) for run in runs}
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return sorted(numbers) if len(numbers) == len(values) else []
 
 
 def _mean(runs: Sequence[ScoredRun], setting: dict[str, Any], variant: str) -> float:

@@ -13,7 +13,7 @@ from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.run_view import run_view
 from dreambooth.study.paired import Mean
 from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import short, varying
+from dreambooth.study.settings import chosen, short, varying
 
 RUN_PAGE = "run.html"
 
@@ -21,7 +21,7 @@ RUN_PAGE = "run.html"
 def study_view(
     folder: Path, runs: Sequence[ScoredRun], answer: Answer, pictures: Pictures
 ) -> dict[str, Any]:
-    """Collect what the page's script needs: `columns`, `keys`, `rows`, `runs` and `tradeoff`.
+    """Collect what the page needs: `columns`, `keys`, `rows`, `runs`, `tradeoff` and `map`.
 
     `rows` are the answer's rows; each run has the number of its own under `row`, and a `label` that
     no other run has. The pictures are numbers; `Pictures.sources` has them.
@@ -45,6 +45,7 @@ def study_view(
         "rows": [_row(row, rows) for row in rows],
         "runs": views,
         "tradeoff": tradeoff(answer.columns),
+        "map": dict(zip("xy", number_settings(runs), strict=False)),
     }
 
 
@@ -71,6 +72,24 @@ def tradeoff(columns: Sequence[Column]) -> dict[str, str] | None:
     prompt = [c.variant for c in columns if c.variant.startswith("clip_t.")]
     prompt = [v for v in prompt if ".class_only." in v] or prompt
     return {"subject": subject[0], "prompt": prompt[0]} if subject and prompt else None
+
+
+def number_settings(runs: Sequence[ScoredRun]) -> list[str]:
+    """Choose the two settings that a map is drawn over: numbers that differ by choice.
+
+    Steps and learning rate come first, across and up; none where fewer than two differ.
+    """
+    keys = [key for key in chosen(runs) if numbers(runs, key)]
+    first = [key for key in ("max_steps", "lr") if key in keys]
+    keys = first + [key for key in keys if key not in first]
+    return keys[:2] if len(keys) > 1 else []
+
+
+def numbers(runs: Sequence[ScoredRun], key: str) -> list[float]:
+    """List a setting's values in order; none if they are not numbers."""
+    values = {run.settings.get(key) for run in runs}
+    found = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return sorted(found) if len(found) == len(values) else []
 
 
 def shown(value: Any) -> str:

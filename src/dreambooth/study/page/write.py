@@ -40,14 +40,14 @@ def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) ->
     """
     pictures = Pictures(folder / "report_pictures", beside=len(runs) > INLINE_RUNS)
     data = study_view(folder, runs, answer, pictures)
-    newest = max(runs, key=lambda run: run.run.written_at)
+    newest = max(runs, key=lambda run: run.run.written_at, default=None)
     context = {
         "title": (answer.published and answer.published.title) or folder.resolve().name,
         "answer": answer,
         "models": sorted({shown(run.settings.get("model.name")) for run in runs}),
         "subjects": _subjects(data),
         "command": command_of(folder),
-        "versions": versions_of(newest.run.record),
+        "versions": versions_of(newest.run.record) if newest else {},
         "seconds": math.fsum(view["seconds"] or 0 for view in data["runs"]),
         "bytes": sum(view["bytes"] or 0 for view in data["runs"]),
         "folder": str(folder),
@@ -137,7 +137,7 @@ def _environment() -> Environment:
         "score": lambda value: f"{value:.3f}",
         "signed": lambda value: f"{value:+.3f}".replace("-", "−"),
         "duration": duration,
-        "megabytes": lambda value: f"{value / 2**20:,.0f} MiB",
+        "size": size,
         "shown": shown,
     }
     return environment
@@ -147,6 +147,15 @@ def _environment() -> Environment:
 def _text(name: str) -> str:
     """Read a style sheet or script of this package; none of them may close its own element."""
     return (files("dreambooth.study.page") / "templates" / name).read_text("utf-8")
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for a reader.
+
+    >>> size(5 * 2**20), size(3 * 2**30)
+    ('5 MiB', '3.0 GiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

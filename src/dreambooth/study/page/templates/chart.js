@@ -115,7 +115,8 @@ function explore(root, items, tip, spec, width, height) {
     const scale = root.clientWidth / width;
     const left = Math.min(Math.max(item.cx * scale + 12, 0), Math.max(0, root.clientWidth - tip.offsetWidth));
     tip.style.left = `${left}px`;
-    tip.style.top = `${root.offsetTop + item.cy * scale - tip.offsetHeight - 10}px`;
+    const above = root.getBoundingClientRect().top - root.parentNode.getBoundingClientRect().top;
+    tip.style.top = `${above + item.cy * scale - tip.offsetHeight - 10}px`;
   };
   const hide = () => {
     items[at]?.line?.classList.remove("hot");

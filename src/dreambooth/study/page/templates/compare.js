@@ -119,7 +119,7 @@ function enlarge(key) {
   });
   const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
   dialog.replaceChildren(el("div", { class: "top" }, el("p", {}, first.prompt, el("span", { class: "small" }, `  seed ${first.seed}`)), close),
-    el("div", { class: "pair" }, ...figures));
+    el("div", { class: "pair", style: `--count:${figures.length}` }, ...figures));
   dialog.showModal();
 }
 

@@ -25,7 +25,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// text is always set as text, never as HTML: a prompt `<script>` is shown
+// text is always set as text, never as markup: a prompt with tags in it is shown, not run
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 const byId = (id) => document.getElementById(id);

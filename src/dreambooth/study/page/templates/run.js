@@ -8,7 +8,7 @@ function large(item, note) {
   dialog.replaceChildren(
     el("div", { class: "top" }, el("p", {}, item.prompt, el("span", { class: "small" }, `  seed ${item.seed}${note}`)),
       el("button", { type: "button", onclick: () => dialog.close() }, "Close")),
-    el("div", { class: "pair" }, el("figure", {}, picture(item.picture, item.prompt, false))));
+    el("div", { class: "pair", style: "--count:1" }, el("figure", {}, picture(item.picture, item.prompt, false))));
   dialog.showModal();
 }
 

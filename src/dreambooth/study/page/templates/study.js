@@ -71,6 +71,26 @@ function detail() {
     run.page ? el("a", { href: encodeURI(run.page) }, "Page of this run") : null);
 }
 
+// a table per metric over two settings that are numbers
+function drawMap() {
+  const { x, y } = data.map, runs = shownRuns();
+  if (!x) return;
+  const name = (key) => data.keys.find((k) => k.key === key).short;
+  const values = (key) => [...new Set(runs.map((run) => run.settings[key]))].sort((a, b) => a - b);
+  const tables = data.columns.map((column) => {
+    const cells = values(y).reverse().map((up) => values(x).map((across) => {
+      const own = runs.filter((run) => run.settings[x] === across && run.settings[y] === up).map((run) => run.scores[column.variant]).filter(Number.isFinite);
+      return own.length ? own.reduce((sum, v) => sum + v, 0) / own.length : null;
+    }));
+    const [low, high] = extent(cells.flat().filter((v) => v !== null), 0);
+    const shade = (v) => (v === null ? "" : `background:color-mix(in srgb, var(--accent) ${Math.round(45 * (column.lower ? high - v : v - low) / (high - low || 1))}%, transparent)`);
+    return el("figure", { class: "chart" }, el("figcaption", {}, `${column.header} ${column.arrow}`), el("table", { class: "map" },
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, `${name(y)} \\ ${name(x)}`), ...values(x).map((v) => el("th", { scope: "col", class: "num" }, v)))),
+      el("tbody", {}, ...cells.map((row, i) => el("tr", {}, el("th", { scope: "row" }, values(y).reverse()[i]), ...row.map((v) => el("td", { class: "num", style: shade(v) }, number(v))))))));
+  });
+  section("map", `${name(y)} and ${name(x)}`, "Means of the runs that the filters leave; the stronger the colour, the better.", tables);
+}
+
 function drawPaired() {
   const charts = [];
   data.rows.forEach((row, r) => {
@@ -142,7 +162,7 @@ function firstLook() {
 
 state.shown = new Set(data.runs.keys());
 state.chosen = firstLook();
-state.listeners.push(compare, showTable, drawTradeoff, drawCurves);
+state.listeners.push(compare, showTable, drawTradeoff, drawMap, drawCurves);
 legend();
 drawPhotos();
 drawPaired();

@@ -1,0 +1,44 @@
+"""Pages as they are written, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+
+import pytest
+
+from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.page.write import duration, size, write_study_page
+from dreambooth.study.scored_runs import read_runs
+from dreambooth.study.sweeps import Unfinished
+from page_records import write_study
+
+
+def test_a_study_without_a_finished_run_lists_the_others_with_their_reasons(tmp_path):
+    others = [Unfinished("a<b>", "failed", "The disk is full."), Unfinished("c", "missing")]
+    page = write_study_page(tmp_path, [], build_answer([], others)).read_text()
+    assert "2 runs without results" in page and "<code>a&lt;b&gt;</code>: failed" in page
+    assert "The disk is full." in page and tmp_path.name in page
+
+
+def test_data_in_the_page_is_json_that_closes_no_element(tmp_path):
+    runs = read_runs(write_study(tmp_path, ("dog",)))
+    page = write_study_page(tmp_path, runs, build_answer(runs)).read_text()
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    data = json.loads(text)
+    prompts = {p["prompt"] for p in data["runs"][1]["samples"][0]["pictures"]}
+    assert len(data["runs"]) == 3 and any("<script>" in prompt for prompt in prompts)
+    assert "Prior preservation </script> on and off" in unescape(page)
+    assert page.count("<script") == 2 and "http-equiv" in page
+
+
+@pytest.mark.parametrize(
+    "value, words", [(64.6, "65 s"), (4000, "1 h 7 min"), (600, "10 min"), (100000, "27 h 47 min")]
+)
+def test_durations_for_a_reader(value, words):
+    assert duration(value) == words
+
+
+def test_sizes_for_a_reader():
+    assert (size(5 * 2**20), size(3 * 2**30)) == ("5 MiB", "3.0 GiB")
