@@ -10,14 +10,9 @@ from omegaconf import OmegaConf
 
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
-from dreambooth.study.estimates import (
-    Earlier,
-    Rates,
-    bytes_of_parameters,
-    estimate,
-    memory_of_parameters,
-)
+from dreambooth.study.estimates import Earlier, Rates, estimate
 from dreambooth.study.plan import Work
+from dreambooth.study.sizes import bytes_of_parameters, memory_of_parameters
 
 OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
 

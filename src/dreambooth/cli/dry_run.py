@@ -15,8 +15,9 @@ from rich.table import Table
 from dreambooth.cli.checks import check
 from dreambooth.cli.planning import PlannedJob
 from dreambooth.errors import UserError
-from dreambooth.study.estimates import GIB, Earlier, Estimate, estimate
+from dreambooth.study.estimates import Earlier, Estimate, estimate
 from dreambooth.study.plan import Work
+from dreambooth.study.sizes import GIB
 from dreambooth.training.finished import finished
 
 Plain = Mapping[str, Any]
