@@ -107,6 +107,16 @@ def test_csv_has_the_numbers_in_full_and_published_ones_apart(answer, tmp_path):
     assert (tmp_path / "answer.md").read_text("utf-8") == markdown(answer)
 
 
+@pytest.mark.parametrize(("subjects", "expected"), [(5, True), (6, False)])
+def test_too_few_subjects_to_decide_are_said(tmp_path, subjects, expected):
+    for number in range(subjects):
+        for ppl in (False, True):
+            write_run(tmp_path, f"{number}{ppl}", 0.5 - 0.1 * ppl, f"s{number}", ppl=ppl)
+    text = markdown(build_answer(read_runs(tmp_path)))
+    assert ("fewer than 6 subjects decides nothing" in text) is expected
+    assert "-0.100†" in text
+
+
 def test_n_counts_the_subjects_with_scores_and_a_score_of_fewer_says_so(tmp_path):
     for subject, seed, scores in (
         ("dog", 0, {DINO: [0.5, 0.5], CLIP_T: [0.2, 0.2]}),

@@ -15,6 +15,7 @@ from dreambooth.study.settings import short, word
 BEST = "*"
 NOT_ZERO = "†"
 ON_FRONT = "◆"
+ENOUGH = 6  # subjects; n of them agree in sign by chance with probability 2 * 0.5^n
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,12 @@ def legend(answer: Answer, best: str) -> Iterator[str]:
         yield (
             f"difference: over the subjects that both have, the row minus {' or '.join(baselines)}"
             f". {NOT_ZERO} its interval excludes 0."
+        )
+    counts = [mean.subjects for row in answer.rows for mean in row.differences.values()]
+    if counts and min(counts) < ENOUGH:
+        yield (
+            f"An interval over fewer than {ENOUGH} subjects decides nothing: without any effect "
+            "all of them would still agree in sign more than 1 time in 20."
         )
     if any(column.source_name for column in answer.columns):
         other = [c.header for c in answer.columns if c.source_name and not c.same_variant]
