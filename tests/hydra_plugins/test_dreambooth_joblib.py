@@ -8,7 +8,6 @@ from typing import Any
 
 import joblib
 import pytest
-from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
 from dreambooth import packages
 from dreambooth.cli.jobs import JobFailed
@@ -24,6 +23,9 @@ def launcher() -> Joblib:
 
 
 def test_after_ctrl_c_no_other_job_begins(launcher, monkeypatch):
+    # here, as Hydra imports its plugins anew whenever it looks for them
+    from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
     begun: list[Any] = []
 
     def launch(self, job_overrides, initial_job_idx):

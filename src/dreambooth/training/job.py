@@ -16,6 +16,7 @@ from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
 from dreambooth.training.loggers import finish_loggers, make_loggers, silence_libraries
+from dreambooth.training.memory import free_memory
 from dreambooth.training.phase import train_phases
 from dreambooth.training.prepare import Prepared, make_curve, prepare
 from dreambooth.training.resume import Start, find_starts
@@ -39,6 +40,7 @@ def run(spec: TrainSpec) -> Outcome:
     Raises:
         UserError: a mistake that the user can fix, before the first step if it can be found there.
     """
+    free_memory()  # that an earlier run of this process has left
     silence_libraries()
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
