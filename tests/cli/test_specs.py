@@ -52,7 +52,7 @@ REFUSED = {
     "prior.sampler={name: Euler, options: {}} | ppl=false": r"prior\.sampler\.name.*Euler",
     "evaluation=quick | evaluation.encoders=[pocket,dinov9]": r"evaluation\.encoders: dinov9",
     "evaluation=quick | evaluation.metrics=[fid]": r"evaluation\.metrics: fid",
-    "evaluation=quick | evaluation.prompts=few": "evaluation.*few.*paper, cornell, recontext, quick",
+    "evaluation=quick | evaluation.prompts=few": "evaluation.*few.*paper, cornell, recontext",
     "evaluation=quick | +evaluation.imges=3": "evaluation.*imges",
     "evaluation.every_n_steps=1 | evaluation.encoders=dinov9": r"evaluation\.encoders: dinov9",
     "evaluation.every_n_steps=1 | evaluation.curve.prompts=few": r"evaluation\.curve.*few",

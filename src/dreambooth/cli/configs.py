@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -68,6 +69,11 @@ def is_global(path: Path) -> bool:
 
 
 def _load(path: Path) -> DictConfig:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, modified: int) -> DictConfig:
     loaded = OmegaConf.load(path)
     return loaded if isinstance(loaded, DictConfig) else OmegaConf.create({})
 
