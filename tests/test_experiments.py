@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli import checks
 from dreambooth.cli.configs import CONF
+from dreambooth.cli.factories import optimizer_factory
 from dreambooth.errors import UserError
 from dreambooth.training.fingerprint import flat
 
@@ -311,3 +312,11 @@ def test_wrong_choices_in_a_preset_are_one_sentence():
         choose("left", "right", 1, "none", 2)
     with pytest.raises(UserError, match="model.scale.full.rate does not exist"):
         scaled("full.rate", 1.0, _root_=OmegaConf.create({"model": {"scale": {}}}))
+
+
+@pytest.mark.parametrize("model", ["pocket", "sd15"])
+def test_the_optimizer_of_the_16_gb_study_can_be_made(model):
+    """8-bit AdamW refuses options of AdamW that the default configuration has."""
+    cfg = composed("cornell", model)[0]
+    block: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    optimizer_factory(block, cfg.lr, cfg.trainer.precision)

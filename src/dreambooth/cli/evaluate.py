@@ -63,7 +63,9 @@ def _run(cfg: DictConfig) -> int:
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
     settings = evaluation_spec(block)
     if settings is None:
-        raise UserError("evaluation=none scores nothing: choose quick, paper or cornell.")
+        raise UserError(
+            "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
+        )
     photos, what, references = _references(cfg, run.photos, run.training_photos)
     encoders = _encoders(cfg, settings.metrics)
     evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)

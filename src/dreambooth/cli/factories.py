@@ -22,12 +22,15 @@ def optimizer_factory(
 ) -> Callable[..., torch.optim.Optimizer]:
     """Return `(parameter groups, lr) => Optimizer` of an `optimizer/*.yaml` block.
 
+    An argument that is null is left out, so that a preset can offer one to some classes only.
+
     Raises:
         UserError: a class that cannot be imported, or options that it refuses.
     """
     if precision == "16-mixed" and block.get("fused"):
         # a fused one cannot unscale half-precision gradients
         block = {**block, "fused": False}
+    block = {key: value for key, value in block.items() if value is not None}
     try:
         factory = instantiate(dict(block), _convert_="all")
         _try(factory, lr)

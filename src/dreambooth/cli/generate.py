@@ -40,7 +40,8 @@ def generate(cfg: DictConfig) -> int:
     for path in sheets.write():
         print(path)
     count = len(sheets.files)
-    print(f"{made} of {count} images drawn, the others were there: {sheets.images}")
+    others = ", the others were there" if made < count else ""
+    print(f"{made} of {count} images drawn{others}: {sheets.images}")
     return 0
 
 

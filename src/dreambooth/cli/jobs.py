@@ -42,6 +42,7 @@ class SweepFailed(Exception):
     def __init__(self, jobs: Sequence[JobReturn], again: str | None = None) -> None:
         failed = [job for job in jobs if job.status == JobStatus.FAILED]
         alike = set.intersection(*(set(job.overrides or []) for job in jobs))
+        alike = alike if len(jobs) > 1 else set()  # nothing sets the only run apart
         lines = [f"{len(failed)} of {len(jobs)} runs of this sweep failed:"]
         for job in failed:
             own = [override for override in job.overrides or [] if override not in alike]
