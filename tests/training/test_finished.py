@@ -101,6 +101,14 @@ def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, conf
     assert finished(tmp_path / "run", config) is None
 
 
+def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
+    path = Path(shutil.copytree(scored, tmp_path / "run")) / "evaluation/quick/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["references"]["files"] = ["elsewhere/00.png"]  # evaluate.py photos=elsewhere
+    path.write_text(json.dumps(metrics))
+    assert finished(tmp_path / "run", config) is None
+
+
 def test_photos_count_by_their_content(scored, config, tmp_path):
     """A caption counts too; where the folder is gone, nothing says that they have changed."""
     run, photos = tmp_path / "run", tmp_path / "photos"

@@ -103,8 +103,10 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
     path = folder / "evaluation" / asked["name"] / "metrics.json"
     metrics, sampling = json.loads(path.read_text()), record["sampling"]
     drawn, protocol = metrics["provenance"], metrics["protocol"]
+    references = [str(Path(file).resolve()) for file in metrics["references"]["files"]]
     is_asked = (
-        set(asked["metrics"]) <= set(metrics["metrics"])
+        references == record["photos"]  # evaluate.py can compare with other photos
+        and set(asked["metrics"]) <= set(metrics["metrics"])
         and metrics["encoders"]["family"] == asked["encoders"]
         and all(protocol[key] == asked[key] for key in PROTOCOL)
         and all(drawn[name] == sampling[key] for key, name in DRAWN.items())
