@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
 from dreambooth.cli.ordering import ordered
-from dreambooth.cli.planning import PlannedJob, planned_jobs
+from dreambooth.cli.planning import PlannedJob, planned_jobs, refuse_shared_folders
 from dreambooth.cli.resume_sweep import command_of, saying_how_to_go_on, write_plan
+from dreambooth.errors import UserError
 
 
 class EveryRun(BasicSweeper):
@@ -75,7 +76,7 @@ class EveryRun(BasicSweeper):
         try:
             with saying_how_to_go_on(folder):
                 returns = super().sweep(arguments)
-        except ConfigCompositionException:  # refused before any run
+        except (ConfigCompositionException, UserError):  # refused before any run
             remove_empty(folder, made)
             raise
         if self.completed.has_failed:
@@ -96,6 +97,7 @@ class EveryRun(BasicSweeper):
 
         Raises:
             ConfigCompositionException: overrides that do not compose.
+            UserError: runs that would share a folder, or a plan of the sweep that has changed.
         """
         if self.batch_index > 1:  # the first batch has composed all
             return
@@ -106,7 +108,10 @@ class EveryRun(BasicSweeper):
 
     def _planned(self, jobs: Sequence[Sequence[str]]) -> list[PlannedJob]:
         assert self.config is not None and self.hydra_context is not None
-        return planned_jobs(self.hydra_context.config_loader, self.config, jobs)
+        planned = planned_jobs(self.hydra_context.config_loader, self.config, jobs)
+        if is_training(self.config):
+            refuse_shared_folders(planned)
+        return planned
 
     def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, overrides: list[Override], max_batch_size: int | None

@@ -22,7 +22,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dreambooth.cli.interrupt import importing
-from dreambooth.cli.main import SPIN_COUNT, flags_first, parse, prepare_environment, run_job
+from dreambooth.cli.main import (
+    SPIN_COUNT,
+    flags_first,
+    parse,
+    prepare_environment,
+    run_job,
+    without_traces,
+)
 from dreambooth.files import file_hash, read_csv
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import read_runs
@@ -264,6 +271,11 @@ def test_flags_may_stand_anywhere(typed, first):
     arguments = flags_first(parse(typed))
     assert arguments[: len(first)] == first and len(arguments) == len(set(arguments))
     assert parse(arguments) == parse(typed) == get_args_parser().parse_args(arguments)
+
+
+def test_a_command_with_dry_run_false_keeps_its_records():
+    for typed, quiet in ((["dry_run=true"], 2), (["dry_run=true", "dry_run=False"], 0), ([], 0)):
+        assert len(without_traces(parse(typed)).overrides) - len(typed) == quiet
 
 
 def test_a_sweep_flag_after_an_override_makes_a_sweep(command_line, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -92,9 +93,17 @@ def test_costs_are_those_of_earlier_runs(monkeypatch):
     again = estimate(Work.of([config]), earlier)
     assert again.seconds == pytest.approx(2.0 + 1.6 + 4.0 + 1.9)
     assert (again.memory_gib, again.run_bytes) == (1.5, 100)
-    assert again.sources == ["1 earlier runs on cpu"]
+    assert again.sources == ["1 earlier run on cpu"]
     longer = composed("ppl=false", "batch_size=8", "max_steps=30")
     assert estimate(Work.of([longer]), earlier).seconds == pytest.approx(12.0 + 1.6 + 4.0 + 1.9)
+
+
+def test_records_are_not_sought_in_the_depths_of_a_home(tmp_path):
+    names = ("run.json", "multirun/day/run/run.json", "a/b/c/d/run.json")
+    for path in [tmp_path / name for name in names]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record(composed("ppl=false", "batch_size=4", "max_steps=10"))))
+    assert len(Earlier([tmp_path], "cpu").records) == 2
 
 
 def test_a_model_without_earlier_runs_is_estimated_by_its_size():

@@ -17,6 +17,7 @@ from dreambooth.training.fingerprint import (
     NEITHER,
     RESULTS,
     WEIGHTS,
+    code_of,
     facts_of,
     facts_of_phases,
     is_under,
@@ -232,3 +233,14 @@ def test_what_is_taken_over_agrees_in_the_last_bits_too(spine, tmp_path, monkeyp
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     assert differing(rounding()) == {"threads"}
     assert None not in before["versions"].values() and len(before["code"]) == 16
+    assert before["optimizer"] == before["versions"]["torch"]
+
+
+def test_a_users_own_optimizer_counts_by_its_code(tmp_path, monkeypatch):
+    """Weights that an earlier version of it has trained are not taken over."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for text in ("lr = 1", "lr = 2", "lr = 2"):
+        (tmp_path / "my_optimizer.py").write_text(text)
+        found.append(code_of("my_optimizer.Adam"))
+    assert found[0] != found[1] == found[2]

@@ -11,6 +11,7 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.runs import Run
+from dreambooth.training.finish import Finish
 from dreambooth.training.job import run
 from spine import checkpoint
 
@@ -21,6 +22,11 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     spine, tmp_path, monkeypatch
 ):
     out = spine.run(tmp_path, "max_steps=1", "ppl=false")
+    with monkeypatch.context() as context:
+        context.setattr(Finish, "_export_files", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            spine.run(out, "max_steps=2", "ppl=false")
+    assert not json.loads((out / "run.json").read_text())["finished"]  # its weights may be gone
     monkeypatch.setattr(SampleSet, "draw", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         spine.run(out, "max_steps=2", "ppl=false", "scheduler=pndm")

@@ -101,6 +101,20 @@ def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, conf
     assert finished(tmp_path / "run", config) is None
 
 
+def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
+    path = Path(shutil.copytree(scored, tmp_path / "run")) / "evaluation/quick/metrics.json"
+    metrics = json.loads(path.read_text())
+    files = [Path(file) for file in metrics["references"]["files"]]
+    for shown, is_done in (
+        ([str(Path(*file.parts[-2:])) for file in files], True),  # from another directory
+        ([str(Path("elsewhere", file.name)) for file in files], False),  # photos=elsewhere
+        ([str(file) for file in files[:-1]], False),
+    ):
+        metrics["references"]["files"] = shown
+        path.write_text(json.dumps(metrics))
+        assert (finished(tmp_path / "run", config) is not None) is is_done
+
+
 def test_photos_count_by_their_content(scored, config, tmp_path):
     """A caption counts too; where the folder is gone, nothing says that they have changed."""
     run, photos = tmp_path / "run", tmp_path / "photos"

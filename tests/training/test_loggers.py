@@ -173,6 +173,14 @@ def test_a_resumed_session_replaces_the_rows_from_its_start(tmp_path):
     }
 
 
+def test_a_row_that_a_killed_process_cut_off_is_left_out(tmp_path):
+    folder = tmp_path / "logs" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("epoch,loss,step\n0,1.0,0\n0,2.0")
+    merge_csv(tmp_path)
+    assert columns(tmp_path) == {"step": ["0"], "loss": ["1.0"]}
+
+
 def test_csv_alone_needs_no_wandb(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
     loggers = make_loggers(tmp_path, CSV_ALONE, {})

@@ -174,19 +174,46 @@ def test_phases_averages_and_the_curve_are_those_of_a_run_alone(
 
 def test_without_a_curve_of_the_same_settings_a_run_trains_again(tmp_path, caplog):
     a, b = (Trained(tmp_path, "key", 1.0, tmp_path / run, 2, 0) for run in "ab")
-    path = a.run / "step-000002.ckpt"
-    history = {"key": "key", "seconds": 1.0, "reused": None}
-    VerifiedCheckpointIO({}, lambda: history).save_checkpoint({"global_step": 2}, path)
-    a.publish(path)
+    place = "checkpoints/phase-0"
+    publish(a, a.run / place / "step-000002.ckpt", "key")
     spec: Any = SimpleNamespace(curve=SimpleNamespace(every_n_steps=1))
     asked = []
     curve: Any = SimpleNamespace(adopt=lambda run, needed, end: asked.append((run, *needed, end)))
     with caplog.at_level(logging.INFO):
-        start = Claim(spec, b, curve).made(Start(b.run, {}, None, b), may_take=True)
+        start = Claim(spec, b, curve).made(Start(b.run / place, {}, None, b), may_take=True)
     assert start.checkpoint is None and b.lock.is_locked
     assert asked == [(a.run, 0, 1, 2)] * 2  # before it has the lock, and with it
     assert caplog.messages == ["Training again: no run of this training has the curve of this one."]
     b.release()
+
+
+def publish(shared: Trained, path: Path, key: str | None) -> None:
+    """Write a checkpoint of a run's second step, and share it."""
+    history = {"key": key, "seconds": 1.0, "reused": None}
+    VerifiedCheckpointIO({}, lambda: history).save_checkpoint({"global_step": 2}, path)
+    shared.publish(path)
+
+
+def test_the_curve_of_a_run_that_was_trained_anew_is_not_taken(tmp_path):
+    a, b = (Trained(tmp_path / "cache", "key", 1.0, tmp_path / run, 2, 0) for run in "ab")
+    path = a.run / "checkpoints/phase-0/step-000002.ckpt"
+    publish(a, path, "key")
+    record = path.with_name(f"{path.name}.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "key": None}))  # resume=null
+    spec: Any = SimpleNamespace(curve=SimpleNamespace(every_n_steps=1))
+    curve: Any = SimpleNamespace(adopt=lambda *_: pytest.fail("it is of other weights"))
+    start = Start(b.run / "checkpoints/phase-0", {}, None, b)
+    assert Claim(spec, b, curve).made(start, may_take=True).checkpoint is None
+    b.release()
+
+
+def test_a_cache_that_cannot_be_used_stops_no_run(tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    ours = Trained(tmp_path / "cache", "key", 1.0, tmp_path / "run", 2, 0)
+    spec: Any = SimpleNamespace(curve=None)
+    start = Claim(spec, ours, None).made_if_possible(Start(ours.run, {}, None, ours), True)
+    assert start.trained is None and not ours.lock.is_locked
+    assert "cache shares no training of this run" in caplog.text
 
 
 def test_a_training_of_unknown_history_is_not_shared(spine, alone, shared, tmp_path):

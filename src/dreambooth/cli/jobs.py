@@ -46,7 +46,8 @@ class SweepFailed(Exception):
         lines = [f"{len(failed)} of {len(jobs)} runs of this sweep failed:"]
         for job in failed:
             own = [override for override in job.overrides or [] if override not in alike]
-            lines.append(f"  {' '.join(own)}: {job._return_value}")
+            name = " ".join(own or job.overrides or ["the run"])  # a single run differs in nothing
+            lines.append(f"  {name}: {job._return_value}")
         if again is not None:
             lines.append(f"Run these again with {again}")
         super().__init__("\n".join(lines))

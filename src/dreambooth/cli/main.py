@@ -147,8 +147,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def without_traces(parsed: Namespace) -> Namespace:
     """Keep Hydra from writing files if the command line asks for a dry run."""
-    keys = [override.lstrip("+").partition("=")[0] for override in parsed.overrides]
-    if "dry_run" not in keys:
+    pairs = [override.lstrip("+").partition("=")[::2] for override in parsed.overrides]
+    if dict(pairs).get("dry_run", "false").lower() == "false":
         return parsed
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=none"]
     return Namespace(**{**vars(parsed), "overrides": [*parsed.overrides, *quiet]})

@@ -13,6 +13,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from dreambooth.errors import UserError
+from dreambooth.files import cache_key
+from dreambooth.training.fingerprint import NEITHER, flat, is_under
+
 
 @dataclass(frozen=True)
 class PlannedJob:
@@ -35,6 +39,12 @@ class PlannedJob:
         with _as_job(self.hydra):
             config: Any = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)
         return config
+
+    @property
+    def settings(self) -> str:
+        """A hash of what a run is compared by, before references are resolved."""
+        config: Any = OmegaConf.to_container(self.config, resolve=False)
+        return cache_key(**{k: v for k, v in flat(config).items() if not is_under(k, NEITHER)})
 
 
 def planned_jobs(
@@ -62,6 +72,27 @@ def planned_jobs(
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         jobs.append(PlannedJob(own, folder, config, composed))
     return jobs
+
+
+def refuse_shared_folders(jobs: Sequence[PlannedJob]) -> None:
+    """Refuse different jobs with one folder, of which the second would replace the first.
+
+    Raises:
+        UserError: names the folder and both jobs.
+    """
+    first: dict[str, PlannedJob] = {}
+    for job in jobs:
+        other = first.setdefault(job.folder, job)
+        if other.overrides != job.overrides:
+            alike = set(job.overrides) & set(other.overrides)
+            one, two = (
+                " ".join(override for override in each.overrides if override not in alike)
+                for each in (other, job)
+            )
+            raise UserError(
+                f"{one} and {two} would write into the same folder, {job.folder}: add "
+                "'hydra.sweep.subdir=${hydra.job.num}', or start a sweep for each."
+            )
 
 
 @contextmanager

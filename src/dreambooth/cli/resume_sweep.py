@@ -57,14 +57,50 @@ def _value(override: str) -> str | None:
 
 
 def write_plan(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
-    """Write what a sweep is going to run, and the command line that asked for it."""
+    """Write what a sweep is going to run, and the command line that asked for it.
+
+    Raises:
+        UserError: the same command line asked for other runs before.
+    """
     typed_in: Any = OmegaConf.to_container(sweep.hydra.overrides, resolve=False)
     given = [*typed_in["hydra"], *typed_in["task"]]
     left_out = ("hydra.sweep.dir=", "hydra.mode=")
     overrides = [override for override in given if not override.startswith(left_out)]
     flags = [argument for argument in sys.argv[1:] if argument.startswith("--config-")]
-    planned = [{"overrides": list(job.overrides), "folder": job.folder} for job in jobs]
-    SweepPlan(overrides, flags, planned).write(Path(sweep.hydra.sweep.dir))
+    planned = [
+        {"overrides": list(job.overrides), "folder": job.folder, "settings": job.settings}
+        for job in jobs
+    ]
+    folder, plan = Path(sweep.hydra.sweep.dir), SweepPlan(overrides, flags, planned)
+    if (folder / SWEEP).exists():
+        refuse_changed(folder, SweepPlan.read(folder), plan)
+    plan.write(folder)
+
+
+def refuse_changed(folder: Path, before: SweepPlan, now: SweepPlan) -> None:
+    """Refuse to train a sweep's finished runs anew because a file of settings has changed.
+
+    Another command line is another plan: it may run in the same folder.
+
+    Raises:
+        UserError: the command line is the same, but a run of it is missing or has other settings.
+    """
+    launchers = ("hydra/launcher", "hydra.launcher")  # a sweep may go on under another one
+    asked, asks = (
+        {override for override in plan.overrides if not override.startswith(launchers)}
+        for plan in (before, now)
+    )
+    if asked != asks:
+        return
+    settings = {job["folder"]: job.get("settings") for job in now.jobs}
+    for job in before.jobs:
+        same = job.get("settings") in (None, settings.get(job["folder"]))
+        if job["folder"] not in settings or not same:
+            raise UserError(
+                f"The settings of {job['folder']} have changed since the sweep in {folder} began: "
+                "restore the preset or the other file of settings, start a sweep in another "
+                f"folder, or remove {folder / SWEEP} to run it with the new settings."
+            )
 
 
 def command_of(folder: Path) -> str | None:

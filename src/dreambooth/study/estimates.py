@@ -15,6 +15,9 @@ from dreambooth.study.sizes import bytes_of_parameters, memory_of_parameters
 
 Plain = Mapping[str, Any]
 NEWEST = 200  # records that are read
+# where they lie below a folder: DATE/TIME/RUN in that of all sweeps. No deeper: the folder may be a
+# user's home, or the root of the disk
+DEPTHS = ("run.json", "*/run.json", "*/*/run.json", "*/*/*/run.json")
 # costs depend on these keys of a configuration, beside what `Rates` is multiplied by
 ALIKE = ("model.path", "resolution", "method.name", "train_text_encoder", "trainer.precision")
 ALIKE += ("gradient_checkpointing", "optimizer._target_")
@@ -94,7 +97,8 @@ class Earlier:
             if all(_select(record["config"], key) == _select(config, key) for key in ALIKE)
         ]
         if like:
-            return Rates.median_of(like), f"{len(like)} earlier runs on {self.device}"
+            runs = f"{len(like)} earlier run{'' if len(like) == 1 else 's'}"
+            return Rates.median_of(like), f"{runs} on {self.device}"
         if config["model"]["path"] == "pocket" and self.device == "cpu":
             return POCKET, "one run of method=full on one CPU core"
         return None, f"the sizes of {config['model']['name']}'s networks"
@@ -102,7 +106,7 @@ class Earlier:
     @cached_property
     def records(self) -> list[Plain]:
         """The newest records that were made on this device."""
-        paths = {path for folder in self.folders for path in folder.rglob("run.json")}
+        paths = {path for folder in self.folders for depth in DEPTHS for path in folder.glob(depth)}
         newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
         return [record for record in _read(newest) if record["device"] == self.device]
 

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,6 @@ def rounding_facts(spec: TrainSpec, batches: KeyedBatches) -> dict[str, Any]:
     config, examples = spec.config, [batches.instance, batches.prior]
     on_gpu = spec.hardware.device == "cuda"
     libraries = ["torch", "diffusers", "transformers", "peft", "pytorch-lightning"]
-    libraries.append(config["optimizer"]["_target_"].partition(".")[0])
     return {
         "examples": [[each.key, *each.prompts] for each in examples if each is not None],
         "trainer": {k: v for k, v in config["trainer"].items() if k != "log_every_n_steps"},
@@ -160,14 +160,31 @@ def rounding_facts(spec: TrainSpec, batches: KeyedBatches) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in libraries},
+        "optimizer": code_of(config["optimizer"]["_target_"]),
         "code": _code_hash(),
     }
+
+
+def code_of(target: str) -> str | None:
+    """Return the version of an installed library, or a hash of a user's own module or package.
+
+    A package that is installed from a folder that is still edited is a user's own.
+    """
+    name = target.partition(".")[0]
+    installed, spec = _version(name), find_spec(name)
+    if spec is None or spec.origin is None:
+        return installed
+    file = Path(spec.origin)
+    if installed and {"site-packages", "dist-packages"} & set(file.parts):
+        return installed
+    places = file.parent.rglob("*.py") if spec.submodule_search_locations else [file]
+    return folder_hash(file.parent, places)
 
 
 def _version(library: str) -> str | None:
     try:
         return version(library)
-    except PackageNotFoundError:  # the module of a user's own optimizer
+    except PackageNotFoundError:  # a package has another name than its module
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -99,6 +100,7 @@ class Finish:
         patterns += [] if self.curve else ["curve.csv", "curve.png"]
         earlier = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
         before = _hash(self.folder / "model") if earlier else None
+        self._forget_end()
         with self.costs.stage("export") as places:
             program = self._export_files(self.folder / "model")
             places.append(self.folder / "model")
@@ -111,6 +113,18 @@ class Finish:
                 " and ".join(str(p.relative_to(self.folder)) for p in earlier),
             )
         return program
+
+    def _forget_end(self) -> None:
+        """Say of an earlier run in this folder that it is not finished: its export is replaced.
+
+        A process that is killed meanwhile would leave the old record beside the new weights.
+        """
+        path = self.folder / "run.json"
+        try:
+            record = json.loads(path.read_text())
+            write_json(path, {**record, "finished": False})
+        except (OSError, ValueError, TypeError):  # no record, or one that cannot be read
+            return
 
     def _export_files(self, folder: Path) -> str:
         """Write what was learned in diffusers' format; return lines that draw the first sample."""

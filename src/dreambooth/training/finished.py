@@ -104,9 +104,25 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
     metrics, sampling = json.loads(path.read_text()), record["sampling"]
     drawn, protocol = metrics["provenance"], metrics["protocol"]
     is_asked = (
-        set(asked["metrics"]) <= set(metrics["metrics"])
+        _are_same(metrics["references"]["files"], record["photos"])
+        and set(asked["metrics"]) <= set(metrics["metrics"])
         and metrics["encoders"]["family"] == asked["encoders"]
         and all(protocol[key] == asked[key] for key in PROTOCOL)
         and all(drawn[name] == sampling[key] for key, name in DRAWN.items())
     )
     return metrics["scores"] if is_asked else None
+
+
+def _are_same(references: Sequence[str], photos: Sequence[str]) -> bool:
+    """Tell whether scores compare with a run's own photos; evaluate.py can take others.
+
+    A relative path is of the directory in which the run was started, such as one of the cache.
+    """
+
+    def is_same(reference: Path, photo: Path) -> bool:
+        if reference.is_absolute():
+            return reference.resolve() == photo
+        return photo.parts[-len(reference.parts) :] == reference.parts
+
+    pairs = zip(map(Path, references), map(Path, photos), strict=False)
+    return len(references) == len(photos) and all(is_same(*pair) for pair in pairs)

@@ -188,14 +188,19 @@ def read_logs(folder: Path) -> list[dict[str, str]]:
     """Join the logs of a run's sessions.
 
     A resumed session begins at its checkpoint, so its rows replace the earlier ones from there on.
+    A row without its step is left out: a killed process, or a full disk, has cut it off.
     """
     rows: list[dict[str, str]] = []
     sessions = (folder / "logs").glob("version_*/metrics.csv")
     for path in sorted(sessions, key=lambda p: int(p.parent.name.split("_")[1])):
-        new = read_csv(path)
+        new = [row for row in read_csv(path) if _is_number(row.get("step"))]
         if new:
             rows = [r for r in rows if float(r["step"]) < float(new[0]["step"])] + new
     return rows
+
+
+def _is_number(text: str | None) -> bool:
+    return text is not None and text.isdecimal()
 
 
 def merge_csv(folder: Path) -> None:

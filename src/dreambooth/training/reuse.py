@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
 
+from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import cache_key
 from dreambooth.sampling.samples import step_name
@@ -48,9 +49,8 @@ def shared(
             are_trained = True  # all phases so far, to their last step
             for number, start in enumerate(starts):
                 if start.trained is not None:
-                    starts[number] = start = Claim(spec, start.trained, curve).made(
-                        start, may_take=are_trained
-                    )
+                    start = Claim(spec, start.trained, curve).made_if_possible(start, are_trained)
+                    starts[number] = start
                 are_trained &= start.step == spec.method.phases[number].max_steps
         yield starts
     finally:
@@ -100,6 +100,16 @@ class Claim:
     def __init__(self, spec: TrainSpec, trained: Trained, curve: Curve | None) -> None:
         self.spec, self.trained, self.curve = spec, trained, curve
 
+    def made_if_possible(self, start: Start, may_take: bool) -> Start:
+        """Do as `made`; where the cache cannot be used, warn, and share nothing of this phase."""
+        try:
+            return self.made(start, may_take)
+        except (OSError, UserError) as error:
+            self.trained.release()
+            reason = str(error).rstrip(".")
+            log.warning("%s shares no training of this run (%s).", self.trained.root, reason)
+            return replace(start, trained=None)
+
     def made(self, start: Start, may_take: bool) -> Start:
         """Take the newest checkpoint that this run can use, and the lock if steps are left."""
         last, holds = self.trained.last, False
@@ -116,12 +126,14 @@ class Claim:
 
     def _take(self, start: Start, found: Published) -> Start | None:
         """Take a checkpoint with the scores and samples up to it; None where that cannot be."""
-        if not self._take_curve(found):
+        runs = [Path(run) for run in found.runs]
+        runs = [run for run in runs if self.trained.is_of(run / "checkpoints" / start.folder.name)]
+        if not self._take_curve(found, runs):
             return None
         path = self.trained.take(found, start.folder)
         if path is None:
             return None
-        lacking = self._take_samples(found)
+        lacking = self._take_samples(found, runs)
         note = (
             f"; samples of {len(lacking)} earlier steps are left out: no run of it has them with "
             "these settings"
@@ -134,18 +146,18 @@ class Claim:
         )
         return replace(start, checkpoint=path, taken=found)
 
-    def _take_curve(self, found: Published) -> bool:
-        """Take the scores of all steps before `found` from a run that has them, or none."""
+    def _take_curve(self, found: Published, runs: Sequence[Path]) -> bool:
+        """Take the scores of all steps before `found` from one of `runs` that has them, or none."""
         if self.curve is None or self.spec.curve is None:
             return True
         first, every = self.trained.steps_before, self.spec.curve.every_n_steps
         needed = range(first, first + found.step, every)
         is_point = found.step % every == 0 or found.step == self.trained.last
         end = first + found.step if is_point else None
-        return any(self.curve.adopt(Path(run), needed, end) for run in found.runs)
+        return any(self.curve.adopt(run, needed, end) for run in runs)
 
-    def _take_samples(self, found: Published) -> list[str]:
-        """Copy the samples of earlier steps from runs that have them; name those that none has."""
+    def _take_samples(self, found: Published, runs: Sequence[Path]) -> list[str]:
+        """Copy the samples of earlier steps from `runs` that have them; name those none has."""
         spec, first, end = self.spec, self.trained.steps_before, found.step
         every, ours, draws = spec.samples.every_n_steps, spec.folder / "samples", spec.samples.set
         if not every:
@@ -157,5 +169,5 @@ class Claim:
             name
             for name in names
             if not (ours / f"{name}.png").exists()
-            and not any(draws.copy(Path(run) / "samples", ours, name) for run in found.runs)
+            and not any(draws.copy(run / "samples", ours, name) for run in runs)
         ]

@@ -109,6 +109,14 @@ class Trained:
         found = [_read(path) for path in sorted(self.folder.glob("step-*.ckpt"), reverse=True)]
         return [each for each in found if each and after < each.step <= self.last]
 
+    def is_of(self, folder: Path) -> bool:
+        """Tell whether a run's checkpoints in `folder` are of this training.
+
+        The run may have been trained anew since it was listed, or the folder is another run's now:
+        its curve and its samples then belong to other weights.
+        """
+        return any(_key(path) == self.key for path in folder.glob("step-*.ckpt.json"))
+
     def take(self, published: Published, folder: Path) -> Path | None:
         """Link a checkpoint into a run's own folder; None if it is damaged or was removed.
 
@@ -154,7 +162,7 @@ class Trained:
                 if each.step < step and not each.record["is_end"]:
                     _remove(each.path)
             prune(self.root, self.keep_gib)
-        except (OSError, UserError) as error:
+        except (OSError, ValueError, UserError) as error:
             log.warning("%s is not shared with other runs (%s).", path, error)
 
     def _log(self, step: int) -> list[dict[str, float]]:
@@ -198,6 +206,14 @@ def _read(path: Path) -> Published | None:
         record = json.loads(record_path(path).read_text("utf-8"))
         needed = {"sha256", "step", "facts", "key", "seconds", "runs", "is_end", "log"}
         return Published(path, record) if needed <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _key(record: Path) -> str | None:
+    """Read under which key the training of a run's checkpoint is shared; None if it is not."""
+    try:
+        return json.loads(record.read_text("utf-8")).get("key")
     except (OSError, ValueError, AttributeError):
         return None
 
