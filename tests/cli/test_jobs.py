@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 
-from dreambooth.cli.jobs import remove_empty
+from dreambooth.cli.jobs import SweepFailed, remove_empty
+from dreambooth.errors import UserError
 from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished
 from spine import environment
 
@@ -161,3 +163,9 @@ def test_only_empty_folders_are_removed(tmp_path):
     remove_empty(made[0], made)
     assert not made[0].exists() and (tmp_path / "a/other").exists()
     remove_empty(made[0], made)  # not there: nothing happens
+
+
+def test_the_only_run_of_a_sweep_is_named_when_it_fails():
+    job = JobReturn(overrides=["seed=42"], status=JobStatus.FAILED)
+    job.return_value = UserError("no photos")
+    assert "  seed=42: no photos" in str(SweepFailed([job]))
