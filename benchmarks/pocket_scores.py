@@ -37,12 +37,12 @@ from torchmetrics.functional import spearman_corrcoef
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
-from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.store import Item, read_manifest
+from dreambooth.study.paired import Mean
 from dreambooth.study.runs import Run, find_runs
 from dreambooth.training.fingerprint import flat
 
@@ -172,9 +172,9 @@ def correlations(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def interval_of(values: Mapping[str, float]) -> dict[str, float]:
     """Average over subjects, with a 95 % bootstrap interval over them."""
-    interval = bootstrap_interval(list(values.values()), list(values), seed=0)
-    low, high = interval or (math.nan, math.nan)
-    return {"mean": sum(values.values()) / len(values), "low_95": low, "high_95": high}
+    mean = Mean.over(values)
+    low, high = mean.interval or (math.nan, math.nan)
+    return {"mean": mean.value, "low_95": low, "high_95": high}
 
 
 def truth_table(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:

@@ -30,13 +30,15 @@ class Axis:
     values: tuple[Any, ...]
 
 
-def _is_whole(value: Any, least: int = 0) -> bool:
+def is_whole(value: Any, least: float = -math.inf) -> bool:
+    """Tell whether a value is a whole number, not below `least`; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_number(value: Any, least: float = -math.inf) -> bool:
-    kinds = isinstance(value, int | float) and not isinstance(value, bool)
-    return kinds and math.isfinite(value) and value >= least
+def is_number(value: Any, least: float = -math.inf) -> bool:
+    """Tell whether a value is a finite number, not below `least`; true and false are none."""
+    is_one = is_whole(value) or isinstance(value, float)
+    return is_one and math.isfinite(value) and value >= least
 
 
 def _is_text(value: Any) -> bool:
@@ -47,12 +49,12 @@ def _is_text(value: Any) -> bool:
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "prompt": ("a text in quotes", _is_text),
     "negative_prompt": ("a text in quotes", lambda v: isinstance(v, str)),
-    "seed": ("a whole number, 0 or greater", _is_whole),
+    "seed": ("a whole number, 0 or greater", lambda v: is_whole(v, 0)),
     "scheduler": ("a scheduler such as ddim", _is_text),
-    "guidance_scale": ("a number, 0 or greater", lambda v: _is_number(v, 0)),
-    "num_inference_steps": ("a whole number greater than 0", lambda v: _is_whole(v, 1)),
-    "adapter_weight": ("a number", _is_number),
-    "step": ("a whole number, 0 or greater, or null", lambda v: v is None or _is_whole(v)),
+    "guidance_scale": ("a number, 0 or greater", lambda v: is_number(v, 0)),
+    "num_inference_steps": ("a whole number greater than 0", lambda v: is_whole(v, 1)),
+    "adapter_weight": ("a number", is_number),
+    "step": ("a whole number, 0 or greater, or null", lambda v: v is None or is_whole(v, 0)),
     "run": ("the folder of a finished run", _is_text),
 }
 LISTS = {"prompt": "prompts", "seed": "seeds"}  # an axis may stand for the list of a key

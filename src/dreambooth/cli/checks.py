@@ -5,7 +5,6 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dreambooth.cli.axes import parse_axes
+from dreambooth.cli.axes import is_number, is_whole, parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
@@ -71,19 +70,19 @@ OPTIONAL = {
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
     "checkpoint.patience": (
         "null or a whole number greater than 0",
-        lambda v: _is_whole(v) and v > 0,
+        lambda v: is_whole(v) and v > 0,
     ),
-    "photos.use": ("null or a whole number greater than 0", lambda v: _is_whole(v) and v > 0),
+    "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
-    "samples.seeds": ("[0,1]", lambda v: _is_whole(v) and v >= 0),
+    "samples.seeds": ("[0,1]", lambda v: is_whole(v) and v >= 0),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 COUNT = (
     "null or a whole number greater than 0",
-    lambda v: v is None or _is_whole(v) and v > 0,
+    lambda v: v is None or is_whole(v) and v > 0,
 )
 SWITCHES = (
     "dry_run",
@@ -114,19 +113,19 @@ CHOICES = {
 
 DRAWING = {  # of generate.py
     "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
-    "adapter_weight": ("a finite number", lambda v: _is_number(v)),
+    "adapter_weight": ("a finite number", lambda v: is_number(v)),
     "step": (
         "null or a whole number, 0 or greater",
-        lambda v: v is None or _is_whole(v) and v >= 0,
+        lambda v: v is None or is_whole(v) and v >= 0,
     ),
     "grid.columns": COUNT,
-    "grid.cell": ("a whole number, 16 or greater", lambda v: _is_whole(v) and v >= 16),
+    "grid.cell": ("a whole number, 16 or greater", lambda v: is_whole(v) and v >= 16),
     "morph.keyframes": COUNT,
-    "morph.seconds": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
-    "morph.fps": ("a number greater than 0", lambda v: _is_number(v) and v > 0),
+    "morph.seconds": ("a number greater than 0", lambda v: is_number(v) and v > 0),
+    "morph.fps": ("a number greater than 0", lambda v: is_number(v) and v > 0),
     "morph.size": (
         "null or an even number greater than 0",
-        lambda v: v is None or _is_whole(v) and v > 0 and v % 2 == 0,
+        lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
     ),
 }
 
@@ -163,8 +162,8 @@ def check(cfg: DictConfig) -> None:
     """
     world = ("subject.identity",) if "identity" in cfg.subject else ()
     for keys, kind, holds in (
-        (WHOLE + world, "a whole number", _is_whole),
-        (POSITIVE + NOT_NEGATIVE, "a finite number", _is_number),
+        (WHOLE + world, "a whole number", is_whole),
+        (POSITIVE + NOT_NEGATIVE, "a finite number", is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
         (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
@@ -175,7 +174,7 @@ def check(cfg: DictConfig) -> None:
         for key in keys:
             _hold(cfg, key, kind, holds)
     for key, (kind, holds) in OPTIONAL.items():
-        _hold(cfg, key, kind, lambda v, h=holds: v is None or _is_number(v) and h(v))
+        _hold(cfg, key, kind, lambda v, h=holds: v is None or is_number(v) and h(v))
     for key, choices in CHOICES.items():
         _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
@@ -220,16 +219,8 @@ def _check_drawing(cfg: DictConfig) -> None:
     for key in ("num_inference_steps", "batch_size"):
         _hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"
-    _hold(cfg, "guidance_scale", kind, lambda v: v is None or _is_number(v) and v >= 0)
+    _hold(cfg, "guidance_scale", kind, lambda v: v is None or is_number(v) and v >= 0)
     _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
 def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:

@@ -54,13 +54,13 @@ def shown(path: Path) -> str:
         return "\n".join([str(path), *(f"  {line}" for line in lines), "", *_again(path, record)])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} carries a text of another version of dreambooth ({error!r}): show it with "
+            f"{path} was written by another version of dreambooth ({error!r}): show it with "
             "that version."
         ) from None
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader wants to see, in order; settings that do nothing are left out."""
+    """List the facts that are shown, in order; settings without an effect are left out."""
     model, step, weight = record["model"], record["training_step"], record["adapter_weight"]
     hashes = ", ".join(f"{name} {digest[:16]}" for name, digest in record["hashes"].items())
     options = record["sampler_options"]

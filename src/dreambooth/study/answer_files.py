@@ -18,7 +18,7 @@ from dreambooth.study.answer_lines import (
     legend,
     lines_of,
 )
-from dreambooth.study.paired import Mean
+from dreambooth.study.paired import as_columns
 
 FILES = ("answer.md", "answer.csv", "answer.tex")
 MARKDOWN = re.compile(r"([\\`*_\[\]|~$#])")
@@ -62,26 +62,16 @@ def _records(answer: Answer) -> Iterator[dict[str, Any]]:
         counts = {"subjects": len(row.subjects), "runs": len(row.runs)}
         kind = "real images" if row.kind == "real" else "scores"
         published = {f"published.{name}": score for name, score in row.published.items()}
-        yield {**start, "kind": kind, **counts, **_values(row.scores), **published}
+        yield {**start, "kind": kind, **counts, **as_columns(row.scores), **published}
         if row.differences:
             published = {f"published.{n}": d for n, d in row.published_differences.items()}
             yield {
                 **start,
                 "kind": "difference",
                 "baseline": row.baseline,
-                **_values(row.differences),
+                **as_columns(row.differences),
                 **published,
             }
-
-
-def _values(scores: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for variant, mean in scores.items():
-        assert isinstance(mean, Mean)
-        low, high = mean.interval or (None, None)
-        values |= {variant: mean.value, f"{variant}.low_95": low, f"{variant}.high_95": high}
-        values[f"{variant}.subjects"] = mean.subjects
-    return values
 
 
 def _record_columns(answer: Answer) -> list[str]:

@@ -61,6 +61,16 @@ def means(runs: Sequence[ScoredRun]) -> dict[str, Mean]:
     return {variant: Mean.over(subject_means(runs, variant)) for variant in variants}
 
 
+def as_columns(scores: Mapping[str, Mean]) -> dict[str, float | int | None]:
+    """Write means as the columns of a CSV: a variant's mean, `.low_95`, `.high_95`, `.subjects`."""
+    columns: dict[str, float | int | None] = {}
+    for variant, mean in scores.items():
+        low, high = mean.interval or (None, None)
+        columns |= {variant: mean.value, f"{variant}.low_95": low, f"{variant}.high_95": high}
+        columns[f"{variant}.subjects"] = mean.subjects
+    return columns
+
+
 def paired_differences(scores: Mapping[str, Mean], baseline: Mapping[str, Mean]) -> dict[str, Mean]:
     """Average, over the subjects that both have, each subject's score minus its baseline score.
 

@@ -14,7 +14,7 @@ from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
-from dreambooth.training.checkpoints import VerifiedCheckpointIO, verify
+from dreambooth.training.checkpoints import VerifiedCheckpointIO, checkpoint_name, verify
 from dreambooth.training.spec import MethodSpec
 
 
@@ -111,7 +111,7 @@ class RunWeights:
             return None
         number = self._phase()
         own = self.step - self.method.steps_before(number)
-        return self._folder(number) / f"step-{own:06d}.ckpt"
+        return self._folder(number) / checkpoint_name(own)
 
     def _folder(self, number: int) -> Path:
         return self.run.folder / "checkpoints" / f"phase-{number}"

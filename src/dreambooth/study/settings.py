@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dreambooth.study.paired import means
+from dreambooth.study.paired import as_columns, means
 from dreambooth.study.scored_runs import DRAWN, ScoredRun
 from dreambooth.training.fingerprint import NEITHER, is_under
 
@@ -166,10 +166,6 @@ def by_setting(runs: Sequence[ScoredRun], keys: Iterable[str]) -> list[dict[str,
     """
     table = []
     for setting, members in grouped(runs, keys):
-        row = {**setting, "subjects": len({run.subject for run in members}), "runs": len(members)}
-        for variant, mean in means(members).items():
-            low, high = mean.interval or (None, None)
-            row |= {variant: mean.value, f"{variant}.low_95": low, f"{variant}.high_95": high}
-            row[f"{variant}.subjects"] = mean.subjects
-        table.append(row)
+        counts = {"subjects": len({run.subject for run in members}), "runs": len(members)}
+        table.append({**setting, **counts, **as_columns(means(members))})
     return table

@@ -112,7 +112,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
         self.saved = self.step = trainer.global_step
-        ours = self.folder / _name(self.saved)
+        ours = self.folder / checkpoint_name(self.saved)
         self.stale = [p for p in self._all() if self.saved == 0 or p.name > ours.name]
 
     def on_train_batch_end(
@@ -145,7 +145,7 @@ class Checkpoints(Callback):
         """
         if trainer.global_step == self.saved:
             return
-        path = self.folder / _name(trainer.global_step)
+        path = self.folder / checkpoint_name(trainer.global_step)
         trainer.save_checkpoint(path, weights_only=False)
         self.saved = trainer.global_step
         if trainer.is_global_zero:
@@ -173,7 +173,8 @@ class Checkpoints(Callback):
         return sorted(self.folder.glob("step-*.ckpt"))
 
 
-def _name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
+    """Name the file of a phase's checkpoint: `step-000200.ckpt`."""
     return f"step-{step:06d}.ckpt"
 
 
