@@ -75,7 +75,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
         ("optimizer.betas", "weights"),
         ("trainer.precision", "weights"),
         ("trainer.accelerator", "results"),
-        ("method.lora.rank", "content"),
+        ("method.adapter.r", "content"),
         ("sampling.dtype", "content"),
         ("scheduler.options", "results"),
         ("checkpoint.best", "results"),

@@ -18,7 +18,12 @@ pytestmark = pytest.mark.slow
 METHODS = {
     "full": ("train_text_encoder=true", "accumulate=2"),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),
-    "lora": ("method=lora", "train_text_encoder=true", "accumulate=2", "method.lora.dropout=0.2"),
+    "lora": (
+        "method=lora",
+        "train_text_encoder=true",
+        "accumulate=2",
+        "method.adapter.lora_dropout=0.2",
+    ),
     "average": ("ema_decay=0.9999", "accumulate=2"),
     "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
     "ti_then_full": ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2"),

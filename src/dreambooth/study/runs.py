@@ -13,8 +13,9 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import read_csv
 from dreambooth.model.adapters.lora_files import load_lora
+from dreambooth.model.adapters.peft_files import load_peft
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.textual_inversion import load_token
+from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
@@ -128,10 +129,12 @@ class Run:
         model = StableDiffusion.from_pretrained(
             model_path(base["path"]), base["revision"], base["variant"]
         )
+        if (learned / TOKEN_FILE).exists() or self.record["export"] == "token":
+            load_token(model, learned)
         if self.record["export"] == "lora":
             load_lora(model, learned)
-        else:
-            load_token(model, learned / "learned_embeds.safetensors")
+        elif self.record["export"] == "adapter":
+            load_peft(model, learned)
         return model.requires_grad_(False).eval()
 
     def curve(self) -> list[dict[str, float]]:

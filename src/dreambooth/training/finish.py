@@ -18,6 +18,8 @@ from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
 from dreambooth.files import bytes_of, folder_hash, write_json
 from dreambooth.model.adapters.lora_files import save_lora
+from dreambooth.model.adapters.peft_files import save_peft
+from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
@@ -132,13 +134,17 @@ class Finish:
         scheduler = samples.sampling.build(self.model.noise_scheduler)
         exported = folder
         if method.export == "full":
+            merge_adapters(self.model)  # of an earlier phase
             self.model.export(folder, scheduler)
         elif method.export == "lora":
             save_lora(self.model, folder)
+        elif method.export == "adapter":
+            save_peft(self.model, folder)
         else:
-            assert method.token is not None
             exported = folder / TOKEN_FILE
-            save_token(self.model, method.token, exported)
+        if method.trains_token and method.export != "full":
+            assert method.token is not None
+            save_token(self.model, method.token, folder / TOKEN_FILE)
         picture = Picture(
             samples.prompts[0],
             samples.seeds[0],
