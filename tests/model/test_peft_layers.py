@@ -105,7 +105,7 @@ def test_bad_settings_name_their_key(target, options, message):
         ("lora", {"target_modules": ["to_q", "to_kk"]}, "to_kk names no layer of the model"),
         ("lora", {"target_modules": ["q_proj"]}, "none is in the unet"),
         ("lora", {"target_modules": "no.*"}, "does not fit the unet"),
-        ("oft", {"oft_block_size": 7}, "does not fit the unet"),
+        ("boft", {"boft_block_size": 7}, "does not fit the unet"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_nothing(model, kind, options, message):

@@ -112,6 +112,8 @@ CHANGES_WEIGHTS = {
     "lr": ("lr=2e-3",),
     "train_text_encoder": ("train_text_encoder=true",),
     "text_encoder_lr": ("text_encoder_lr=1e-6",),
+    "text_encoder_stop_step": ("text_encoder_stop_step=1",),
+    "loraplus_lr_ratio": ("method=lora", "loraplus_lr_ratio=2"),
     "instance_prompt": ("instance_prompt='my dog'",),
     "class_prompt": ("class_prompt='my dog'",),
     "resolution": ("resolution=24",),
@@ -147,6 +149,7 @@ def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
         ("method=lora", "phase"),
         ("method=lora", "method"),
         ("method=textual_inversion", "phase"),
+        ("method=custom_diffusion", "phase"),
         ("lr_schedule=linear", "max_steps"),
     ],
 )

@@ -21,7 +21,6 @@ DIFFUSERS = {
     "instance_data_dir": "subject.photos",
     "class_data_dir": "prior.images_dir",
     "snr_gamma": "loss.min_snr_gamma",
-    "rank": "method.adapter.r",
 }
 
 

@@ -95,7 +95,8 @@ def _load(pipeline: str, path: str, **options: Any) -> str:
 def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     """Write the lines that put what was learned into the base model."""
     file = exported if kind == "token" else exported / TOKEN_FILE
-    lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if file.is_file() else []
+    has_token = kind == "token" or file.is_file()
+    lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if has_token else []
     if kind == "lora":
         lines.append(f"pipe.load_lora_weights({_text(str(exported))})")
     elif kind == "adapter":

@@ -33,7 +33,8 @@ def save_peft(model: BaseModel, folder: str | Path) -> list[Path]:
     for name in adapted:
         module = model.network(name)
         state = get_peft_model_state_dict(module, save_embedding_layers=False)
-        state = {PEFT_PREFIX + key: tensor.cpu().contiguous() for key, tensor in state.items()}
+        # copies, for some kinds share random bases between layers, which safetensors refuses
+        state = {PEFT_PREFIX + key: tensor.cpu().clone() for key, tensor in state.items()}
         place = Path(folder) / name
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / PEFT_FILE) as file:
