@@ -88,7 +88,7 @@ class DreamBooth(pl.LightningModule):
         prediction = self.model.predict(noisy, timesteps, self.embeddings(batch["prompts"]))
         prediction_type = self.model.prediction_type
         aim = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
-        rows = batch["prior_rows"]
+        rows = [row for row, kind in enumerate(batch["kinds"]) if kind == "prior"]
         if self.base is not None and rows:
             prompts = [batch["prompts"][row] for row in rows]
             aim = aim.clone()  # it may be the batch's noise
