@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreambooth.data.photos import list_photos, load_photos
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
@@ -71,15 +73,15 @@ def describe_faults(paths: Sequence[Path]) -> str | None:
     """
     counts, seen = {"black": 0, "blank": 0, "copies of others": 0}, set()
     for image in load_photos(paths):
-        spans = image.getextrema()  # (least, most) of each channel
-        pixels = hash((image.size, image.tobytes()))
-        if max(most for _, most in spans) <= FLAT:
+        pixels = np.asarray(image).reshape(-1, 3)
+        key = hash((image.size, pixels.tobytes()))
+        if pixels.max() <= FLAT:
             counts["black"] += 1
-        elif all(most - least <= FLAT for least, most in spans):
+        elif (np.ptp(pixels, axis=0) <= FLAT).all():
             counts["blank"] += 1
-        elif pixels in seen:
+        elif key in seen:
             counts["copies of others"] += 1
-        seen.add(pixels)
+        seen.add(key)
     found = [f"{count} {kind}" for kind, count in counts.items() if count]
     if not found:
         return None
