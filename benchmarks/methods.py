@@ -67,6 +67,7 @@ ROOT = CONF.parent
 METHODS: dict[str, list[str]] = {
     "full": ["method=full"],
     "full, no PPL": ["method=full", "ppl=false"],
+    "full, PPL by prediction": ["method=full", "prior.kind=prediction"],
     "full + text encoder": ["method=full", "train_text_encoder=true"],
     "LoRA": ["method=lora"],
     "LoRA, no PPL": ["method=lora", "ppl=false"],

@@ -16,16 +16,22 @@ from spine import CONSTANT, checkpoint, copy_checkpoint, same
 pytestmark = pytest.mark.slow
 
 TWO_PHASES = ("ti_then_full", "pivotal_tuning")
+PREDICTION = ("prior.kind=prediction",)
 METHODS = {
-    "full": ("train_text_encoder=true", "accumulate=2"),
+    "full": (
+        "train_text_encoder=true",
+        "accumulate=2",
+        *PREDICTION,
+        "prior.weight_schedule=linear",
+    ),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),
     "lora": (
         "method=lora",
         "train_text_encoder=true",
-        "accumulate=2",
         "method.adapter.lora_dropout=0.2",
         "text_encoder_stop_step=3",
         "loraplus_lr_ratio=4",
+        *PREDICTION,
     ),
     "lokr": ("method=lokr", "train_text_encoder=true", "ema_decay=0.9"),
     "oft": ("method=oft", "ppl=false"),
