@@ -88,6 +88,7 @@ def test_a_fresh_lora_is_zero_times_the_published_scale(model, lora, predict):
             "method.adapter.use_dora=yes is not usable: PEFT takes",
         ),
         ("LoraConfig", {"bias": "some"}, "method.adapter.bias=some is not usable"),
+        ("LoraConfig", {"init_lora_weights": "pissa"}, "pissa changes the base model too"),
         ("LoHConfig", {}, "no configuration class of PEFT: did you mean peft.LoHaConfig"),
         ("LoraModel", {}, "peft.LoraModel is no configuration class of PEFT"),
         ("AdaLoraConfig", {"total_step": 10}, "needs a loop or inputs of its own"),

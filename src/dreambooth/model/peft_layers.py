@@ -31,6 +31,8 @@ ADAPTER = "default"  # PEFT's name of the one adapter that a network has
 KEY = "method.adapter"
 # the update is a term that is added to W, which PEFT's `set_scale` multiplies
 SCALABLE = (PeftType.LORA, PeftType.LOHA, PeftType.LOKR)
+# the starts of a LoRA that leave the layer's own weights alone: no file would hold the others'
+STARTS = (True, False, "gaussian", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class AdapterSettings:
             raise UserError(
                 f"{KEY}.target_modules={targets} must be a list of one or more ends of module "
                 "names, such as [to_q, to_v]."
+            )
+        if (start := self.options.get("init_lora_weights", True)) not in STARTS:
+            raise UserError(
+                f"{KEY}.init_lora_weights={start} changes the base model too, and the exported "
+                f"file would not: use one of {', '.join(map(str, STARTS))}."
             )
         config = self.config()
         if (

@@ -41,12 +41,17 @@ def bytes_of_parameters(config: Plain) -> float | None:
         saved = -(-phase["max_steps"] // checkpoint["every_n_steps"])
         kept = min(checkpoint["keep"], saved)
         written += kept * _trained(phase, sizes) * 12  # a weight and two moments
-    if any(_trained(phase, sizes) for phase in config["method"]["phases"]):
+    if any(_is_own(phase.get(name)) for phase in config["method"]["phases"] for name in sizes):
         written += sum(sizes.values()) * 4  # the exported pipeline
     images = final_samples(config) + scored_images(config)
     return written + images * config["resolution"] ** 2 * PNG
 
 
 def _trained(phase: Plain, sizes: Mapping[str, int]) -> int:
-    """Count the parameters that a phase trains fully; adapters and tokens are next to nothing."""
+    """Count the parameters that a phase trains fully; the other kinds are next to nothing."""
     return sum(size for network, size in sizes.items() if phase.get(network) == "full")
+
+
+def _is_own(kind: object) -> bool:
+    """Tell whether a kind of training changes a network's own weights, all or some by name."""
+    return kind == "full" or isinstance(kind, list)

@@ -26,8 +26,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
-PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
-PEFT_FIELDS += ("use_dora",)
+PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
+PEFT_FIELDS += ("use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)
