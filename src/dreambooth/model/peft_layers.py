@@ -31,6 +31,8 @@ ADAPTER = "default"  # PEFT's name of the one adapter that a network has
 KEY = "method.adapter"
 # the update is a term that is added to W, which PEFT's `set_scale` multiplies
 SCALABLE = (PeftType.LORA, PeftType.LOHA, PeftType.LOKR)
+# these need calls of their own in each step, or inputs that no model here has
+OTHER_LOOPS = (PeftType.ADALORA, PeftType.POLY, PeftType.XLORA)
 # the starts of a LoRA that leave the layer's own weights alone: no file would hold the others'
 STARTS = (True, False, "gaussian", "orthogonal")
 
@@ -72,16 +74,7 @@ class AdapterSettings:
                 f"file would not: use one of {', '.join(map(str, STARTS))}."
             )
         config = self.config()
-        if (
-            config.is_prompt_learning
-            or config.is_adaption_prompt
-            or self.kind
-            in (
-                PeftType.ADALORA,
-                PeftType.POLY,
-                PeftType.XLORA,
-            )
-        ):
+        if config.is_prompt_learning or config.is_adaption_prompt or self.kind in OTHER_LOOPS:
             raise UserError(
                 f"{KEY}._target_={self.target} needs a loop or inputs of its own: choose a class "
                 "that adapts layers, such as peft.LoraConfig or peft.LoKrConfig."
