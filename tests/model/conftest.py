@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth.model.peft_layers import AdapterSettings
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.adapters.peft_files import load_peft, save_peft
 from dreambooth.model.interface import adapter_parameters
 from dreambooth.model.peft_layers import (
-    AdapterSettings,
     add_adapter,
     check_adapter,
     has_adapter,

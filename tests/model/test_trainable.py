@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.model.chosen import Kind
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TokenSettings, token_ids
-from dreambooth.model.trainable import Kind, Phase, TrainableWeights
+from dreambooth.model.trainable import Phase, TrainableWeights
 
 TOKEN = TokenSettings("<new>", "dog", 2)
 KEY_AND_VALUE = ("*.attn2.to_k.weight", "*.attn2.to_v.weight")  # Custom Diffusion's

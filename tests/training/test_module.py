@@ -19,8 +19,8 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.base_prediction import BasePrediction
-from dreambooth.model.peft_layers import AdapterSettings
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth

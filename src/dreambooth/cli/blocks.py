@@ -10,7 +10,7 @@ import torch
 from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.data.templates import templates
 from dreambooth.errors import UserError
-from dreambooth.model.peft_layers import AdapterSettings
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.settings import build, require_number
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import BaseModel, adapter_names, adapter_parameters, own_name
-from dreambooth.model.peft_layers import AdapterSettings, add_adapter, check_adapter, has_adapter
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.chosen import Kind, chosen, matching
+from dreambooth.model.interface import BaseModel, adapter_names, own_name
+from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
 from dreambooth.model.textual_inversion import (
     RowMask,
     TokenSettings,
@@ -21,8 +22,6 @@ from dreambooth.model.textual_inversion import (
     token_ids,
     token_rows,
 )
-
-Kind = str | tuple[str, ...]  # how a network trains
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class TrainableWeights:
             if kind == "token":
                 self._mask_other_rows()
             else:
-                for parameter in _chosen(model, name, kind):
+                for parameter in chosen(model, name, kind):
                     parameter.requires_grad_(True)
             module.train(kind != "frozen")
 
@@ -217,42 +216,6 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
                 f"the checkpoint's {name} is {list(state[name].shape)} and the model's "
                 f"{list(tensor.shape)}: resume with the model and settings it was trained with."
             )
-
-
-def matching(model: BaseModel, network: str, patterns: tuple[str, ...]) -> list[str]:
-    """List a network's own parameters whose names match one of the `patterns`.
-
-    Raises:
-        UserError: a pattern matches none.
-    """
-    names = [own_name(name) for name, _ in _own_parameters(model, network)]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(
-                f"the pattern {pattern} of a phase matches no parameter of the {network}, which "
-                f"has {names[0]} and {len(names) - 1} others: use * for any part of a name."
-            )
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _own_parameters(model: BaseModel, network: str) -> list[tuple[str, nn.Parameter]]:
-    """List a network's parameters without those of adapters."""
-    module = model.network(network)
-    added = adapter_names(module)
-    return [(name, p) for name, p in module.named_parameters() if name not in added]
-
-
-def _chosen(model: BaseModel, network: str, kind: Kind) -> list[nn.Parameter]:
-    """List the parameters of a network that train in a phase of this kind."""
-    if kind == "frozen":
-        return []
-    if kind == "adapter":
-        return list(adapter_parameters(model.network(network)).values())
-    own = _own_parameters(model, network)
-    if isinstance(kind, str):
-        return [parameter for _, parameter in own]
-    chosen = {*matching(model, network, kind)}
-    return [parameter for name, parameter in own if own_name(name) in chosen]
 
 
 def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:

@@ -13,9 +13,10 @@ import torch
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.plan import EvaluationSpec
-from dreambooth.model.peft_layers import AdapterSettings
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.chosen import Kind
 from dreambooth.model.textual_inversion import TokenSettings
-from dreambooth.model.trainable import Kind, Phase
+from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
 
