@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="of each kind: 8, 12, 16 ...")
     parser.add_argument("--page", type=Path, help="write this page, and pictures beside it")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # options may stand last
     try:
         run(args)
     except UserError as error:

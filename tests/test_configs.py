@@ -42,13 +42,14 @@ COUNTS = {
     "trainer": 6,
 }
 ALL = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
-CHOICES = [choice for choice in ALL if choice[0] != "preset"]  # which belongs to generate.py
+# presets belong to generate.py, and _files are parts of others
+CHOICES = [(group, name) for group, name in ALL if group != "preset" and name[0] != "_"]
 GROUPS = sorted({group for group, _ in CHOICES})
 ON_THIS_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true")
 
 
 def choices(*groups: str) -> list[tuple[str, str]]:
-    return [(g, name) for g, name in CHOICES if g in groups and not name.startswith("_")]
+    return [(group, name) for group, name in CHOICES if group in groups]
 
 
 def composed(name: str, *overrides: str):
