@@ -22,11 +22,11 @@ def config(tmp_path_factory):
 
 
 def test_what_fits_is_named(config, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda _: 40 * GIB)
+    monkeypatch.setattr(room, "free_bytes", lambda _: 50 * GIB)
     with pytest.raises(UserError) as refused:
         room.refuse_full_disk([config] * 10)
     text = str(refused.value)
-    assert "has 40.0 GiB free, and these 10 runs would write about" in text
+    assert "has 50.0 GiB free, and these 10 runs would write about" in text
     assert "export.dtype=float16 (" in text and "export.kind=none (" in text
     assert "pass checkpoint.keep_when_finished=0 (" not in text  # float32 exports are too large
 

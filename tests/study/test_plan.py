@@ -130,7 +130,7 @@ def test_a_model_without_earlier_runs_is_estimated_by_its_size():
     assert memory_of_parameters(composed(*sd, "method=lora")) == pytest.approx(
         1066.2e6 * 4 / 2**30, rel=1e-3
     )
-    assert memory_of_parameters(composed("model.name=mine")) is None
+    assert memory_of_parameters(composed("model.name=mine", "model.path=org/mine")) is None
 
 
 STUDY = ("model=sd15", "photos.root=x", "max_steps=1000", "evaluation=paper", "samples.seeds=[0]")
