@@ -124,7 +124,7 @@ def test_checkpoints_are_pruned_when_a_run_has_finished(spine, tmp_path):
     assert {f.name for f in (out / "checkpoints/phase-0").iterdir()} == {"step-000002.ckpt.json"}
     sizes = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and f.name != "run.json")
     assert abs(record(out)["costs"]["bytes_written"] - sizes) < 20_000
-    spine.run(out, "max_steps=3", *more[1:])
+    spine.run(out, "max_steps=3", *more[1:], "checkpoint.keep_when_finished=null")
     assert record(out)["costs"]["phase_0"]["steps"] == 3  # anew: nothing was left to go on from
     method = spine.spec(tmp_path / "x", *more).method
     assert RunWeights(Run.read(out), method).steps() == [0, 3]
