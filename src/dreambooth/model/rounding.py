@@ -53,6 +53,6 @@ def tensors_hash(state: Mapping[str, Tensor]) -> str:
     """Hash tensors by name, dtype, shape and bytes: 16 hex digits."""
     facts = {}
     for name, tensor in state.items():
-        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         facts[name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest()]
     return cache_key(**facts)
