@@ -1,4 +1,4 @@
-"""The work of evaluate.py: score a finished run, a folder of images, or photos among themselves."""
+"""The work of evaluate.py: score a run, a folder of images, a benchmark, or photos alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dreambooth.cli.benchmark import BenchmarkCommand
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.specs import evaluation_spec
@@ -19,6 +20,7 @@ from dreambooth.evaluation.score import score
 from dreambooth.evaluation.write import (
     print_scores,
     refuse_a_runs_scores,
+    refuse_copies,
     scores_folder,
     write_scores,
 )
@@ -38,16 +40,21 @@ def evaluate(cfg: DictConfig) -> int:
     Raises:
         UserError: nothing or too much to score, and whatever keeps it from being scored.
     """
-    asked = [key for key in ("run", "images", "calibrate") if cfg[key]]
+    asked = [key for key in ("run", "images", "tree", "calibrate") if cfg[key]]
     if len(asked) != 1:
         raise UserError(
-            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, or calibrate=true "
-            "photos.root=DIR; one of them."
+            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, tree=DIR "
+            "photos.root=DIR (a whole benchmark), or calibrate=true photos.root=DIR; one of them."
         )
     if asked == ["run"]:
         return _run(cfg)
     if asked == ["images"]:
         return _images(cfg)
+    if asked == ["tree"]:
+        command, metrics = BenchmarkCommand(cfg), list(cfg.evaluation.metrics)
+        cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
+        command.run(_encoders(cfg, metrics), metrics)
+        return 0
     root = cfg.photos if isinstance(cfg.photos, str) else cfg.photos.root
     photos = dataset_photos(root, cfg.cache_dir)
     output = Path(cfg.output_dir or ".")
@@ -100,7 +107,7 @@ def _images(cfg: DictConfig) -> int:
             "prompts: add one with the columns file, prompt and class_only."
         )
     photos, what, references = _references(cfg, None, [])
-    _refuse_copies([folder / item.file for item in items], photos)
+    refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
     with costs.stage("evaluation"):
@@ -150,16 +157,6 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     if not trained_on or not all(path.is_file() for path in trained_on):
         return "photos", "whether a model trained on them is not known"
     return "other photos", count
-
-
-def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
-    known = {file_hash(path): path for path in photos}
-    for path in images:
-        if copied := known.get(file_hash(path)):
-            raise UserError(
-                f"{path} is the same file as the photo {copied}, and beside itself it would score "
-                "1: take it out of images=DIR; calibrate=true compares photos with photos."
-            )
 
 
 def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.evaluation.networks import Encoders
-from dreambooth.metrics import fidelity, preservation, variants
+from dreambooth.metrics import fidelity, identity, preservation, variants
 from dreambooth.metrics.aggregate import bootstrap_interval, mean
 from dreambooth.metrics.features import Encoder, TextTooLong
 from dreambooth.metrics.perceptual import PerceptualDistance
@@ -103,14 +104,19 @@ def score(
     photos: Sequence[Path],
     encoders: Encoders,
     metrics: Sequence[str],
+    gallery: Mapping[str, Sequence[Path]] | None = None,
 ) -> Scores:
     """Score one subject's images, which `items` describes, against its photos.
 
     Means are defined in `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES and
-    DIV of class need images of one class prompt, "a [class]"; a note says why they were left out.
+    DIV of class need images of one class prompt, "a [class]", and gallery identity other subjects;
+    a note says why they were left out.
+
+    Args:
+        gallery: the photos of the other subjects of the class, by name.
 
     Raises:
-        UserError: no images, features that are NaN, or DIV of a prompt with one image.
+        UserError: no images, features that are NaN, or DIV where every prompt has one image.
     """
     result = Scores([asdict(item) for item in items])
     pairs = list(zip(result.rows, images, strict=True))
@@ -126,6 +132,8 @@ def score(
         _fidelity(result, "CLIP-I", encoders.of("clip_i"), subject, real)
     if "clip_t" in metrics:
         _clip_t(result, encoders.of("clip_t"), subject)
+    if "gallery" in metrics:
+        _gallery(result, encoders.of("gallery"), subject, real, gallery or {})
     has_class = len(set(prior.prompts)) == 1
     if "pres" in metrics and has_class:
         _pres(result, encoders.of("pres"), prior, real)
@@ -170,6 +178,9 @@ def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
     images, prompts = clip.images(made.images), len(set(made.prompts))
     for text, column in (("class_only", "class_only"), ("with_id", "prompt")):
         texts = [row[column] for row in made.rows]
+        if text == "with_id" and all(row["prompt"] == row["class_only"] for row in made.rows):
+            result.notes.append("The prompts hold no identifier, so CLIP-T with_id is not scored.")
+            continue
         try:
             features = clip.texts(texts)
         except TextTooLong as error:
@@ -178,6 +189,27 @@ def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
         scores = fidelity.clip_t_scores(images, features, texts=texts, prompts=made.prompts)
         variant = variants.clip_t_id(clip.variant, text)
         result.add(variant, f"CLIP-T {text}", made.rows, scores, made.by_prompt, prompts=prompts)
+
+
+def _gallery(
+    result: Scores, dino: Encoder, made: _Part, real: _Part, others: Mapping[str, Sequence[Path]]
+) -> None:
+    """Gallery identity: whether the subject is nearer than the others of its class."""
+    if not others:
+        result.notes.append(
+            "There are no photos of other subjects of the class, so gallery identity is not scored."
+        )
+        return
+    features = {name: dino.images(photos) for name, photos in others.items()}
+    ranks = identity.gallery_ranks(dino.images(made.images), dino.images(real.images), features)
+    first = (ranks == 1).double()
+    counts = {"prompts": len(set(made.prompts)), "gallery": len(others) + 1}
+    for kind, metric, values in (
+        ("recall1", "Gallery recall@1", first),
+        ("rank", "Gallery rank", ranks),
+    ):
+        variant = variants.gallery_id(kind, variants.dino_id(dino.variant))
+        result.add(variant, metric, made.rows, values, made.by_prompt, **counts)
 
 
 def _pres(result: Scores, dino: Encoder, prior: _Part, real: _Part) -> None:
@@ -190,7 +222,22 @@ def _pres(result: Scores, dino: Encoder, prior: _Part, real: _Part) -> None:
 
 
 def _div(result: Scores, metric: str, distance: PerceptualDistance, part: _Part) -> None:
-    """DIV: mean distance of the images of a prompt; a row has its distance to the others."""
+    """DIV: mean distance of the images of a prompt; a row has its distance to the others.
+
+    A prompt with one image is left out, with a note, where others have more.
+    """
+    count = Counter(part.prompts)
+    single = [prompt for prompt, images in count.items() if images == 1]
+    if single and len(single) < len(count):
+        rest = [
+            pair
+            for pair in zip(part.rows, part.images, strict=True)
+            if count[pair[0]["prompt"]] > 1
+        ]
+        part = _Part([row for row, _ in rest], [image for _, image in rest])
+        result.notes.append(
+            f'{metric} leaves out {len(single)} prompts with one image, "{single[0]}" first.'
+        )
     own: dict[int, float] = {}
 
     def matrix(indices: list[int]) -> Tensor:

@@ -13,6 +13,7 @@ PAIRINGS = ("allpairs", "paired", "oneref", "max")
 AVERAGES = ("macro", "micro")
 TEXTS = ("with_id", "class_only", "subject_removed")
 SCALES = ("cos", "x100", "clipscore2.5")
+GALLERIES = ("recall1", "rank")
 PRESERVATIONS = ("class_prompt", "other_subjects", "adapter_drift")
 
 
@@ -99,10 +100,20 @@ def real_ref_id(metric: str, *, include_self: bool) -> str:
     return f"real_ref.{metric}.{'include_self' if include_self else 'exclude_self'}"
 
 
+def gallery_id(kind: str, dino: str) -> str:
+    """Name a gallery score by its kind and the whole id of its DINO; errors as `dino_id`.
+
+    >>> gallery_id("recall1", dino_id("dino.pocket.sq64_bicubic"))
+    'gallery.recall1.dino.pocket.sq64_bicubic.allpairs.macro'
+    """
+    _family(dino, "dino", "gallery identity")
+    return f"gallery.{_one_of(kind, GALLERIES, 'gallery')}.{dino}"
+
+
 def lower_is_better(variant: str) -> bool:
-    """Tell whether a score is better when it is lower, as PRES alone is.
+    """Tell whether a score is better when it is lower, as PRES and a gallery's rank are.
 
     >>> lower_is_better("pres.class_prompt.dino.pocket.sq64_bicubic.allpairs.macro")
     True
     """
-    return variant.partition(".")[0] == "pres"
+    return variant.startswith(("pres.", "gallery.rank."))
