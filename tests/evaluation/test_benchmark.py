@@ -13,9 +13,10 @@ from PIL import Image
 
 from dreambooth.data.prompts import SubjectWords, fill, prompts
 from dreambooth.errors import UserError
-from dreambooth.evaluation.benchmark import BenchmarkSpec
+from dreambooth.evaluation.benchmark import Benchmark, BenchmarkSpec
+from dreambooth.evaluation.benchmark_reader import BenchmarkReader
 from dreambooth.evaluation.benchmark_scores import BenchmarkScoring, alike
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.metrics.aggregate import bootstrap_interval
 
 SUBJECTS = {"dog": ("dog", True), "dog2": ("dog", True), "vase": ("vase", False)}
@@ -60,15 +61,15 @@ def copied(tree, tmp_path) -> Path:
     return Path(shutil.copytree(tree, tmp_path / "method"))
 
 
-def spec(folder: Path, **other) -> BenchmarkSpec:
+def read(folder: Path, **other) -> Benchmark:
     own = {"layout": "{subject}/{prompt}/{seed}.png", "manifest": None, "prompts": "quick"}
     own |= {"images_per_prompt": 2, "identifier": None, "first_index": None}
-    return BenchmarkSpec(folder=folder, **{**own, **other})
+    return BenchmarkReader(BenchmarkSpec(folder=folder, **{**own, **other}), WORDS).read()
 
 
 def refusal(folder: Path, **other) -> str:
     with pytest.raises(UserError) as caught:
-        spec(folder, **other).read(WORDS)
+        read(folder, **other)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -163,7 +164,7 @@ def test_what_is_missing_is_said(copied, photos, tmp_path):
     (snow / "0.png").unlink()
     (snow / "1.png").write_bytes(b"no picture")
     noise(copied / "grid.png", 9)
-    found = spec(copied).read(WORDS)
+    found = read(copied)
     assert found.count == 19 and found.strangers == ["grid.png"] and found.absent == ["vase"]
     left = found.readable()
     assert left.count == 18
@@ -175,14 +176,14 @@ def test_what_is_missing_is_said(copied, photos, tmp_path):
     ]
     notes = " ".join(left.notes)
     for words in (
-        "1 of 3 subjects have no images: vase.",
-        '2 images are missing, of 1 prompts of 1 subjects; first dog, "a dog in the snow": 0 of 2.',
-        "1 images cannot be read",
+        "3 subjects are known, 1 without images: vase.",
+        'Missing images: 2, in 1 prompts (dog); first dog, "a dog in the snow": 0 of 2.',
+        "cannot be read and are not scored: 1; first ",
         "1.png is not an image",
-        "1 files do not fit",
+        "layout={subject}/{prompt}/{seed}.png and are not scored: 1; first grid.png",
     ):
         assert words in notes, notes
-    assert left.gaps[-1].reason and not spec(copied, images_per_prompt=1).read(WORDS).gaps[1:]
+    assert left.gaps[-1].reason and not read(copied, images_per_prompt=1).gaps[1:]
 
 
 def test_prompts_by_number_and_whether_the_first_is_0_or_1(tmp_path):
@@ -191,10 +192,10 @@ def test_prompts_by_number_and_whether_the_first_is_0_or_1(tmp_path):
         for k in range(4 - len(other)):
             noise(root / "dog" / f"{k + start}_0.png", k)
         layout = "{subject}/{prompt_index}_{seed}.png"
-        (dog,) = spec(root, layout=layout, **other).read(WORDS).subjects
+        (dog,) = read(root, layout=layout, **other).subjects
         assert dog.templates == list(QUICK[: 4 - len(other)])
         assert dog.items[0].prompt == dog.items[0].class_only == "a dog in the jungle"
-    (dog,) = spec(root, layout=layout, first_index=1, identifier="sks").read(WORDS).subjects
+    (dog,) = read(root, layout=layout, first_index=1, identifier="sks").subjects
     assert dog.items[0].prompt == "a sks dog in the jungle"
     assert "from 1 to 3, of 4 prompts: pass first_index=0 or" in refusal(root, layout=layout)
     noise(root / "dog" / "7_0.png", 7)
@@ -211,7 +212,7 @@ def test_a_manifest_states_prompts_of_any_kind(tmp_path):
     ]
     manifest = tmp_path / "m.csv"
     manifest.write_text("\n".join(["file,subject,prompt,class_only,set", *rows]))
-    dog, vase = spec(tmp_path, manifest=manifest, first_index=0).read(WORDS).subjects
+    dog, vase = read(tmp_path, manifest=manifest, first_index=0).subjects
     assert [(item.set, item.prompt, item.class_only) for item in dog.items] == [
         ("subject", "a <s1> by the sea", "a dog by the sea"),
         ("class", "a dog", "a dog"),
@@ -267,5 +268,5 @@ def test_the_gallery_is_the_other_subjects_of_the_class_with_or_without_images(c
     shutil.rmtree(copied / "dog2")
     found = {name: sorted((photos / name).iterdir()) for name in SUBJECTS}
     encoders = None  # not asked
-    scoring = BenchmarkScoring(spec(copied).read(WORDS), found, encoders, [], copied)
+    scoring = BenchmarkScoring(read(copied), found, encoders, [], copied)
     assert scoring.gallery("dog") == {"dog2": found["dog2"]} and not scoring.gallery("vase")

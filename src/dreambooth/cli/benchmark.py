@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from dreambooth.cli.configs import CONF, files_of
+from dreambooth.cli.subjects import known_subjects
 from dreambooth.cli.suggest import no_choice
-from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.benchmark import Benchmark, BenchmarkSpec
+from dreambooth.evaluation.benchmark_reader import BenchmarkReader
 from dreambooth.evaluation.benchmark_scores import BenchmarkScoring, notes_of
 from dreambooth.evaluation.calibrate import dataset_photos
 from dreambooth.evaluation.networks import Encoders
@@ -50,7 +50,7 @@ class BenchmarkCommand:
             cfg.identifier,
             cfg.first_index,
         )
-        self.benchmark = spec.read({name: words[name] for name in self.photos})
+        self.benchmark = BenchmarkReader(spec, {name: words[name] for name in self.photos}).read()
         self.output = Path(cfg.output_dir or spec.folder / "scores")
 
     def run(self, encoders: Encoders, metrics: Sequence[str]) -> None:
@@ -99,21 +99,6 @@ class BenchmarkCommand:
         folder = benchmark.spec.folder
         files = (folder / i.file for subject in benchmark.subjects for i in subject.items)
         return [file for file in files if file.is_file()]
-
-
-def known_subjects() -> dict[str, SubjectWords]:
-    """Read the class noun of every subject that the configuration folders have, by name."""
-    folders = [CONF]
-    if HydraConfig.initialized():
-        sources = HydraConfig.get().runtime.config_sources
-        folders = [Path(source.path) for source in sources if source.schema == "file"]
-    words = {}
-    for path in files_of("subject", folders):
-        block: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        noun, live = block.get("class_noun"), block.get("live")
-        if isinstance(noun, str) and noun != "???" and isinstance(live, bool):
-            words[path.stem] = SubjectWords(noun, noun, f"a {noun}", live)
-    return words
 
 
 def _published(name: str | None) -> Published:

@@ -13,7 +13,8 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.benchmark import Benchmark, SubjectImages
 from dreambooth.evaluation.evaluate import explain
 from dreambooth.evaluation.networks import NEEDS, Encoders
-from dreambooth.evaluation.score import Scores, score
+from dreambooth.evaluation.record import References, Scores
+from dreambooth.evaluation.score import score
 from dreambooth.evaluation.write import read_scores, write_scores
 from dreambooth.files import cache_key, file_hash
 from dreambooth.metrics.preprocess import image_digest
@@ -75,8 +76,8 @@ class BenchmarkScoring:
                 part = files[start : start + BATCH]
                 encoder.images(part, BATCH)  # into the cache
                 advance(len(part))
-        gallery, photos = self.gallery(subject.name), list(self.photos[subject.name])
-        scores = score(subject.items, files, photos, self.encoders, self.metrics, gallery)
+        references = References(self.photos[subject.name], self.gallery(subject.name))
+        scores = score(subject.items, files, references, self.encoders, self.metrics)
         if self.encoders.distance is not None:
             advance(len(files))
         return scores

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dreambooth.data.prompts import fill
 
 MOST_EXTRA_WORDS = 3  # of an identifier, such as "<cat-toy>", before the class noun or without it
+LEAST_CUT = 20  # characters after the subject that a name which was cut must have
 _NUMBER = re.compile(r"(?:prompts?|p)?[ _-]*(\d+)", re.IGNORECASE)
 _NUMBERED = re.compile(r"\d+[ _-]+(.*)")
 
@@ -69,16 +70,24 @@ def find_prompt(name: str, templates: Sequence[str], class_noun: str) -> PromptN
     found = [(t, p) for t in templates if (p := _phrase(own, t, words(class_noun))) is not None]
     if found:
         template, phrase = max(found, key=lambda pair: len(words(pair[0])))
-        return PromptName(template, phrase)
+        return PromptName(template, "" if phrase == " ".join(words(class_noun)) else phrase)
     numbered = _NUMBERED.fullmatch(name)
     return find_prompt(numbered[1], templates, class_noun) if numbered else None
 
 
 def _phrase(own: list[str], template: str, noun: list[str]) -> str | None:
-    """Return the words in the subject's place; None where a text is not of the template."""
+    """Return the words in the subject's place; None where a text is not of the template.
+
+    A text may end within the template, as file names that are cut do.
+    """
     before, after = (words(part) for part in template.split("{subject}"))
-    middle = own[len(before) : len(own) - len(after)]
-    if own != [*before, *middle, *after] or len(own) < len(before) + len(after):
+    if own[: len(before)] != before:
         return None
-    extra = middle[: -len(noun)] if middle[-len(noun) :] == noun else middle
-    return " ".join(middle) if len(extra) <= MOST_EXTRA_WORDS else None
+    rest = own[len(before) :]
+    for count in range(len(noun) + MOST_EXTRA_WORDS + 1):
+        middle, end = rest[:count], rest[count:]
+        extra = middle[: -len(noun)] if middle[-len(noun) :] == noun else middle
+        is_cut = len(" ".join(end)) >= LEAST_CUT and " ".join(after).startswith(" ".join(end))
+        if len(middle) == count and len(extra) <= MOST_EXTRA_WORDS and (end == after or is_cut):
+            return " ".join(middle)
+    return None

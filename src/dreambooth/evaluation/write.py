@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.files import file_hash, read_csv, write_csv, write_json
 from dreambooth.metrics.variants import lower_is_better
 from dreambooth.sampling.store import Item

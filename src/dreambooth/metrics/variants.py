@@ -13,6 +13,7 @@ PAIRINGS = ("allpairs", "paired", "oneref", "max")
 AVERAGES = ("macro", "micro")
 TEXTS = ("with_id", "class_only", "subject_removed")
 SCALES = ("cos", "x100", "clipscore2.5")
+KERNELS = ("own_class", "other_classes")
 GALLERIES = ("recall1", "rank")
 PRESERVATIONS = ("class_prompt", "other_subjects", "adapter_drift")
 
@@ -110,10 +111,23 @@ def gallery_id(kind: str, dino: str) -> str:
     return f"gallery.{_one_of(kind, GALLERIES, 'gallery')}.{dino}"
 
 
+def kernel_id(kind: str, dino: str) -> str:
+    """Name a kernel distance by the class that it is of and its encoder; errors as `dino_id`.
+
+    >>> kernel_id("own_class", "dino.pocket.sq64_bicubic")
+    'kernel.own_class.dino.pocket.sq64_bicubic.poly3'
+
+    Args:
+        dino: the `variant` of a DINO encoder.
+    """
+    _family(dino, "dino", "the kernel distance")
+    return f"kernel.{_one_of(kind, KERNELS, 'kernel')}.{dino}.poly3"
+
+
 def lower_is_better(variant: str) -> bool:
-    """Tell whether a score is better when it is lower, as PRES and a gallery's rank are.
+    """Tell whether a score is better when it is lower: PRES, a gallery's rank, kernel distances.
 
     >>> lower_is_better("pres.class_prompt.dino.pocket.sq64_bicubic.allpairs.macro")
     True
     """
-    return variant.startswith(("pres.", "gallery.rank."))
+    return variant.startswith(("pres.", "gallery.rank.", "kernel."))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dreambooth.data.prompts import fill
 from dreambooth.evaluation.benchmark import Benchmark, SubjectImages
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import COLUMNS
 from dreambooth.files import write_csv
 from dreambooth.metrics.aggregate import bootstrap_interval, macro
@@ -42,7 +42,7 @@ def benchmark_answer(
         for v, mean in means.items()
         if v.startswith(REAL) and v.endswith(".exclude_self")
     }
-    told = {"runs": (str(folder),), "subjects": tuple(scores)}
+    told = {"runs": tuple(scores), "subjects": tuple(scores)}  # as if each subject were a run
     rows = [Row(folder.resolve().name, "setting", scores=own, **told)]
     source = [row for row in published.rows if row.real]
     name = source[0].name if source else "real images"

@@ -16,6 +16,8 @@ SHORT = {
     "PRES other subjects": "PRES other",
     "Gallery recall@1": "recall@1",
     "Gallery rank": "rank",
+    "Kernel distance own class": "KD class",
+    "Kernel distance other classes": "KD others",
 }
 
 
