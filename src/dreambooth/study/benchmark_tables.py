@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dreambooth.data.prompts import fill
+from dreambooth.data.prompts import prompts as prompt_set
 from dreambooth.evaluation.benchmark import Benchmark, SubjectImages
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import COLUMNS
@@ -44,18 +45,22 @@ def benchmark_answer(
     }
     told = {"runs": tuple(scores), "subjects": tuple(scores)}  # as if each subject were a run
     rows = [Row(folder.resolve().name, "setting", scores=own, **told)]
-    source = [row for row in published.rows if row.real]
-    name = source[0].name if source else "real images"
-    if real or source:
-        numbers = source[0].scores if source else {}
-        rows.append(Row(name, "real", scores=real, published=numbers, **told))
+    name = folder.resolve().name
+    rows = [Row(name, "setting", scores=own, **told)]
     rows += [
         Row(f"{row.name} (published)", "source", published=row.scores)
         for row in published.rows
         if not row.real
     ]
+    source = [row for row in published.rows if row.real]
+    if real or source:
+        numbers = source[0].scores if source else {}
+        label = source[0].name if source else "real images"
+        rows.append(Row(label, "real", scores=real, published=numbers, **told))
+    title = f"{name}: {benchmark.count} images of {len(scores)} subjects"
+    shown = replace(published, title=title, question="", finding="")
     columns = columns_of_metrics(names, published)
-    return Answer(published, tuple(columns), tuple(rows), notes=tuple(notes))
+    return Answer(shown, tuple(columns), tuple(rows), notes=tuple(notes))
 
 
 def _of_subjects(scores: Mapping[str, Scores], variant: str) -> dict[str, float]:
@@ -90,7 +95,10 @@ def prompt_rows(benchmark: Benchmark, scores: Mapping[str, Scores]) -> list[dict
                 of_subjects = of_prompt.setdefault(variant, {})
                 of_subjects.setdefault(subject.name, []).append(row[variant])
     rows = []
-    for template, of_prompt in values.items():
+    known = [t for live in (False, True) for t in prompt_set(benchmark.spec.prompts, live)]
+    order = {template: known.index(template) for template in values if template in known}
+    for template in sorted(values, key=lambda t: order.get(t, len(known))):
+        of_prompt = values[template]
         row: dict[str, Any] = {"prompt": fill(template, None, "[class]")}
         variants = sorted(of_prompt)
         row["subjects"] = max((len(of_prompt[variant]) for variant in variants), default=0)
