@@ -164,6 +164,7 @@ def test_what_is_missing_is_said(copied, photos, tmp_path):
     (snow / "0.png").unlink()
     (snow / "1.png").write_bytes(b"no picture")
     noise(copied / "grid.png", 9)
+    Image.new("RGB", (20, 20)).save(copied / "dog" / "a-red-sks-dog" / "0.png")
     found = read(copied)
     assert found.count == 19 and found.strangers == ["grid.png"] and found.absent == ["vase"]
     left = found.readable()
@@ -181,6 +182,7 @@ def test_what_is_missing_is_said(copied, photos, tmp_path):
         "cannot be read and are not scored: 1; first ",
         "1.png is not an image",
         "layout={subject}/{prompt}/{seed}.png and are not scored: 1; first grid.png",
+        "Black images, which are scored as they are: 1; first dog/a-red-sks-dog/0.png.",
     ):
         assert words in notes, notes
     assert left.gaps[-1].reason and not read(copied, images_per_prompt=1).gaps[1:]

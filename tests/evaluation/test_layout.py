@@ -20,8 +20,8 @@ PUBLISHED = {  # by whose code the files are written
         Place("backpack_dog", "a backpack in the jungle", 2975),
     ),
     "DreamMatcher": (
-        "{subject}/output/ours/prompt_{prompt_index}/samples/{seed}.jpg",
-        "cat2/output/ours/prompt_12/samples/3.jpg",
+        "{subject}/output/ours/prompt_{prompt_index}/{seed}.jpg",
+        "cat2/output/ours/prompt_12/3.jpg",
         Place("cat2", "12", 3),
     ),
     "grantrinehimer": (

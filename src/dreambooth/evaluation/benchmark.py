@@ -87,7 +87,8 @@ class Benchmark:
     """The images of a benchmark by subject.
 
     `class_nouns` has every known subject, with images or not. `absent` are known subjects without
-    any image, `strangers` files that do not fit the layout, and `unreadable` reasons by file.
+    any image, `strangers` files that do not fit the layout, `unreadable` reasons by file, and
+    `black` files whose image is black, as a safety checker leaves it.
     """
 
     spec: BenchmarkSpec
@@ -96,6 +97,7 @@ class Benchmark:
     absent: Sequence[str]
     strangers: Sequence[str]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    black: Sequence[str] = ()
 
     @property
     def count(self) -> int:
@@ -109,11 +111,13 @@ class Benchmark:
             UserError: none can be read.
         """
         files = [item.file for subject in self.subjects for item in subject.items]
-        unreadable = {}
+        unreadable, black = {}, []
         with progress_bar("Reading images", len(files)) as advance:
             for file in files:
                 try:
-                    load_photo(self.spec.folder / file)
+                    image = load_photo(self.spec.folder / file)
+                    if all(high == 0 for _, high in image.getextrema()):
+                        black.append(file)
                 except FileNotFoundError:
                     unreadable[file] = f"{file} is not there"
                 except UserError as error:
@@ -125,7 +129,8 @@ class Benchmark:
                 f"none of the {len(files)} images of tree={self.spec.folder} can be read; first "
                 f"{next(iter(unreadable.values()))}."
             )
-        return replace(self, subjects=[s for s in left if s.items], unreadable=unreadable)
+        left = [subject for subject in left if subject.items]
+        return replace(self, subjects=left, unreadable=unreadable, black=black)
 
     @property
     def gaps(self) -> list[Gap]:
@@ -156,6 +161,11 @@ class Benchmark:
             first = next(iter(self.unreadable.values()))
             count = len(self.unreadable)
             notes.append(f"Images that cannot be read and are not scored: {count}; first {first}.")
+        if self.black:
+            notes.append(
+                f"Black images, which are scored as they are: {len(self.black)}; first "
+                f"{self.black[0]}."
+            )
         if self.strangers:
             notes.append(
                 f"Images that do not fit layout={self.spec.layout} and are not scored: "
