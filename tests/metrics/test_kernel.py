@@ -38,6 +38,7 @@ def test_the_distance_is_that_of_a_plain_loop():
     assert kernel.distance([terms, other]) == pytest.approx(sum(both) / 2, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_it_differs_from_torchmetrics_by_the_pairs_of_equal_seeds_alone():
     from torchmetrics.image.kid import KernelInceptionDistance, poly_kernel
 
