@@ -43,10 +43,10 @@ def benchmark_answer(
         for v, mean in means.items()
         if v.startswith(REAL) and v.endswith(".exclude_self")
     }
-    told = {"runs": tuple(scores), "subjects": tuple(scores)}  # as if each subject were a run
-    rows = [Row(folder.resolve().name, "setting", scores=own, **told)]
+    subjects = tuple(scores)  # each stands for a run, too
+    rows = [Row(folder.resolve().name, "setting", scores=own, runs=subjects, subjects=subjects)]
     name = folder.resolve().name
-    rows = [Row(name, "setting", scores=own, **told)]
+    rows = [Row(name, "setting", scores=own, runs=subjects, subjects=subjects)]
     rows += [
         Row(f"{row.name} (published)", "source", published=row.scores)
         for row in published.rows
@@ -56,7 +56,9 @@ def benchmark_answer(
     if real or source:
         numbers = source[0].scores if source else {}
         label = source[0].name if source else "real images"
-        rows.append(Row(label, "real", scores=real, published=numbers, **told))
+        rows.append(
+            Row(label, "real", scores=real, published=numbers, runs=subjects, subjects=subjects)
+        )
     title = f"{name}: {benchmark.count} images of {len(scores)} subjects"
     shown = replace(published, title=title, question="", finding="")
     columns = columns_of_metrics(names, published)
