@@ -14,7 +14,6 @@ from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapter_settings import AdapterSettings
-from dreambooth.model.chosen import Kind
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
@@ -37,7 +36,7 @@ class SubjectSpec:
 
     `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
     pictures of the embedded world are made; with None the dataset is downloaded. The first `use`
-    photos train; None is all.
+    photos train; None is all. `gallery` names the other known subjects of the class.
     """
 
     name: str
@@ -48,6 +47,7 @@ class SubjectSpec:
     root: str | None
     rendered: int | None
     use: int | None = None
+    gallery: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,26 +109,17 @@ class MethodSpec:
 
     @property
     def export(self) -> str:
-        """What the run exports: `full` (a pipeline), or files for the base.
+        """What was learned: `full` (a pipeline), or files for the base.
 
         These are `lora` (a file that diffusers loads), `adapter` (PEFT's folders of the other
         kinds) or `token`; a token that trains beside an adapter has a file too.
         """
-        kinds = self._kinds
+        kinds = [kind for phase in self.phases for kind in phase.parts.parts]
         if "full" in kinds or any(isinstance(kind, tuple) for kind in kinds):
             return "full"
         if "adapter" not in kinds or self.adapter is None:
             return "token"
         return "lora" if self.adapter.kind == "LORA" else "adapter"
-
-    @property
-    def trains_token(self) -> bool:
-        """Whether any phase trains a token."""
-        return "token" in self._kinds
-
-    @property
-    def _kinds(self) -> list[Kind]:
-        return [kind for phase in self.phases for kind in phase.parts.parts]
 
     def steps_before(self, number: int) -> int:
         """Count the optimizer steps of the phases before phase `number`."""
@@ -192,9 +183,28 @@ class CheckpointSpec:
 
     every_n_steps: int
     keep: int
+    keep_when_finished: int | None
     best: str | None
     patience: int | None
     resume: str | None
+
+    @property
+    def kept_when_finished(self) -> int:
+        """How many checkpoints of each phase a finished run keeps; a raised `keep` means all."""
+        if self.keep_when_finished is None:
+            return self.keep if self.keep > 2 else 1
+        return self.keep_when_finished
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What a run leaves of its model.
+
+    `kind` is `full` (a pipeline), `lora`, `token` (files for the base) or `none`.
+    """
+
+    kind: str
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -252,6 +262,7 @@ class TrainSpec:
     optimizer: OptimizerSpec
     hardware: HardwareSpec
     checkpoint: CheckpointSpec
+    export: ExportSpec
     reuse: ReuseSpec
     samples: SamplesSpec
     sampling: Sampling
