@@ -130,14 +130,11 @@ def _check_one_rate(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the key.
     """
-    rate, is_prodigy = (
-        config["text_encoder_lr"],
-        config["optimizer"]["_target_"].endswith(".Prodigy"),
-    )
-    if is_prodigy and rate not in (None, config["lr"]):
+    rate, name = config["text_encoder_lr"], config["optimizer"]["_target_"]
+    if name.endswith(".Prodigy") and rate not in (None, config["lr"]):
         raise UserError(
-            f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate for "
-            "all weights: set it to null."
+            f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
+            "for all weights: set it to null."
         )
 
 

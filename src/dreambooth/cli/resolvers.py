@@ -76,9 +76,9 @@ def scaled(setting: str, *published: float, _root_: DictConfig) -> float | int |
 
 
 def rate(recommended: float, *, _root_: DictConfig) -> float:
-    """Turn a learning rate for AdamW into one for the optimizer: its `own_lr`, or `lr_factor` times.
+    """Turn a rate for AdamW into one for the optimizer: its `own_lr`, or `lr_factor` times it.
 
-    Without either it is the same.
+    Without either it stays the same.
     """
     own = OmegaConf.select(_root_, "optimizer.own_lr")
     factor = OmegaConf.select(_root_, "optimizer.lr_factor")
