@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,26 @@ def evaluate(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig) -> int:
     run = Run.read(cfg.run)
-    for key in ("encoders", "encoders_dir"):
-        if cfg.evaluation[key] is None:
-            cfg.evaluation[key] = run.config["evaluation"][key]
+    # as plain values: in a config, a record could refer to the environment
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    with run.reading():
+        scored, method = run.config["evaluation"], method_spec(run.config["method"])
+        for key in ("encoders", "encoders_dir"):
+            block[key] = scored[key] if block[key] is None else block[key]
+        earlier = Costs(run.record["costs"])
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
             "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
         )
     photos, what, references = _references(cfg, run.photos, run.training_photos)
-    encoders = _encoders(cfg, settings.metrics)
+    encoders = _encoders(cfg, block, settings.metrics)
     evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)
     output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
-    costs = Costs(run.record["costs"])
+    costs = earlier
     with costs.stage("evaluation") as places:
         model = run.load_model().to(torch_device(cfg.device))
-        weights = RunWeights(run, method_spec(run.config["method"])).describe()
+        weights = RunWeights(run, method).describe()
         scores, record = evaluation.score_model(model, weights, output)
         places.append(output)
     record |= explain(photos, what, encoders)
@@ -101,8 +105,10 @@ def _images(cfg: DictConfig) -> int:
         )
     photos, what, references = _references(cfg, None, [])
     _refuse_copies([folder / item.file for item in items], photos)
-    cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
-    encoders, costs = _encoders(cfg, metrics), Costs()
+    # not resolved: `encoders` may refer to a model that this command does not have
+    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    block["encoders"] = block["encoders"] or "canonical"
+    encoders, costs = _encoders(cfg, block, metrics), Costs()
     with costs.stage("evaluation"):
         scores = score(items, [folder / i.file for i in items], photos, encoders, metrics)
     scores.notes = notes or scores.notes
@@ -162,8 +168,8 @@ def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
             )
 
 
-def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
-    # not resolved: `encoders` may refer to a model that this command does not have
-    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+def _encoders(
+    cfg: DictConfig, block: Mapping[str, Any], metrics: list[str] | tuple[str, ...]
+) -> Encoders:
     device = torch_device(cfg.device)
     return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)

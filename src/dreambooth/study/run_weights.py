@@ -10,7 +10,6 @@ from dreambooth.model.lora import scale_lora
 from dreambooth.model.source import locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
-from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
@@ -59,8 +58,9 @@ class RunWeights:
         Raises:
             UserError: nothing was exported, or the base model is not there.
         """
-        record, run = self.run.record, self.run
-        name, kind, checkpoint = record["model"]["name"], record["export"], self._checkpoint()
+        run, checkpoint = self.run, self._checkpoint()
+        with run.reading():
+            name, kind = run.record["model"]["name"], run.record["export"]
         if self.step is None:
             hashes = export_hashes(run.folder / "model", self._base_hash)
         else:
@@ -76,16 +76,11 @@ class RunWeights:
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
-        base, layout = self.run.record["model"], StableDiffusion.layout
-        path = model_path(base["path"])
-        return locate(path, base["revision"], base["variant"], layout).weights_hash
+        return locate(*self.run.base, StableDiffusion.layout).weights_hash
 
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""
-        base, config = self.run.record["model"], self.run.config
-        model = StableDiffusion.from_pretrained(
-            model_path(base["path"]), base["revision"], base["variant"]
-        )
+        config, model = self.run.config, StableDiffusion.from_pretrained(*self.run.base)
         weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)

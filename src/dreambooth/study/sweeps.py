@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import write_json
+from dreambooth.files import read_json, reading, write_json
+from dreambooth.scratch import find_files
+
+log = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"  # the plan, in the sweep's folder
 FAILED = "failed.json"  # in the folder of a run that failed within a sweep
@@ -41,13 +45,23 @@ class SweepPlan:
         Raises:
             UserError: the folder holds no sweep, or a plan that cannot be read.
         """
+        path = folder / SWEEP
         try:
-            return cls(**json.loads((folder / SWEEP).read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            record = read_json(path)
+        except UserError as error:
             raise UserError(
                 f"{folder} is not the folder of a sweep ({error}): give the folder that holds its "
                 f"{SWEEP}, such as multirun/DATE/TIME."
             ) from None
+        with reading(path, "remove it and start the sweep's own command again"):
+            plan = cls(**record)
+            for texts in (plan.overrides, plan.flags, *(job["overrides"] for job in plan.jobs)):
+                if not all(isinstance(text, str) for text in texts):
+                    raise ValueError("its overrides are no texts")
+            for job in plan.jobs:
+                if ".." in Path(job["folder"]).parts or Path(job["folder"]).is_absolute():
+                    raise ValueError(f"{job['folder']} lies outside")
+        return plan
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class Unfinished:
 
     Args:
         name: its folder, below the one that is reported on.
-        state: `failed`, `unfinished` (it has not ended) or `missing` (it was not started).
+        state: `failed`, `unfinished` (it has not ended), `missing` (it was not started) or
+            `unreadable` (its records are damaged).
         reason: why, in words.
     """
 
@@ -89,9 +104,12 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
 
     Which runs are missing is known for sweeps whose plan is there.
     """
-    runs = {path.parent for path in folder.rglob(FAILED)}
-    for path in folder.rglob(SWEEP):
-        runs |= {path.parent / job["folder"] for job in SweepPlan.read(path.parent).jobs}
+    runs = {path.parent for path in find_files(folder, FAILED)}
+    for path in find_files(folder, SWEEP):
+        try:
+            runs |= {path.parent / job["folder"] for job in SweepPlan.read(path.parent).jobs}
+        except UserError as error:
+            log.warning("Missing runs are not known: %s", error)
     found = []
     for run in sorted(runs):
         state = _state(run)
@@ -106,11 +124,12 @@ def _state(run: Path) -> tuple[str, str] | None:
     if failed is not None:
         return "failed", failed["reason"]
     try:
-        if json.loads((run / "run.json").read_text()).get("finished", True):
+        if read_json(run / "run.json").get("finished", True):
             return None
         return "unfinished", "stopped after its training, or still running"
-    except (OSError, ValueError):
-        pass
+    except UserError:
+        if (run / "run.json").exists():
+            return None  # whoever reads the run says what is wrong with its record
     if run.is_dir():
         return "unfinished", "stopped, or still running"
     return "missing", "not started"

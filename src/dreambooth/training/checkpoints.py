@@ -7,7 +7,6 @@ A checkpoint is Lightning's, with trained parameters and optimizer state only. I
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -17,8 +16,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, file_hash, write_json
+from dreambooth.files import atomic, file_hash, read_json, write_json
 from dreambooth.training.safety import StopAtStepBoundary
+
+# what a checkpoint's record holds
+KINDS = {"sha256": str, "step": int, "facts": dict, "seconds": int | float}
+KINDS |= {"key": str | None, "reused": dict | None}
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -213,10 +216,12 @@ def read_record(path: str | Path) -> dict[str, Any]:
         UserError: no record, or one that is not complete.
     """
     try:
-        record = json.loads(record_path(path).read_text())
-        own = {key: record[key] for key in ("sha256", "step", "facts")}
-        return {"key": None, "seconds": 0.0, "reused": None, **record, **own}
-    except (OSError, ValueError, KeyError, TypeError):
+        record = {"key": None, "seconds": 0.0, "reused": None, **read_json(record_path(path))}
+        for key, kind in KINDS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError
+        return record
+    except (UserError, KeyError, TypeError):
         raise UserError(
             f"The checkpoint {path} has no readable record {record_path(path).name} beside it: "
             "it was not finished or not written by this project; resume from another one."

@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
-from dreambooth.files import bytes_of, folder_hash, write_json
+from dreambooth.files import bytes_of, file_hashes, folder_hash, write_json
 from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
@@ -53,6 +53,7 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
@@ -104,6 +105,7 @@ class Finish:
         with self.costs.stage("export") as places:
             program = self._export_files(self.folder / "model")
             places.append(self.folder / "model")
+        self.exported = file_hashes(self.folder / "model")
         self._write_record()
         if earlier and _hash(self.folder / "model") != before:
             for path in earlier:
@@ -160,6 +162,7 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.method.export,
+            "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],

@@ -168,11 +168,12 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None:
         with costs.stage("class_images") as places:
-            paths = _class_images(spec, model)
+            paths, made_from = _class_images(spec, model)
             places += paths
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
-            prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
+            crops = Crops(data.crops.resolution)
+            prior = encode(paths=paths, prompts=texts, crops=crops, made_from=made_from)
     for stage, examples in (("latents", instance), ("class_latents", prior)):
         if examples is not None:
             costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
@@ -188,12 +189,16 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
     )
 
 
-def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
-    """Return the user's own class images, or those of the model, which is still frozen."""
+def _class_images(spec: TrainSpec, model: BaseModel) -> tuple[list[Path], str | None]:
+    """Return the user's own class images, or those of the model, which is still frozen.
+
+    Returns:
+        the files, and the key of what they were drawn from; None for the user's own.
+    """
     prior = spec.prior
     assert prior is not None
     if prior.images_dir is not None:
-        return own_class_images(prior.images_dir, prior.num_class_images)
+        return own_class_images(prior.images_dir, prior.num_class_images), None
     wanted = ClassImages(
         spec.subject.words.class_prompt,
         prior.num_class_images,
@@ -203,9 +208,10 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
     facts = {"model": model.weights_hash(), **prior.sampling.facts}
     base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
     shown = Provenance(base, prior.sampling, tuple(network_dtypes(model)))
-    return wanted.drawn(
+    paths = wanted.drawn(
         lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling),
         facts,
         spec.cache_dir,
         shown.text,
     )
+    return paths, paths[0].parent.name
