@@ -23,7 +23,12 @@ from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
+from dreambooth.training.safety import (
+    StopAtStepBoundary,
+    StopOnNonFinite,
+    StopWithoutFolder,
+    StopWithoutProgress,
+)
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +156,7 @@ class _Phase:
             plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
+                StopWithoutFolder(spec.folder),
                 Progress(),
                 self.rates,
                 *average,  # before the actions, which show it
