@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import tensors
+from dreambooth.data import latents
 from dreambooth.data.crops import Crops, cut_views
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos, load_photo
