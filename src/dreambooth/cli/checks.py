@@ -38,6 +38,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "prior.weight",
+    "prior.weight_end",
     "prior.guidance_scale",
     "sampling.guidance_scale",
     "lr_warmup_steps",
@@ -95,6 +96,8 @@ SWITCHES = (
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
+    "prior.kind": ("images", "prediction"),
+    "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),

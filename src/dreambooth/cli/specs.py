@@ -73,6 +73,8 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
             config["loss"]["noise_schedule_dtype"],
+            config["prior"]["weight_schedule"],
+            config["prior"]["weight_end"],
         ),
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
@@ -159,9 +161,10 @@ def _data(config: Mapping[str, Any]) -> DataSpec:
 
 
 def _prior(config: Mapping[str, Any]) -> PriorSpec | None:
-    """Build the class images' settings; they are checked even if the run does not use them."""
+    """Build the prior loss's settings; they are checked even if the run does not use them."""
     prior = config["prior"]
     spec = PriorSpec(
+        prior["kind"],
         prior["num_class_images"],
         prior["images_dir"],
         prior["seed"],

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.data.photos import list_photos
+import numpy as np
+
+from dreambooth.data.photos import list_photos, load_photos
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
 from dreambooth.sampling.store import Draw, ImageStore, Item, Text
 
 log = logging.getLogger(__name__)
+
+FLAT = 4  # of 255: what compression or rounding makes of a single colour
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,31 @@ class ClassImages:
             write_json(folder / "facts.json", facts)
         store.fill(draw, items, self.batch_size, keep_others=True, title="Class images")
         return paths
+
+
+def describe_faults(paths: Sequence[Path]) -> str | None:
+    """Count black, blank and repeated images in one sentence; None where there are none.
+
+    Black is what a safety checker returns; blank is any other single colour.
+
+    Raises:
+        UserError: an image that cannot be read, by name.
+    """
+    counts, seen = {"black": 0, "blank": 0, "copies of others": 0}, set()
+    for image in load_photos(paths):
+        pixels = np.asarray(image).reshape(-1, 3)
+        key = hash((image.size, pixels.tobytes()))
+        if pixels.max() <= FLAT:
+            counts["black"] += 1
+        elif (np.ptp(pixels, axis=0) <= FLAT).all():
+            counts["blank"] += 1
+        elif key in seen:
+            counts["copies of others"] += 1
+        seen.add(key)
+    found = [f"{count} {kind}" for kind, count in counts.items() if count]
+    if not found:
+        return None
+    return f"of {len(paths)} class images, {', '.join(found)}: the prior loss learns these too."
 
 
 def own_class_images(folder: str | Path, count: int) -> list[Path]:

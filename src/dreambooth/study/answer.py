@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dreambooth.study.columns import Column
+from dreambooth.study.effects import Effect
 from dreambooth.study.paired import Mean
 from dreambooth.study.pareto import Front
 from dreambooth.study.published import Published
@@ -40,13 +41,15 @@ class Row:
 class Answer:
     """Everything that an answer shows; `published` is None where no source was recorded.
 
-    `notes` are sentences that a reader must know, such as that runs do not agree on the source.
+    `effects` are those of a grid's settings, each over runs that differ in nothing else. `notes`
+    are sentences that a reader must know, such as that runs do not agree on the source.
     """
 
     published: Published | None
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     fronts: tuple[Front, ...] = ()
+    effects: tuple[Effect, ...] = ()
     notes: tuple[str, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
 

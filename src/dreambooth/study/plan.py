@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.data.prompts import prompts
-from dreambooth.training.fingerprint import CONTENT, WEIGHTS, flat, is_under
+from dreambooth.training.fingerprint import CONTENT, WEIGHTS, depends_on_length, flat, is_under
 
 Plain = Mapping[str, Any]
 # parts of CONTENT that name no content, or that a phase says by itself
@@ -78,7 +78,7 @@ class Work:
                 known = trainings.get(key)
                 if known is None or known.steps < training.steps:
                     trainings[key] = training
-            if _uses_prior(config) and config["prior"]["images_dir"] is None:
+            if _draws_class_images(config):
                 key, count = _class_images(config)
                 if key not in drawn or drawn[key][1] < count:
                     drawn[key] = config, count
@@ -135,8 +135,7 @@ def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
     facts |= {} if is_shared else {"run": run}
     for number, phase in enumerate(config["method"]["phases"]):
         own = {key: value for key, value in phase.items() if key != "max_steps"}
-        is_constant = config["lr_schedule"] == "constant"
-        length = {} if is_constant else {"max_steps": phase["max_steps"]}
+        length = {"max_steps": phase["max_steps"]} if depends_on_length(config) else {}
         key = json.dumps({**facts, **own, **length}, sort_keys=True)
         yield key, Training(config, number, phase["max_steps"])
         facts[f"phase_{number}"] = dict(phase)
@@ -151,6 +150,12 @@ def _class_images(config: Plain) -> tuple[str, int]:
     model = {key: config["model"][key] for key in ("path", "revision", "variant")}
     dtype = (config["sampling"]["dtype"], config["trainer"]["precision"])
     return json.dumps([facts, model, dtype], sort_keys=True), prior["num_class_images"]
+
+
+def _draws_class_images(config: Plain) -> bool:
+    prior = config["prior"]
+    is_drawn = prior.get("kind", "images") == "images" and prior["images_dir"] is None
+    return _uses_prior(config) and is_drawn
 
 
 def _uses_prior(config: Plain) -> bool:

@@ -20,6 +20,7 @@ from dreambooth.study.answer_lines import (
     lines_of,
 )
 from dreambooth.study.columns import Column
+from dreambooth.study.effect_lines import HEADERS, HEADING, MEANING, effect_lines
 from dreambooth.study.fitting import Block, print_fitted
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short, varying, word
@@ -86,19 +87,25 @@ def print_answer(console: Console, answer: Answer) -> None:
             if text:
                 console.print(Text(start + text))
         console.print()
-    if not answer.adds_to_runs:
-        return
-    lines = lines_of(answer)
+    if answer.adds_to_runs:
+        _print_lines(console, "means over subjects", lead_headers(answer), lines_of(answer), answer)
+    if lines := effect_lines(answer):
+        _print_lines(console, HEADING, HEADERS, lines, answer)
+
+
+def _print_lines(
+    console: Console, title: str, headers: Sequence[str], lines: Sequence[Line], answer: Answer
+) -> None:
     leads = [
         Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
-        for i, header in enumerate(lead_headers(answer))
+        for i, header in enumerate(headers)
     ]
     leads.append(Block("n", [Text(f"{line.n} ") for line in lines]))
     columns = [
         Block(f"{c.header} {c.arrow}", [_cell(line, line.cells[i]) for line in lines])
         for i, c in enumerate(answer.columns)
     ]
-    print_fitted(console, "means over subjects", leads, columns)
+    print_fitted(console, title, leads, columns)
 
 
 def _cell(line: Line, cell: Cell) -> Text:
@@ -124,5 +131,6 @@ def print_legend(console: Console, answer: Answer) -> None:
         )
         console.print(Text(runs, "dim"))
     sentences = list(legend(answer, BEST))[0 if answer.adds_to_runs else 1 :]
-    for sentence in (*sentences, *answer.notes):
+    meaning = [MEANING] if answer.effects else []
+    for sentence in (*sentences, *meaning, *answer.notes):
         console.print(Text(sentence, "dim"))

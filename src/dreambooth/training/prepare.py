@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from dreambooth.model.lora import targets_in
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
-from dreambooth.sampling.class_images import ClassImages, own_class_images
+from dreambooth.sampling.class_images import ClassImages, describe_faults, own_class_images
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.training.costs import Costs
+from dreambooth.training.distributed import is_first
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -160,22 +161,26 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
-    """Encode every photo, and the class images if the run uses them."""
+    """Encode every photo, and the images of the prior loss, if these are others."""
     data, words = spec.data, spec.subject.words
     encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
     with costs.stage("latents"):  # before the class images: a bad photo is found at once
         texts = captions(photos, spec.subject.instance_prompt)
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
-    if spec.prior is not None:
+    if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
             paths, made_from = _class_images(spec, model)
             places += paths
+            if is_first() and (faults := describe_faults(paths)):
+                log.warning("%s", faults)
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
             crops = Crops(data.crops.resolution)
             prior = encode(paths=paths, prompts=texts, crops=crops, made_from=made_from)
+    elif spec.prior is not None:
+        prior = replace(instance, prompts=(words.class_prompt,) * len(instance))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
-        if examples is not None:
+        if examples is not None and stage in costs.stages:
             costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
     return KeyedBatches(
         instance,
