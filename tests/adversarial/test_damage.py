@@ -32,14 +32,22 @@ def test_every_damage_to_a_runs_records_is_worded(scored, tmp_path):
             faults.damage(run / name, kind, run / "evaluation/quick/scores.csv")
             runs, unreadable = read_readable(tmp_path)
             assert len(runs) + len(unreadable) == (name != "run.json" or kind != "deleted")
-            for read in (lambda: Run.read(run).words, lambda: Run.read(run).base, _verified(run)):
+            for read in (_words, _base, _checkpoints):
                 try:
-                    read()
+                    read(run)
                 except UserError as error:
                     refused += 1
                     assert str(run) in str(error)
     assert refused > 20
 
 
-def _verified(run: Path):
-    return lambda: [verify(path) for path in run.glob("checkpoints/*/*.ckpt")]
+def _words(run: Path) -> object:
+    return Run.read(run).words
+
+
+def _base(run: Path) -> object:
+    return Run.read(run).base
+
+
+def _checkpoints(run: Path) -> object:
+    return [verify(path) for path in run.glob("checkpoints/*/*.ckpt")]
