@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faults
@@ -77,7 +78,7 @@ def test_every_boundary_leaves_the_old_or_the_new(tmp_path, work, when):
         with held(folder):
             if work in (record, model):
                 work(folder)  # over what was there
-        ended = stopped_at(number, when, faults.kill, lambda: _held(folder, work), log)
+        ended = stopped_at(number, when, faults.kill, partial(_held, folder, work), log)
         killed += ended.code < 0
         assert len(find_files(folder, "run.json")) <= 1
         _held(folder, work)
@@ -97,7 +98,7 @@ def test_a_full_disk_is_one_sentence_at_every_boundary(tmp_path):
     for number in range(4):
         log, folder = tmp_path / "log", tmp_path / str(number)
         record(folder)
-        ended = stopped_at(number, "before", faults.fill_disk, lambda f=folder: record(f), log)
+        ended = stopped_at(number, "before", faults.fill_disk, partial(record, folder), log)
         assert ended.code in (0, 70) and ended.printed.count("is full") <= 1
         assert "UserError" in ended.printed or ended.code == 0
         assert [path.name for path in folder.iterdir()] == ["run.json"]
