@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, reason
 from dreambooth.files import atomic, file_hash, read_json, write_json
 from dreambooth.training.safety import StopAtStepBoundary
 
@@ -55,9 +55,22 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a verified checkpoint: tensors and plain values, never a pickled object."""
+        """Read a verified checkpoint: tensors and plain values, never a pickled object.
+
+        Raises:
+            UserError: as `verify`; or the file holds anything else.
+        """
         verify(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not {"state_dict", "global_step"} <= state.keys():
+                raise ValueError("it lacks what training has saved")
+        except Exception as error:  # torch.load has many types for what it does not take
+            raise UserError(
+                f"The checkpoint {path} cannot be read ({reason(error)}): it was not written by "
+                "this program; resume from another one."
+            ) from error
+        return state
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the record first, so that a partly removed checkpoint is not valid."""
