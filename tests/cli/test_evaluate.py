@@ -165,13 +165,12 @@ def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
     monkeypatch.setenv("SECRET", "the-password")
     path = run / "run.json"
     record = json.loads(path.read_text())
-    record["config"]["evaluation"]["encoders_dir"] = "${oc.env:SECRET}"
+    record["config"]["evaluation"]["encoders"] = "${oc.env:SECRET}"
     path.write_text(json.dumps(record))
-    cfg = ("evaluation=quick", "evaluation.encoders_dir=null")
     with pytest.raises(UserError) as refused:
-        evaluate(f"run='{run}'", *cfg)
+        evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=null")
     assert "the-password" not in str(refused.value)
     record["sampling"]["extra"] = 1
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="run.json is damaged .*extra"):
-        evaluate(f"run='{run}'", *cfg)
+        evaluate(f"run='{run}'", "evaluation=quick")

@@ -62,7 +62,7 @@ def _records(answer: Answer) -> Iterator[dict[str, Any]]:
     for row in answer.rows:
         start = {"row": row.name, **row.setting}
         counts = {"subjects": len(row.subjects), "runs": len(row.runs)}
-        kind = "real images" if row.kind == "real" else "scores"
+        kind = {"real": "real images", "source": "published"}.get(row.kind, "scores")
         published = {f"published.{name}": score for name, score in row.published.items()}
         yield {**start, "kind": kind, **counts, **as_columns(row.scores), **published}
         if row.differences:

@@ -64,12 +64,18 @@ def _best_of_subjects(runs: Sequence[ScoredRun], column: Column) -> Mapping[str,
 
 
 def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
-    """Write a run's score and half the width of its interval: `0.712 ±.021`."""
+    """Write a run's score, if it has one; the best of its subject is marked."""
     if variant not in run.scores:
         return Text("")
-    value, interval = run.scores[variant], run.intervals.get(variant)
+    value = run.scores[variant]
+    return with_half_interval(value, run.intervals.get(variant), best.get(run.subject) == value)
+
+
+def with_half_interval(
+    value: float, interval: Sequence[float] | None, is_best: bool = False
+) -> Text:
+    """Write a score and half the width of its interval: `0.712 ±.021`."""
     half = f" ±{(interval[1] - interval[0]) / 2:.3f} ".replace("±0", "±") if interval else ""
-    is_best = best.get(run.subject) == value
     text = Text(f"{value:.3f}{BEST if is_best else ' '}", "bold" if is_best else "")
     return text + Text(half, "dim")
 
@@ -116,8 +122,18 @@ def _cell(line: Line, cell: Cell) -> Text:
     return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
-def print_legend(console: Console, answer: Answer) -> None:
-    """Print the id behind each heading, what the marks mean, and what a reader must know."""
+RUNS = (
+    "In the table of runs: ± half the width of a run's own 95 % interval; "
+    f"{BEST} best of the subject's runs."
+)
+
+
+def print_legend(console: Console, answer: Answer, above: str = RUNS) -> None:
+    """Print the id behind each heading, what the marks mean, and what a reader must know.
+
+    Args:
+        above: a sentence on the table that stands above the answer.
+    """
     ids = Table.grid(padding=(0, 2))
     for header, variant, stated in ids_of(answer):
         ids.add_row(header, Text(variant), style="dim")
@@ -125,11 +141,7 @@ def print_legend(console: Console, answer: Answer) -> None:
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
     if answer.columns:
-        runs = (
-            f"In the table of runs: ± half the width of a run's own 95 % interval; {BEST} best of "
-            "the subject's runs."
-        )
-        console.print(Text(runs, "dim"))
+        console.print(Text(above, "dim"))
     sentences = list(legend(answer, BEST))[0 if answer.adds_to_runs else 1 :]
     meaning = [MEANING] if answer.effects else []
     for sentence in (*sentences, *meaning, *answer.notes):

@@ -78,9 +78,19 @@ class RunWeights:
     def _base_hash(self) -> str:
         return locate(*self.run.base, StableDiffusion.layout).weights_hash
 
+    def base(self) -> Weights:
+        """Name the base model's weights, without loading them."""
+        with self.run.reading():
+            name = self.run.record["model"]["name"]
+        return Weights(name, "base", "", {"base": self._base_hash()})
+
+    def load_base(self) -> StableDiffusion:
+        """Load the base model, on the CPU."""
+        return StableDiffusion.from_pretrained(*self.run.base)
+
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""
-        config, model = self.run.config, StableDiffusion.from_pretrained(*self.run.base)
+        model, config = self.load_base(), self.run.config
         weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
