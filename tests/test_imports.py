@@ -29,7 +29,7 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("data", "model", "metrics"),
     ("diffusion", "pocket.embedded", "pocket.world"),
     ("tensors", "locks"),
-    ("files", "heap", "random", "quoting", "packages", "png_text", "versions"),
+    ("files", "heap", "random", "quoting", "packages", "png_text", "versions", "weights_files"),
     ("errors", "scratch", "__init__"),
 )
 ENTRIES = ("train", "generate", "evaluate", "report")

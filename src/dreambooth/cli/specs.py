@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
+    export_spec,
     hardware_spec,
     method_spec,
     named,
@@ -61,6 +62,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
 def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainSpec:
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
     model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
+    method = method_spec(config["method"])
     return TrainSpec(
         folder=Path(config["output_dir"]),
         cache_dir=Path(config["cache_dir"]),
@@ -69,7 +71,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         subject=subject,
         data=_data(config),
         prior=_prior(config),
-        method=method_spec(config["method"]),
+        method=method,
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
@@ -80,6 +82,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
         checkpoint=checkpoint_spec(config),
+        export=export_spec(config["export"], method),
         reuse=ReuseSpec(**config["reuse"]),
         samples=_samples(config, subject.words, sampling),
         sampling=sampling,

@@ -14,7 +14,7 @@ from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import file_hash, read_csv, read_json, reading
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.textual_inversion import load_token
+from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
@@ -154,23 +154,36 @@ class Run:
                     "again; it is exported anew from the last checkpoint."
                 )
 
+    def require_model(self) -> None:
+        """Refuse a run that exported no model.
+
+        Raises:
+            UserError: says how to get one.
+        """
+        with self.reading():
+            kind = self.record["export"]
+        if kind == "none":
+            raise UserError(
+                f"{self.folder} has no model, as export.kind=none asked: pass step=N for a step "
+                "that has a checkpoint, or train it with export.kind=auto."
+            )
+
     def load_model(self) -> StableDiffusion:
         """Load the model as it was exported: a pipeline, or its base with what was learned.
 
         Raises:
-            UserError: a damaged record or model.
+            UserError: a damaged record or model, or no model at all.
         """
-        learned = self.folder / "model"
+        self.require_model()
         self.check_export()
-        with self.reading():
-            export = self.record["export"]
-        if export == "full":
+        learned, kind = self.folder / "model", self.record["export"]
+        if kind == "full":
             return StableDiffusion.from_pretrained(str(learned))
         model = StableDiffusion.from_pretrained(*self.base)
-        if export == "lora":
+        if kind == "lora":
             load_lora(model, learned)
-        else:
-            load_token(model, learned / "learned_embeds.safetensors")
+        if kind == "token" or (learned / TOKEN_FILE).exists():
+            load_token(model, learned)
         return model.requires_grad_(False).eval()
 
     def curve(self) -> list[dict[str, float]]:
