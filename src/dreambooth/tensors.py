@@ -56,5 +56,5 @@ def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     facts = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
     digest = hashlib.sha256(json.dumps([facts, dict(metadata)], sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

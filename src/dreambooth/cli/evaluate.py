@@ -209,8 +209,8 @@ def _encoders(
     cfg: DictConfig, metrics: list[str] | tuple[str, ...], block: Mapping[str, Any] | None = None
 ) -> Encoders:
     """Load the networks that `block` names; the command's own `evaluation` without it."""
-    if block is None:  # not resolved: `encoders` may refer to a model that this command lacks
-        own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
-        block = own
+    # not resolved: `encoders` may refer to a model that this command does not have
+    own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    block = own if block is None else block
     device = torch_device(cfg.device)
     return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)

@@ -82,5 +82,6 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
         KeyError, TypeError, ValueError: one that is missing or no number.
     """
     for each in (record, *record["stages"].values()):
-        float(each["seconds"]), float(each["peak_memory_gib"])
+        for key in ("seconds", "peak_memory_gib"):
+            float(each[key])
     return record
