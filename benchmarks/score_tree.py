@@ -3,8 +3,8 @@
     python benchmarks/score_tree.py --photos DATASET [--images 4] [--out DIR]
 
 Every image is a random crop of one of the subject's photos, whatever its prompt, so DINO is that of
-a copy, and CLIP-T means nothing. `evaluate.py tree=DIR` scores them with the embedded encoders, first
-from nothing, then stopped by SIGINT after half of that time and started again. The two tables must
+a copy, and CLIP-T means nothing. `evaluate.py tree=DIR` scores them with the embedded encoders, in
+one go, then stopped by SIGINT after half of that time and started again. The two tables must
 be equal, byte for byte. Prints seconds and peak memory.
 """
 
