@@ -105,6 +105,7 @@ class EveryRun(BasicSweeper):
         jobs = self._planned([job for batch in self.overrides for job in batch])
         if is_training(self.config):
             write_plan(self.config, jobs)
+            print(f"{len(jobs)} run{'s' * (len(jobs) != 1)}, in {self.config.hydra.sweep.dir}")
 
     def _planned(self, jobs: Sequence[Sequence[str]]) -> list[PlannedJob]:
         assert self.config is not None and self.hydra_context is not None

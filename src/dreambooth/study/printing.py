@@ -23,6 +23,9 @@ from dreambooth.study.columns import Column
 from dreambooth.study.fitting import Block, print_fitted
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short, varying, word
+from dreambooth.training.costs import reused_steps
+
+REUSED = "reused"
 
 
 def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> None:
@@ -38,11 +41,14 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
         for c in columns
     ]
     costs = [run.run.record["costs"] for run in runs]
+    reused = [reused_steps(cost) for cost in costs]
     scores += [
         Block("s", [Text(f"{cost['seconds']:.1f} ") for cost in costs]),
         Block("GiB", [Text(f"{cost['peak_memory_gib']:.2f} ") for cost in costs]),
     ]
-    print_fitted(console, f"{len(runs)} runs", leads, scores)
+    if any(reused):
+        scores.append(Block(REUSED, [Text(f"{steps or ''} ") for steps in reused]))
+    print_fitted(console, f"{len(runs)} run{'' if len(runs) == 1 else 's'}", leads, scores)
     if answer.unfinished:
         parts = {"not finished": "name", "state": "state", "reason": "reason"}
         blocks = [
@@ -109,7 +115,7 @@ def _cell(line: Line, cell: Cell) -> Text:
     return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
-def print_legend(console: Console, answer: Answer) -> None:
+def print_legend(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> None:
     """Print the id behind each heading, what the marks mean, and what a reader must know."""
     ids = Table.grid(padding=(0, 2))
     for header, variant, stated in ids_of(answer):
@@ -118,11 +124,14 @@ def print_legend(console: Console, answer: Answer) -> None:
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
     if answer.columns:
-        runs = (
+        marks = (
             f"In the table of runs: ± half the width of a run's own 95 % interval; {BEST} best of "
             "the subject's runs."
         )
-        console.print(Text(runs, "dim"))
+        console.print(Text(marks, "dim"))
+    if any(reused_steps(run.run.record["costs"]) for run in runs):
+        steps = f"{REUSED}: optimizer steps that another run of the same training had trained."
+        console.print(Text(steps, "dim"))
     sentences = list(legend(answer, BEST))[0 if answer.adds_to_runs else 1 :]
     for sentence in (*sentences, *answer.notes):
         console.print(Text(sentence, "dim"))

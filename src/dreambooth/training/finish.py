@@ -27,7 +27,7 @@ from dreambooth.training.finished import contents
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import Finished
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Finish:
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
-    def run(self) -> Scores | None:
-        """Export, draw, score and record the run; return its scores, if it has any."""
+    def run(self) -> Finished:
+        """Export, draw, score and record the run."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
@@ -66,16 +66,16 @@ class Finish:
         weights = self._weights()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, weights, self.folder / "samples", "final")
-            log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
+            photos = self.prepared.training_photos
+            images = samples.draw(self.model, weights, places[-1], "final", photos)
+            log_images(self.loggers, "samples", images, samples.captions)
         scores = self._score(weights)
         total = self._write_record()
         summary = {**total, **(summary_of(scores) if scores else {})}
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
-        print_summary(self.folder, program, self.spec.subject.words, total, scores)
-        return scores
+        return Finished(self.folder, self.spec.subject.words, program, total, scores)
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
