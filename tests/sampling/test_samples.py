@@ -47,9 +47,10 @@ def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
     assert (np.asarray(Image.open(tmp_path / "final.png")) == sheet).all()
     photo = Image.new("RGB", (40, 20), "green")
     photo.save(tmp_path / "photo.png")
-    for name in ("step-000000", "final"):
-        again = samples.draw(model, weights, tmp_path, name, [tmp_path / "photo.png"])
-        before = [] if name == "step-000000" else again
-        expected = before_and_after([photo], samples.prompts, before, again)
-        with Image.open(tmp_path / f"{name}.png") as sheet:
+    for before in ([], images):
+        if before:
+            samples.draw(model, weights, tmp_path, "step-000000")
+        samples.draw(model, weights, tmp_path, "final", [tmp_path / "photo.png"])
+        expected = before_and_after([photo], samples.prompts, before, images)
+        with Image.open(tmp_path / "final.png") as sheet:
             assert sheet.size == expected.size and sheet.tobytes() == expected.tobytes()

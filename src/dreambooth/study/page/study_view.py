@@ -42,7 +42,7 @@ def study_view(
     return {
         "columns": [column_view(column) for column in answer.columns],
         "keys": [{"key": key, "short": short(key)} for key in keys],
-        "rows": [_row(row, rows) for row in rows],
+        "rows": [_row(row, rows, keys) for row in rows],
         "runs": views,
         "tradeoff": tradeoff(answer.columns),
         "map": dict(zip("xy", number_settings(runs), strict=False)),
@@ -117,11 +117,12 @@ def column_view(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _row(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
     named = [i for i, other in enumerate(rows) if row.baseline and other.name == row.baseline]
     return {
         "name": row.name,
         "kind": row.kind,
+        "settings": {key: shown(row.setting[key]) for key in keys if key in row.setting},
         "baseline": named[0] if named else None,
         "scores": {variant: _mean(mean) for variant, mean in row.scores.items()},
         "differences": {variant: _mean(mean) for variant, mean in row.differences.items()},

@@ -1,14 +1,27 @@
 "use strict";
 // The charts of a study, its subjects' photos, and the first look of the page.
 
-const LINES = 40; // more lines than that cannot be told apart
+const LINES = 100; // more lines than that cannot be told apart
 
 function legend() {
   const rows = [...new Set(data.runs.map((run) => run.row))].filter((row) => row !== null);
-  byId("legend").replaceChildren(...rows.map((row) => {
-    const { colour, shape } = look(row);
-    return el("li", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, mark(shape, 6, 6, 4.5, { fill: colour })), data.rows[row].name);
-  }));
+  const item = (shape, colour, name) => el("li", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, mark(shape, 6, 6, 4.5, { fill: colour })), name);
+  if (!state.by) return byId("legend").replaceChildren(...rows.map((row) => item(look(row).shape, look(row).colour, data.rows[row].name)));
+  const other = shapedBy();
+  byId("legend").replaceChildren(
+    ...valuesOf(state.by.key).map((v, i) => item("circle", `var(--c${1 + i})`, `${state.by.short} ${v}`)),
+    ...(other ? valuesOf(other.key).map((v, i) => item(SHAPES[i % SHAPES.length], "var(--soft)", `${other.short} ${v}`)) : []));
+}
+
+// which thing that varies the colours stand for, where the settings are too many for one each
+function chooseColours() {
+  byId("colour-bar").hidden = keyed.length < 2;
+  byId("colour-by").replaceChildren(...keyed.map((k, i) => el("option", { value: i }, k.short)));
+  byId("colour-by").addEventListener("change", (event) => {
+    state.by = keyed[event.target.value];
+    legend();
+    changed();
+  });
 }
 
 function section(id, title, note, charts, style = "") {
@@ -91,6 +104,29 @@ function drawMap() {
   section("map", `${name(y)} and ${name(x)}`, "Means of the runs that the filters leave; the stronger the colour, the better.", tables);
 }
 
+// what each setting does alone: means over all runs with a value of it, whatever else they are
+function drawEffects() {
+  const runs = shownRuns(), values = (key) => [...new Set(runs.map((run) => run.settings[key]))].sort((a, b) => order(a, b, 1));
+  const keys = data.keys.filter(({ key }) => !["subject.name", "seed"].includes(key) && values(key).length > 1 && values(key).length <= 12);
+  if (keys.length < 2) return byId("effects").replaceChildren();
+  const body = keys.flatMap(({ key, short: name }) => {
+    const groups = values(key).map((value) => runs.filter((run) => run.settings[key] === value));
+    const means = data.columns.map(({ variant }) => groups.map((own) => {
+      const scores = own.map((run) => run.scores[variant]).filter(Number.isFinite);
+      return scores.length ? scores.reduce((sum, score) => sum + score, 0) / scores.length : null;
+    }));
+    const best = means.map((own, i) => (data.columns[i].lower ? Math.min : Math.max)(...own.filter((mean) => mean !== null)));
+    return groups.map((own, g) => el("tr", { class: g ? null : "first" }, el("th", { scope: "row" }, g ? "" : name), el("td", {}, values(key)[g]), el("td", { class: "num" }, own.length),
+      ...means.map((column, i) => el("td", { class: "num" }, el("span", { class: column[g] === best[i] ? "value best" : "value" }, number(column[g]))))));
+  });
+  byId("effects").replaceChildren(el("h3", {}, "Each setting alone"),
+    el("p", { class: "hint" }, "Means over all runs with this value, whatever else they are; the filters of the table of runs hold. They compare where every value has the same other settings."),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Means of each value" }, el("table", { class: "answer effects" },
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "setting"), el("th", { scope: "col" }, "value"), el("th", { scope: "col", class: "num" }, "runs"),
+        ...data.columns.map((c) => el("th", { scope: "col", class: "num", title: c.variant }, `${c.header}\u00a0${c.arrow}`)))),
+      el("tbody", {}, ...body))));
+}
+
 function drawPaired() {
   const charts = [];
   data.rows.forEach((row, r) => {
@@ -113,15 +149,17 @@ function drawPaired() {
 
 const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
 
-// the mean of each setting with several runs, at the steps that all of them have
+// the mean of each setting, or of each colour, with several runs, at the steps that all of them have
 function meanLines(runs, pointsOf, name) {
-  return [...new Set(runs.map((run) => run.row))].flatMap((row) => {
-    const lines = runs.filter((run) => run.row === row).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
+  const group = (row) => (state.by && row !== null ? `${state.by.short} ${data.rows[row].settings[state.by.key]}` : data.rows[row]?.name);
+  const firsts = new Map(runs.map((run) => [group(run.row), run.row]));
+  return [...firsts].flatMap(([told, row]) => {
+    const lines = runs.filter((run) => group(run.row) === told).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
     if (lines.length < 2 || row === null) return [];
     const steps = [...lines[0].keys()].filter((step) => lines.every((line) => line.has(step)));
     const points = steps.map((x) => [x, lines.reduce((sum, line) => sum + line.get(x), 0) / lines.length]);
     return [{ name: "mean", colour: look(row).colour, kind: "line", style: "mean",
-      points: points.map(([x, y]) => ({ x, y, text: `mean, ${data.rows[row].name}, step ${number(x, 0)}: ${number(y)}` })) }];
+      points: points.map(([x, y]) => ({ x, y, text: `mean, ${told}, step ${number(x, 0)}: ${number(y)}` })) }];
   });
 }
 
@@ -162,7 +200,8 @@ function firstLook() {
 
 state.shown = new Set(data.runs.keys());
 state.chosen = firstLook();
-state.listeners.push(compare, showTable, drawTradeoff, drawMap, drawCurves);
+state.listeners.push(compare, showTable, drawEffects, drawTradeoff, drawMap, drawCurves);
+chooseColours();
 legend();
 drawPhotos();
 drawPaired();
