@@ -100,7 +100,7 @@ def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, evaluate, tmp
     ]
     once = list(dict.fromkeys(prompts))
     text = ",".join(f"'{prompt}'" for prompt in [*once, "a {subject}"])
-    draws(scored, f"prompts=[{text}]", "seeds=[0,1]")
+    images = draws(scored, f"prompts=[{text}]", "seeds=[0,1]")
     again = {(r["prompt"], r["seed"]): r["file"] for r in rows(tmp_path / "out")}
     folders = [scored / "samples/final", scored / "evaluation/quick"]
     for folder in folders:
@@ -112,7 +112,7 @@ def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, evaluate, tmp
                     json.loads(read_text(p)["dreambooth"]) for p in (folder / row["file"], other)
                 )
                 assert one == two  # and both say so
-    own, images = tmp_path / scored.name, draws(scored, f"prompts=[{text}]", "seeds=[0,1]")
+    own = tmp_path / scored.name
     shutil.copytree(scored, own)
     evaluate(f"run='{own}'", "evaluation=quick", "evaluation.name=again")
     for file in (row["file"] for row in manifest(folders[1])):
