@@ -37,7 +37,7 @@ function number(value, digits = 3) {
   return text.replace("-", "−");
 }
 
-const signed = (value) => (value > 0 ? "+" : "") + number(value);
+const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(3).replace("-", "−");
 
 function picture(id, prompt, lazy = true) {
   const source = id === null || id === undefined ? null : data.pictures[id];

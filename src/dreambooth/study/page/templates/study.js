@@ -127,27 +127,32 @@ function drawEffects() {
       el("tbody", {}, ...body))));
 }
 
-function drawPaired() {
-  const charts = [];
-  data.rows.forEach((row, r) => {
-    const base = data.rows[row.baseline];
-    if (!base) return;
-    for (const column of data.columns) {
-      const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
-      if (!difference) continue;
-      const names = Object.keys(difference.subjects), last = names.length > 1;
-      const line = (name, a, b) => ({ name, colour: look(r).colour, kind: "line",
-        points: [a, b].map((y, x) => ({ x, y, text: `${name}: ${number(a)} → ${number(b)}, ${signed(b - a)}` })) });
-      const series = names.map((name) => ({ ...line(name, other.subjects[name], own.subjects[name]), style: last ? "faint" : "" }));
-      const mean = (s) => names.reduce((sum, name) => sum + s.subjects[name], 0) / names.length;
-      if (last) series.push({ ...line("mean", mean(other), mean(own)), style: "mean" });
-      charts.push(chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [short(base.name), short(row.name)], series }));
-    }
+function pairedCharts(row, base, r) {
+  return data.columns.filter((column) => row.differences[column.variant]).map((column) => {
+    const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
+    const names = Object.keys(difference.subjects), several = names.length > 1;
+    const line = (name, a, b) => ({ name, colour: look(r).colour, kind: "line",
+      points: [a, b].map((y, x) => ({ x, y, text: `${name}: ${number(a)} → ${number(b)}, ${signed(b - a)}` })) });
+    const series = names.map((name) => ({ ...line(name, other.subjects[name], own.subjects[name]), style: several ? "faint" : "" }));
+    const mean = (s) => names.reduce((sum, name) => sum + s.subjects[name], 0) / names.length;
+    if (several) series.push({ ...line("mean", mean(other), mean(own)), style: "mean" });
+    return chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [base.name, row.name], series });
   });
-  section("paired", "Each subject in both settings", "A line is a subject; the thick line is the mean.", charts.slice(0, 24), "narrow");
 }
 
-const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
+// one setting against its baseline at a time: all of them would be a page of charts
+function drawPaired() {
+  const compared = data.rows.map((row, r) => r).filter((r) => data.rows[r].baseline !== null && Object.keys(data.rows[r].differences).length);
+  if (!compared.length) return;
+  const choice = el("select", {}, ...compared.map((r) => el("option", { value: r }, data.rows[r].name)));
+  const draw = () => {
+    const row = data.rows[choice.value], base = data.rows[row.baseline];
+    section("paired", "Each subject in both settings", `A line is a subject; the thick line is the mean. Against ${base.name}.`, pairedCharts(row, base, Number(choice.value)), "narrow");
+    if (compared.length > 1) byId("paired").querySelector(".panels").before(el("div", { class: "bar" }, el("label", {}, "Setting", choice)));
+  };
+  choice.addEventListener("change", draw);
+  draw();
+}
 
 // the mean of each setting, or of each colour, with several runs, at the steps that all of them have
 function meanLines(runs, pointsOf, name) {
