@@ -148,6 +148,7 @@ def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
         ("method=lora", "method"),
         ("method=textual_inversion", "phase"),
         ("lr_schedule=linear", "max_steps"),
+        ("prior.weight_schedule=linear", "max_steps"),
     ],
 )
 def test_what_weights_depend_on_by_content_is_a_fact(spine, tmp_path, override, fact):
@@ -182,6 +183,8 @@ CHANGES_NO_WEIGHT = {
     "samples": ("samples.seeds=[3,4]",),
     "checkpoint.every_n_steps": ("checkpoint.every_n_steps=7",),
     "checkpoint.keep": ("checkpoint.keep=9",),
+    "checkpoint.keep_when_finished": ("checkpoint.keep_when_finished=0",),
+    "export": ("export.dtype=float16",),
     "trainer.log_every_n_steps": ("trainer.log_every_n_steps=3",),
     "max_steps": ("max_steps=9",),  # more steps continue a constant rate
     "subject": ("subject.live=false",),

@@ -40,6 +40,7 @@ NOT_NEGATIVE = (
     "seed",
     "prior.seed",
     "prior.weight",
+    "prior.weight_end",
     "prior.guidance_scale",
     "sampling.guidance_scale",
     "lr_warmup_steps",
@@ -72,6 +73,10 @@ OPTIONAL = {
         "null or a whole number greater than 0",
         lambda v: is_whole(v) and v > 0,
     ),
+    "checkpoint.keep_when_finished": (
+        "null or a whole number, 0 or greater",
+        lambda v: is_whole(v) and v >= 0,
+    ),
     "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
@@ -96,8 +101,12 @@ SWITCHES = (
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
+    "prior.kind": ("images", "prediction"),
+    "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "export.kind": ("auto", "full", "lora", "none"),
+    "export.dtype": ("float32", "float16", "bfloat16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
     "lr_schedule": (
@@ -127,6 +136,18 @@ DRAWING = {  # of generate.py
         "null or an even number greater than 0",
         lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
     ),
+}
+
+
+BENCHMARK = {  # of evaluate.py
+    **dict.fromkeys(
+        ("run", "images", "tree", "manifest", "output_dir", "identifier", "published"),
+        ("null or a text", lambda v: v is None or isinstance(v, str) and bool(v.strip())),
+    ),
+    "layout": ("a text such as {subject}/{prompt}/{seed}.png", lambda v: isinstance(v, str)),
+    "prompts": ("the name of a prompt set", lambda v: isinstance(v, str)),
+    "images_per_prompt": ("a whole number greater than 0", lambda v: is_whole(v) and v > 0),
+    "first_index": ("null, 0 or 1", lambda v: v is None or is_whole(v) and v in (0, 1)),
 }
 
 
@@ -212,6 +233,8 @@ def check_evaluate(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    for key, (kind, holds) in BENCHMARK.items():
+        _hold(cfg, key, kind, holds)
     _check_drawing(cfg)
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 from dreambooth.cli.objective import check_objective, objective_of
+from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
@@ -42,6 +43,7 @@ def train(cfg: DictConfig) -> int | float:
             kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
             print(kept if place is None else place.line("was finished before"), flush=True)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
+    refuse_full_disk([config])
     with postponed_imports():
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec

@@ -98,7 +98,7 @@ def print_tables(
         console.width = 160  # a pipe or a log has no edge to wrap at
     print_runs(console, runs, answer)
     print_answer(console, answer)
-    print_legend(console, runs, answer)
+    print_legend(console, answer)
     looks = write_looks(folder, runs, answer)
     written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))

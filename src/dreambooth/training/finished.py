@@ -86,7 +86,14 @@ def _is_equal(before: Plain, now: Plain) -> bool:
 def _is_there(folder: Path, record: Plain) -> bool:
     """Tell whether the export is as large as it was, and the final samples were drawn."""
     exported = record["costs"]["stages"]["export"]["bytes"]
-    return bytes_of([folder / "model"]) == exported and (folder / "samples/final.png").exists()
+    return (
+        bytes_of(places_of_export(folder)) == exported and (folder / "samples/final.png").exists()
+    )
+
+
+def places_of_export(run: Path) -> list[Path]:
+    """Return the folders of a run that hold its exported model, in all layouts."""
+    return [run / "model", run / "exports"]
 
 
 def _has_same_contents(record: Plain, config: Plain) -> bool:
@@ -108,9 +115,14 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
         and set(asked["metrics"]) <= set(metrics["metrics"])
         and metrics["encoders"]["family"] == asked["encoders"]
         and all(protocol[key] == asked[key] for key in PROTOCOL)
+        and ("kernel" not in asked["metrics"] or _others(protocol) == _others(asked))
         and all(drawn[name] == sampling[key] for key, name in DRAWN.items())
     )
     return metrics["scores"] if is_asked else None
+
+
+def _others(block: Plain) -> list[str]:
+    return list(block.get("other_classes") or ())
 
 
 def _are_same(references: Sequence[str], photos: Sequence[str]) -> bool:

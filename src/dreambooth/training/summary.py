@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from dreambooth.data.prompts import SubjectWords
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores
 from dreambooth.quoting import quoted, typed
 
@@ -22,12 +22,12 @@ from dreambooth.quoting import quoted, typed
 class Finished:
     """A run that has finished: where it is, what it cost, and its scores if it has any.
 
-    `snippet` are lines of Python that load its export and draw a picture.
+    `snippet` are lines of Python that load its export and draw a picture; None without an export.
     """
 
     folder: Path
     words: SubjectWords
-    snippet: str
+    snippet: str | None
     costs: Mapping[str, Any]
     scores: Scores | None
 
@@ -58,5 +58,6 @@ def print_summary(run: Finished) -> None:
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # printed without rich, which would break a long line at the terminal's width
-    print("\npython generate.py", *again, end="\n\n")
-    print(run.snippet)
+    if run.snippet is not None:
+        print("\npython generate.py", *again, end="\n\n")
+        print(run.snippet)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from dreambooth.files import atomic
 from dreambooth.study.answer import Answer
 from dreambooth.study.columns import columns_of
+from dreambooth.study.effect_lines import HEADING, effect_lines
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.repeat import command_of, versions_of
 from dreambooth.study.page.run_view import run_view
@@ -45,6 +46,8 @@ def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) ->
     context = {
         "title": (answer.published and answer.published.title) or folder.resolve().name,
         "answer": answer,
+        "effects": effect_lines(answer),
+        "effects_heading": HEADING,
         "models": sorted({shown(run.settings.get("model.name")) for run in runs}),
         "subjects": _subjects(data),
         "command": command_of(folder),

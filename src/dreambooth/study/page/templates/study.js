@@ -104,29 +104,6 @@ function drawMap() {
   section("map", `${name(y)} and ${name(x)}`, "Means of the runs that the filters leave; the stronger the colour, the better.", tables);
 }
 
-// what each setting does alone: means over all runs with a value of it, whatever else they are
-function drawEffects() {
-  const runs = shownRuns(), values = (key) => [...new Set(runs.map((run) => run.settings[key]))].sort((a, b) => order(a, b, 1));
-  const keys = data.keys.filter(({ key }) => !["subject.name", "seed"].includes(key) && values(key).length > 1 && values(key).length <= 12);
-  if (keys.length < 2) return byId("effects").replaceChildren();
-  const body = keys.flatMap(({ key, short: name }) => {
-    const groups = values(key).map((value) => runs.filter((run) => run.settings[key] === value));
-    const means = data.columns.map(({ variant }) => groups.map((own) => {
-      const scores = own.map((run) => run.scores[variant]).filter(Number.isFinite);
-      return scores.length ? scores.reduce((sum, score) => sum + score, 0) / scores.length : null;
-    }));
-    const best = means.map((own, i) => (data.columns[i].lower ? Math.min : Math.max)(...own.filter((mean) => mean !== null)));
-    return groups.map((own, g) => el("tr", { class: g ? null : "first" }, el("th", { scope: "row" }, g ? "" : name), el("td", {}, values(key)[g]), el("td", { class: "num" }, own.length),
-      ...means.map((column, i) => el("td", { class: "num" }, el("span", { class: column[g] === best[i] ? "value best" : "value" }, number(column[g]))))));
-  });
-  byId("effects").replaceChildren(el("h3", {}, "Each setting alone"),
-    el("p", { class: "hint" }, "Means over all runs with this value, whatever else they are; the filters of the table of runs hold. They compare where every value has the same other settings."),
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Means of each value" }, el("table", { class: "answer effects" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "setting"), el("th", { scope: "col" }, "value"), el("th", { scope: "col", class: "num" }, "runs"),
-        ...data.columns.map((c) => el("th", { scope: "col", class: "num", title: c.variant }, `${c.header}\u00a0${c.arrow}`)))),
-      el("tbody", {}, ...body))));
-}
-
 function pairedCharts(row, base, r) {
   return data.columns.filter((column) => row.differences[column.variant]).map((column) => {
     const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
@@ -205,7 +182,7 @@ function firstLook() {
 
 state.shown = new Set(data.runs.keys());
 state.chosen = firstLook();
-state.listeners.push(compare, showTable, drawEffects, drawTradeoff, drawMap, drawCurves);
+state.listeners.push(compare, showTable, drawTradeoff, drawMap, drawCurves);
 chooseColours();
 legend();
 drawPhotos();
