@@ -18,6 +18,7 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
+    ExportSpec,
     HardwareSpec,
     MethodSpec,
     OptimizerSpec,
@@ -111,6 +112,7 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
     """
     schedule, warmup = config["lr_schedule"], config["lr_warmup_steps"]
     check_schedule(schedule, warmup, config["max_steps"])
+    _check_one_rate(config)
     return OptimizerSpec(
         optimizer_factory(config["optimizer"], config["lr"], config["trainer"]["precision"]),
         config["text_encoder_lr"],
@@ -120,6 +122,20 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
         config["accumulate"],
         config["ema_decay"],
     )
+
+
+def _check_one_rate(config: Mapping[str, Any]) -> None:
+    """Refuse two rates with Prodigy, which finds one for all weights.
+
+    Raises:
+        UserError: names the key.
+    """
+    rate, name = config["text_encoder_lr"], config["optimizer"]["_target_"]
+    if name.endswith(".Prodigy") and rate not in (None, config["lr"]):
+        raise UserError(
+            f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
+            "for all weights: set it to null."
+        )
 
 
 def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
@@ -196,3 +212,18 @@ def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
     if resume not in (None, "auto"):
         verify(resume)
     return CheckpointSpec(**block, resume=resume)
+
+
+def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
+    """Build what a run leaves of its model.
+
+    Raises:
+        UserError: a kind that the method does not make.
+    """
+    kind = method.export if block["kind"] == "auto" else block["kind"]
+    if kind == "lora" and method.export != "lora":
+        raise UserError(
+            "export.kind=lora needs a method that trains adapters, such as method=lora: use "
+            "export.kind=auto, which exports what this method learns."
+        )
+    return ExportSpec(kind, block["dtype"])
