@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,3 +85,9 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
         for key in ("seconds", "peak_memory_gib"):
             float(each[key])
     return record
+
+
+def reused_steps(costs: Mapping[str, Any]) -> int:
+    """Count the optimizer steps of a run that another one had trained, from a run's record."""
+    phases = [part for name, part in costs.items() if name.startswith("phase_")]
+    return sum(phase["reused"]["step"] for phase in phases if phase.get("reused"))
