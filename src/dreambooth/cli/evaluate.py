@@ -225,6 +225,6 @@ def _encoders(
     """Load the networks that `block` names; the command's own `evaluation` without it."""
     # not resolved: `encoders` may refer to a model that this command does not have
     own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
-    block = own if block is None else block
+    named = block or own
     device = torch_device(cfg.device)
-    return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)
+    return load_encoders(named["encoders"], metrics, device, named["encoders_dir"], cfg.cache_dir)
