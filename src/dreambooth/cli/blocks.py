@@ -29,6 +29,22 @@ Made = TypeVar("Made")
 
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
+# layouts of what a run can export, and what it is in words
+LAYOUTS = {
+    "full": ("diffusers", "single_file"),
+    "lora": ("diffusers", "kohya", "peft"),
+    "adapter": ("diffusers", "peft"),
+    "token": ("diffusers",),
+    "none": ("diffusers",),
+}
+EXPORTED = {
+    "full": "a whole model",
+    "lora": "a LoRA",
+    "adapter": "an adapter that only PEFT has",
+    "token": "the embedding of a token",
+    "none": "no model",
+}
+
 
 def named(key: str, make: Callable[..., Made], *args: Any, **values: Any) -> Made:
     """Call `make`, and name the key of the configuration in what it refuses."""
@@ -203,7 +219,7 @@ def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
     """Build what a run leaves of its model.
 
     Raises:
-        UserError: a kind that the method does not make.
+        UserError: a kind that the method does not make, or a layout that the kind does not have.
     """
     kind = method.export if block["kind"] == "auto" else block["kind"]
     if kind == "lora" and method.export != "lora":
@@ -211,4 +227,14 @@ def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
             "export.kind=lora needs a method that trains adapters, such as method=lora: use "
             "export.kind=auto, which exports what this method learns."
         )
-    return ExportSpec(kind, block["dtype"])
+    layouts = tuple(block["layouts"])
+    allowed = LAYOUTS[kind]
+    for layout in layouts:
+        if layout not in allowed:
+            raise UserError(
+                f"export.layouts has {layout}, and this run exports {EXPORTED[kind]}: use "
+                f"{' or '.join(allowed)}."
+            )
+    if kind != "none" and "diffusers" not in layouts:
+        raise UserError("export.layouts must hold diffusers, which generate.py loads a run from.")
+    return ExportSpec(kind, block["dtype"], layouts, block["verify"], block["push_to_hub"])

@@ -54,6 +54,10 @@ def train(cfg: DictConfig) -> int | float:
         say_stopped(folder)
     elif is_first():
         show_page(spec.folder)
+        if spec.export.push_to_hub is not None:
+            from dreambooth.study.push import push
+
+            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
@@ -70,11 +74,13 @@ def say_stopped(folder: Path) -> None:
 
 
 def show_page(folder: Path) -> None:
-    """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    """Write a finished run's `run.html` and its card, and print where; an error is a warning."""
     with postponed_imports():
+        from dreambooth.study.card import write_card
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
+    attempted("README.md", lambda: write_card(folder))
     page = attempted("run.html", lambda: write_run_page(folder))
     if page is not None:
         print(f"\nThe run's page: {page}")

@@ -28,6 +28,7 @@ from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
 from dreambooth.training.superseded import FOLDER, set_aside
+from dreambooth.training.verify import verify
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.programs: dict[str, str] = {}  # that load the export, by layout
+        self.verified: dict[str, dict[str, Any]] = {}
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
@@ -70,6 +73,8 @@ class Finish:
             images = samples.draw(self.model, weights, self.folder / "samples", "final")
             log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
+        with self.costs.stage("verification"):
+            self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
@@ -77,8 +82,20 @@ class Finish:
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        print_summary(self.folder, exported.program, self.spec.subject.words, total, scores)
+        program = exported.programs.get("diffusers")
+        print_summary(self.folder, program, self.spec.subject.words, total, scores)
+        self._refuse_unverified()
         return scores
+
+    def _refuse_unverified(self) -> None:
+        """Raise UserError for an export that its consumer cannot use; all else is written."""
+        for layout, result in self.verified.items():
+            if result["error"] is not None:
+                raise UserError(
+                    f"the {layout} export of {self.folder} is not as it should be: "
+                    f"{result['error']}. The run is complete; leave this layout out of "
+                    "export.layouts, or report it with its run.json."
+                )
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""
@@ -105,6 +122,7 @@ class Finish:
         self._forget_end()
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
+            self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
         self._write_record()
         moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
@@ -134,6 +152,8 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.export.kind,
+            "programs": self.programs,
+            "verified": self.verified,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
