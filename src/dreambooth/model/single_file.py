@@ -36,7 +36,13 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 OPEN_CLIP = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -171,4 +177,3 @@ def _open_clip(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
             each = [text[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
             state[f"{block}.attn.in_proj_{end}"] = torch.cat(each)
     return state
-

@@ -96,11 +96,12 @@ def _parts(run: Run) -> Iterator[str]:
     record, config = run.record, run.config
     base, subject = record["model"]["path"], record["subject"]
     yield f"# {_title(run)}"
+    method, phrase = config["method"]["name"], record["subject_phrase"]
+    what, photos = KINDS[record["export"]].capitalize(), record.get("photos_used")
     yield (
-        f"{KINDS[record['export']].capitalize()}, trained on {record.get('photos_used')} photos of "
-        f"a {subject['class_noun']} with DreamBooth's training (method `{config['method']['name']}`) "
-        f"from `{base}`. In prompts, `{record['subject_phrase']}` names the subject; it was trained "
-        f"with `{config['instance_prompt']}`."
+        f"{what}, trained on {photos} photos of a {subject['class_noun']} (method `{method}`) from "
+        f"`{base}`. `{phrase}` names the subject in prompts; the photos were trained with "
+        f"`{config['instance_prompt']}`."
     )
     yield _pictures(run)
     yield _use(run)
@@ -176,9 +177,7 @@ def _difference(entry: Mapping[str, Any]) -> str:
 
 def _settings(run: Run) -> str:
     config, costs = run.config, run.record["costs"]
-    phases = "; ".join(
-        f"{p['max_steps']} steps at {p['lr']:g}" for p in config["method"]["phases"]
-    )
+    phases = "; ".join(f"{p['max_steps']} steps at {p['lr']:g}" for p in config["method"]["phases"])
     prior = config["ppl"] and config["method"]["uses_prior"]
     facts = {
         "training": phases,

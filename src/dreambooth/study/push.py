@@ -32,9 +32,7 @@ def push(folder: Path, repo: str, api: Any = None) -> str:
         url = api.create_repo(repo, private=True, exist_ok=True)
         message = "Upload by dreambooth"
         if (folder / "model").is_dir():
-            api.upload_folder(
-                repo_id=repo, folder_path=folder / "model", commit_message=message
-            )
+            api.upload_folder(repo_id=repo, folder_path=folder / "model", commit_message=message)
         api.upload_folder(
             repo_id=repo, folder_path=folder, allow_patterns=BESIDE, commit_message=message
         )

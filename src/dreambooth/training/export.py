@@ -75,7 +75,10 @@ def export(prepared: Prepared) -> Exported:
             for layout in others:
                 _write_layout(prepared, layout, new / layout, dtype)
     places = {layout: _place(prepared, layout) for layout in ("diffusers", *others)}
-    scheduler, picture = spec.samples.set.sampling.build(model.noise_scheduler), picture_of(prepared)
+    scheduler, picture = (
+        spec.samples.set.sampling.build(model.noise_scheduler),
+        picture_of(prepared),
+    )
     programs = {
         layout: snippet(model, _loaded_as(kind, layout), place, scheduler, picture)
         for layout, place in places.items()

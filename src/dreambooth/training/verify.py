@@ -76,7 +76,9 @@ def verify(prepared: Prepared, exported: Exported, own: Image.Image) -> dict[str
     tolerance = TOLERANCE[prepared.spec.sampling.dtype]
     results = {}
     for layout, program in exported.programs.items():
-        result = _verified(program, exported.adapters.get(layout, ()), own, asked is True, tolerance)
+        result = _verified(
+            program, exported.adapters.get(layout, ()), own, asked is True, tolerance
+        )
         results[layout] = asdict(result)
         if result.error is not None:
             log.error("The %s export is not as it should be: %s.", layout, result.error)
