@@ -25,10 +25,14 @@ pytestmark = pytest.mark.slow
 
 POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
 WHOLE = ("export.layouts=[diffusers,single_file]", "export.dtype=float16")
+KOHYA = "export.layouts=[diffusers,kohya]"
 ADAPTER = ("export.layouts=[diffusers,kohya,peft]", "train_text_encoder=true", "method=lora")
 RUNS = {
     "full": ("method=full", "train_text_encoder=true", "scheduler=euler_a", *WHOLE),
-    "lora": (*ADAPTER, "scheduler=dpmpp_2m", "lr=1e-2", "method.lora.alpha=2.5"),
+    "lora": (*ADAPTER, "scheduler=dpmpp_2m", "lr=1e-2", "method.adapter.lora_alpha=2.5"),
+    "dora": ("method=dora", "train_text_encoder=true", "scheduler=dpmpp_2m", "lr=1e-2"),
+    "oft": ("method=oft", "train_text_encoder=true", "lr=1e-1"),
+    "pivotal_tuning": ("method=pivotal_tuning", "method.token_max_steps=1", "lr=1e-2", KOHYA),
     "textual_inversion": ("method=textual_inversion", "scheduler=pndm", "lr=1e-1"),
     "ti_then_full": ("method=ti_then_full", "scheduler=ddim", "lr=1e-2", *WHOLE),
     # the embedded weights are float16 files, and its tokenizer cuts "pattern" into five tokens
@@ -45,6 +49,9 @@ for file in sys.argv[1:]:
 LAYOUTS = {
     "full": ("diffusers", "single_file"),
     "lora": ("diffusers", "kohya", "peft"),
+    "dora": ("diffusers",),
+    "oft": ("diffusers",),
+    "pivotal_tuning": ("diffusers", "kohya"),
     "textual_inversion": ("diffusers",),
     "ti_then_full": ("diffusers", "single_file"),
     "pocket_lora": ("diffusers", "kohya", "peft"),
@@ -89,7 +96,8 @@ def test_the_run_has_verified_it_itself(drawn, name):
     for result in verified.values():
         assert result["error"] is None and result["process"] == "same" and result["most"] <= 1
         assert result["loaded"] == result["tensors"]
-        assert bool(result["tensors"]) == ("lora" in name)
+        is_adapter = name.endswith(("lora", "dora", "oft", "pivotal_tuning"))
+        assert bool(result["tensors"]) == is_adapter
 
 
 def test_the_embedded_weights_load_in_one_dtype():

@@ -96,6 +96,7 @@ def test_layouts_that_do_not_fit_are_refused(spine, tmp_path):
     for overrides, words in (
         (("export.layouts=[diffusers,kohya]",), "kohya, and this run exports a whole model"),
         (("method=lora", "export.layouts=[kohya]"), "must hold diffusers"),
+        (("method=dora", "export.layouts=[diffusers,kohya]"), "norms of a DoRA"),
         (("export.layouts=[safetensors]",), "export.layouts"),
         (("export.push_to_hub=mine",), "no ORG/NAME"),
     ):

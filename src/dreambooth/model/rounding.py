@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import cache_key
-from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import lora_parameters
+from dreambooth.model.interface import BaseModel, adapter_parameters
 
 
 def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:
-    """List the float tensors that an export of `kind` holds: `full`, `lora` or `token`.
+    """List the float tensors that an export of `kind` holds: `full`, `lora`, `adapter` or `token`.
 
     References into the model. Of a network that was cast while frozen they are the float32 masters.
     """
@@ -22,8 +21,8 @@ def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:
     for name in model.layout.networks:
         if kind == "full":
             tensors += (model.masters.get(name) or model.base_state(name)).values()
-        elif kind == "lora":
-            tensors += [parameter.data for _, parameter in lora_parameters(model.network(name))]
+        elif kind in ("lora", "adapter"):
+            tensors += [p.data for p in adapter_parameters(model.network(name)).values()]
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
@@ -53,6 +52,6 @@ def tensors_hash(state: Mapping[str, Tensor]) -> str:
     """Hash tensors by name, dtype, shape and bytes: 16 hex digits."""
     facts = {}
     for name, tensor in state.items():
-        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         facts[name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest()]
     return cache_key(**facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,17 +129,17 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Return the bytes of what is exported: a run's own, and what all runs share."""
     block, phases = config["export"], config["method"]["phases"]
     size = BYTES[block["dtype"]]
-    kinds = {kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])}
     kind = block["kind"]
     if kind == "auto":
-        kind = "full" if "full" in kinds else "adapters"
+        own = any(_is_own(phase.get(n)) for phase in phases for n in NETWORKS)
+        kind = "full" if own else "adapters"
     if kind == "none":
         return 0.0, 0.0
     if kind != "full":
         adapters: dict[str, float] = {}
         for phase in phases:
             trained = _trained(config, phase, sizes).items()
-            adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
+            adapters |= {n: count for n, count in trained if phase.get(n) == "adapter"}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
     own = sum(sizes[n] for n in changed)
@@ -149,17 +150,34 @@ def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str,
     """Count the parameters that a phase trains in each network; those of a token are few."""
     counts: dict[str, float] = {}
     for network in NETWORKS:
-        if phase.get(network) == "full":
+        kind = phase.get(network, "frozen")
+        if kind == "full":
             counts[network] = sizes[network]
-        elif phase.get(network, "frozen") not in ("frozen", "token"):
+        elif isinstance(kind, list):
+            counts[network] = _named(config, network, kind, sizes[network])
+        elif kind == "adapter":
             counts[network] = _adapter(config, network)
     return counts
 
 
+def _is_own(kind: object) -> bool:
+    """Tell whether a kind of training changes a network's own weights, all or some by name."""
+    return kind == "full" or isinstance(kind, list)
+
+
+def _named(config: Plain, network: str, patterns: Sequence[str], size: int) -> float:
+    """Count the parameters that patterns name; a tenth of a network whose names are not here."""
+    shapes = _shapes_of(config)
+    if shapes is None:
+        return size / 10
+    names = shapes[network].items()
+    return sum(_product(s) for name, s in names if any(fnmatch(name, p) for p in patterns))
+
+
 def _adapter(config: Plain, network: str) -> float:
-    """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
-    settings, model = config["method"].get("lora") or {}, config["model"]
-    rank, targets = settings.get("rank", 0), settings.get("targets", ())
+    """Count the parameters of a network's adapter as if it were a LoRA; others are as small."""
+    settings, model = config["method"].get("adapter") or {}, config["model"]
+    rank, targets = settings.get("r") or 0, settings.get("target_modules") or ()
     shapes = _shapes_of(config)
     if shapes is None:
         return rank * PER_RANK.get(model["name"], {}).get(network, 0)

@@ -15,7 +15,7 @@ from dreambooth.files import atomic, file_hash
 from dreambooth.model.adapters.kohya_files import save_kohya
 from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.adapters.peft_files import save_peft
-from dreambooth.model.lora import merge_lora
+from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
 from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
@@ -62,7 +62,7 @@ def export(prepared: Prepared) -> Exported:
         shutil.rmtree(folder, ignore_errors=True)
         return Exported(_trained(prepared), {}, {})
     if kind == "full":
-        merge_lora(model)
+        merge_adapters(model)
     dtype = _dtype(prepared)
     round_weights(model, kind, dtype)
     with atomic(folder) as new:
@@ -99,7 +99,9 @@ def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
         return
     if kind == "lora":
         sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))
-    if spec.method.token is not None:
+    elif kind == "adapter":
+        save_peft(model, folder, dtype)
+    if spec.method.trains_token:
         save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
         sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
 
@@ -114,7 +116,7 @@ def _write_layout(prepared: Prepared, layout: str, folder: Path, dtype: torch.dt
         save_kohya(model, file, dtype, metadata)
     else:
         save_peft(model, folder, dtype)
-    if spec.method.token is not None:
+    if spec.method.trains_token:
         save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
         sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
 

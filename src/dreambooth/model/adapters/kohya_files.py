@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from peft import get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
-from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import ADAPTER, has_lora
+from dreambooth.model.interface import BaseModel, adapter_layers
+from dreambooth.model.peft_layers import ADAPTER, has_adapter
 from dreambooth.weights_files import sort_header
 
 # of networks; diffusers' converter gives the text encoder the name that it has in SDXL
@@ -36,7 +34,7 @@ def save_kohya(
     state: dict[str, torch.Tensor] = {}
     for name in model.trainable_networks:
         module = model.network(name)
-        if has_lora(module):
+        if has_adapter(module):
             state |= _converted(name, module, name in model.text_encoders, dtype)
     if not state:
         raise UserError("the model has no LoRA adapters to save: train one with method=lora.")
@@ -67,9 +65,7 @@ def _converted(
 
 def _scales(module: torch.nn.Module) -> list[tuple[str, float, int]]:
     """List each adapted layer with its scale and its rank."""
-    scales = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, BaseTunerLayer):
-            own: Any = layer
-            scales.append((name, float(own.scaling[ADAPTER]), int(own.r[ADAPTER])))
-    return scales
+    return [
+        (name, float(layer.scaling[ADAPTER]), int(layer.r[ADAPTER]))
+        for name, layer in adapter_layers(module).items()
+    ]
