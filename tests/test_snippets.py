@@ -27,6 +27,7 @@ POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
 WHOLE = ("export.layouts=[diffusers,single_file]", "export.dtype=float16")
 KOHYA = "export.layouts=[diffusers,kohya]"
 ADAPTER = ("export.layouts=[diffusers,kohya,peft]", "train_text_encoder=true", "method=lora")
+SHORT = ("model.recommended.textual_inversion.max_steps=2",)
 RUNS = {
     "full": ("method=full", "train_text_encoder=true", "scheduler=euler_a", *WHOLE),
     "lora": (*ADAPTER, "scheduler=dpmpp_2m", "lr=1e-2", "method.adapter.lora_alpha=2.5"),
@@ -34,7 +35,7 @@ RUNS = {
     "oft": ("method=oft", "train_text_encoder=true", "lr=1e-1"),
     "pivotal_tuning": ("method=pivotal_tuning", "method.token_max_steps=1", "lr=1e-2", KOHYA),
     "textual_inversion": ("method=textual_inversion", "scheduler=pndm", "lr=1e-1"),
-    "ti_then_full": ("method=ti_then_full", "scheduler=ddim", "lr=1e-2", *WHOLE),
+    "ti_then_full": ("method=ti_then_full", "scheduler=ddim", "lr=1e-2", *WHOLE, *SHORT),
     # the embedded weights are float16 files, and its tokenizer cuts "pattern" into five tokens
     "pocket_lora": (*POCKET, *ADAPTER, "lr=1e-2", "export.dtype=float16"),
     "pocket_token": (*POCKET, "method=textual_inversion", "subject.class_noun=fabric pattern"),

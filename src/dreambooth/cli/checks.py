@@ -149,6 +149,18 @@ DRAWING = {  # of generate.py
 }
 
 
+BENCHMARK = {  # of evaluate.py
+    **dict.fromkeys(
+        ("run", "images", "tree", "manifest", "output_dir", "identifier", "published"),
+        ("null or a text", lambda v: v is None or isinstance(v, str) and bool(v.strip())),
+    ),
+    "layout": ("a text such as {subject}/{prompt}/{seed}.png", lambda v: isinstance(v, str)),
+    "prompts": ("the name of a prompt set", lambda v: isinstance(v, str)),
+    "images_per_prompt": ("a whole number greater than 0", lambda v: is_whole(v) and v > 0),
+    "first_index": ("null, 0 or 1", lambda v: v is None or is_whole(v) and v in (0, 1)),
+}
+
+
 def check_added(command: str, overrides: Iterable[str], folders: Sequence[Path]) -> None:
     """Refuse `+key=value` for a key that the command does not read.
 
@@ -234,6 +246,8 @@ def check_evaluate(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    for key, (kind, holds) in BENCHMARK.items():
+        _hold(cfg, key, kind, holds)
     _check_drawing(cfg)
 
 

@@ -20,6 +20,7 @@ from dreambooth.cli.blocks import (
     sampling_spec,
 )
 from dreambooth.cli.exports import export_spec
+from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
@@ -98,7 +99,8 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
     if block["prompts"] is None:
         return None
     own = {k: v for k, v in block.items() if k not in ("every_n_steps", "curve")}
-    return named("evaluation", EvaluationSpec, **{**own, "metrics": tuple(own["metrics"])})
+    lists = {key: tuple(own[key]) for key in ("metrics", "other_classes")}
+    return named("evaluation", EvaluationSpec, **{**own, **lists})
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
@@ -134,6 +136,7 @@ def _subject(config: Mapping[str, Any]) -> SubjectSpec:
         None if is_of_world else photos["root"],
         photos["rendered"] if config["model"]["rendered_subjects"] else None,
         photos["use"],
+        same_class(subject["name"], subject["class_noun"]),
     )
 
 
@@ -173,7 +176,8 @@ def _curve(config: Mapping[str, Any]) -> CurveSpec | None:
     if not every:
         return None
     shared = {key: block[key] for key in ("class_seed", "encoders", "encoders_dir")}
-    values = {**block["curve"], **shared, "name": "curve", "metrics": METRICS}
+    shared |= {"name": "curve", "metrics": METRICS, "other_classes": ()}
+    values = {**block["curve"], **shared}
     return CurveSpec(named("evaluation.curve", EvaluationSpec, **values), every)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ import numpy as np
 from dreambooth.data.photos import list_photos, load_photos
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
+from dreambooth.model.interface import BaseModel
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
+from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import Draw, ImageStore, Item, Text
 
 log = logging.getLogger(__name__)
@@ -61,6 +65,30 @@ class ClassImages:
         store = ImageStore(folder, facts, text)
         store.fill(draw, items, self.batch_size, keep_others=True, title="Class images")
         return paths
+
+
+def base_images(
+    wanted: ClassImages,
+    load: Callable[[], BaseModel],
+    weights: Weights,
+    sampling: Sampling,
+    cache_dir: str | Path,
+) -> list[Path]:
+    """Return class images of a base model from the cache; draw the missing ones.
+
+    Args:
+        load: gives the model; it is called only where an image is missing.
+        weights: the base model's, named.
+    """
+    facts = {"model": weights.hashes["base"], **sampling.facts}
+    return wanted.drawn(
+        lambda prompts, seeds: draw(load(), prompts, seeds, sampling),
+        facts,
+        cache_dir,
+        lambda prompt, seed: Provenance(weights, sampling, tuple(network_dtypes(load()))).text(
+            prompt, seed
+        ),
+    )
 
 
 def describe_faults(paths: Sequence[Path]) -> str | None:

@@ -34,6 +34,10 @@ LICENCE = (
     "them too. The photos that they were trained on are not part of them; whoever publishes these "
     "weights needs the right to publish what they depict."
 )
+POCKET = (
+    "\n\n`pocket` is the model inside the package `dreambooth`: write the folder that "
+    "`dreambooth.pocket.embedded.FOLDER` names."
+)
 PICTURES = 6  # at most, of the final samples
 
 
@@ -130,7 +134,8 @@ def _use(run: Run) -> str:
     where = str((run.folder / "model").absolute())
     own = str(model_path(run.record["model"]["path"]))
     shown = program.replace(where, "model").replace(own, run.record["model"]["path"])
-    return f"## Use\n\n```python\n{shown.strip()}\n```"
+    note = POCKET if run.record["model"]["path"] == "pocket" and '"pocket"' in shown else ""
+    return f"## Use\n\n```python\n{shown.strip()}\n```{note}"
 
 
 def _scores(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -64,7 +64,8 @@ def export(prepared: Prepared) -> Exported:
     if kind == "full":
         merge_adapters(model)
     dtype = _dtype(prepared)
-    round_weights(model, kind, dtype)
+    if dtype != torch.float32:
+        round_weights(model, kind, dtype)
     with atomic(folder) as new:
         _write_model(prepared, new, dtype)
     if kind == "full":
@@ -175,6 +176,8 @@ def _trained(prepared: Prepared) -> dict[str, str]:
 def _dtype(prepared: Prepared) -> torch.dtype:
     """Return the dtype to write, float32 with a warning where a value is beyond the one asked."""
     asked = prepared.spec.export.dtype
+    if asked == "float32":
+        return torch.float32
     tensors = exported_weights(prepared.model, prepared.spec.export.kind)
     if holds(getattr(torch, asked), tensors):
         return getattr(torch, asked)

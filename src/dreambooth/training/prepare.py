@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import captions
-from dreambooth.data.subjects import find_photos
+from dreambooth.data.subjects import find_photos, gallery_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
@@ -24,9 +24,14 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
-from dreambooth.sampling.class_images import ClassImages, describe_faults, own_class_images
-from dreambooth.sampling.draw import draw
-from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
+from dreambooth.sampling.class_images import (
+    ClassImages,
+    base_images,
+    describe_faults,
+    own_class_images,
+)
+from dreambooth.sampling.provenance import Weights
+from dreambooth.sampling.spec import Sampling
 from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.spec import TrainSpec
@@ -36,13 +41,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the phases of a run work with; `photos` are all of the subject's."""
+    """What the phases of a run work with; `photos` are all of the subject's.
+
+    `base` has the base model's images that the scores compare with, by class prompt.
+    """
 
     spec: TrainSpec
     costs: Costs
     weights: TrainableWeights
     photos: list[Path]
     batches: KeyedBatches
+    base: Mapping[str, list[Path]] = field(default_factory=dict)
 
     @property
     def training_photos(self) -> list[Path]:
@@ -86,8 +95,9 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
+    compared = _kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
-    return Prepared(spec, costs, weights, photos, batches)
+    return Prepared(spec, costs, weights, photos, batches, compared)
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
@@ -139,13 +149,25 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         settings.encoders_dir,
         str(spec.cache_dir),
     )
+    subject, gallery = spec.subject, {}
+    if "gallery" in settings.metrics:
+        gallery = gallery_photos(
+            subject.gallery,
+            subject.words.class_noun,
+            subject.photos,
+            subject.root,
+            subject.rendered,
+            spec.cache_dir,
+        )
     return Evaluation(
         settings,
-        spec.subject.words,
+        subject.words,
         spec.sampling,
         prepared.photos,
         encoders,
         prepared.references,
+        gallery,
+        prepared.base,
     )
 
 
@@ -196,18 +218,35 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
     assert prior is not None
     if prior.images_dir is not None:
         return own_class_images(prior.images_dir, prior.num_class_images)
-    wanted = ClassImages(
+    return _base_images(
+        spec,
+        model,
         spec.subject.words.class_prompt,
         prior.num_class_images,
         prior.seed,
-        prior.sampling.batch_size,
+        prior.sampling,
     )
-    facts = {"model": model.weights_hash(), **prior.sampling.facts}
+
+
+def _base_images(
+    spec: TrainSpec, model: BaseModel, prompt: str, count: int, seed: int, sampling: Sampling
+) -> list[Path]:
+    """Draw class images of the model, which is still frozen, or take them from the cache."""
+    wanted = ClassImages(prompt, count, seed, sampling.batch_size)
     base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
-    shown = Provenance(base, prior.sampling, tuple(network_dtypes(model)))
-    return wanted.drawn(
-        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling),
-        facts,
-        spec.cache_dir,
-        shown.text,
-    )
+    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir)
+
+
+def _kernel_images(spec: TrainSpec, model: BaseModel, costs: Costs) -> dict[str, list[Path]]:
+    """Draw the images that kernel distances compare with, by prompt; none without them."""
+    settings, words = spec.evaluation, spec.subject.words
+    prompts = settings.base_prompts(words) if settings else []
+    images: dict[str, list[Path]] = {}
+    if settings is None or not prompts:
+        return images
+    with costs.stage("base_images") as places:
+        for prompt in prompts:
+            count, seed = settings.class_images, settings.class_seed
+            images[prompt] = _base_images(spec, model, prompt, count, seed, spec.sampling)
+            places += images[prompt]
+    return images

@@ -37,7 +37,7 @@ class SubjectSpec:
 
     `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
     pictures of the embedded world are made; with None the dataset is downloaded. The first `use`
-    photos train; None is all.
+    photos train; None is all. `gallery` names the other known subjects of the class.
     """
 
     name: str
@@ -48,6 +48,7 @@ class SubjectSpec:
     root: str | None
     rendered: int | None
     use: int | None = None
+    gallery: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

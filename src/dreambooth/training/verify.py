@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -86,7 +86,7 @@ def verify(prepared: Prepared, exported: Exported, own: Image.Image) -> dict[str
 
 
 def _verified(
-    program: str, adapters: Any, own: Image.Image, fresh: bool, tolerance: float
+    program: str, adapters: Sequence[Path], own: Image.Image, fresh: bool, tolerance: float
 ) -> Verified:
     process = "fresh" if fresh else "same"
     try:
