@@ -71,7 +71,7 @@ def drawn(spine: Spine, tmp_path_factory) -> Path:
         programs = json.loads((root / name / "run.json").read_text())["programs"]
         assert programs["diffusers"] in printed.getvalue()
         for layout, program in programs.items():
-            files.append(root / name / f"{layout}.py")
+            files.append(root / name / f"program_{layout}.py")
             files[-1].write_text(program)
     command = [sys.executable, "-c", EXECUTE, *map(str, files)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
@@ -84,7 +84,7 @@ def drawn(spine: Spine, tmp_path_factory) -> Path:
 )
 def test_the_picture_is_the_run_s_own(drawn, name, layout):
     own = next((drawn / name / "samples" / "final").glob("00_*_seed0.png"))
-    ours, theirs = (Image.open(path) for path in (own, drawn / name / f"{layout}.png"))
+    ours, theirs = (Image.open(path) for path in (own, drawn / name / f"program_{layout}.png"))
     assert ours.size == theirs.size
     difference = np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)
     assert np.abs(difference).max() <= (0 if layout == "diffusers" else 1)

@@ -5,10 +5,12 @@ What is run is the program that a user is told (`model/snippet.py`), word for wo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
@@ -20,13 +22,13 @@ import numpy as np
 import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from safetensors.torch import load_file
 
 from dreambooth.errors import reason
 from dreambooth.model.loading import keep_random_state
 from dreambooth.training.export import Exported
 from dreambooth.training.memory import free_memory
 from dreambooth.training.prepare import Prepared
-from dreambooth.weights_files import read_header
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +36,15 @@ SMALL = 100_000_000  # parameters of a model that loads in a second or two
 # of the mean difference of two pictures, in levels of 255: one is drawn alone and the other in a
 # batch, which rounds differently
 TOLERANCE = {"float32": 0.5, "float16": 4.0, "bfloat16": 4.0}
-# appended to a program: how many tensors its adapters took from the files
-COUNT = """
+# appended to a program: hashes of the tensors that its adapters hold
+LOADED = """
+import hashlib
 from peft.tuners.tuners_utils import BaseTunerLayer
 parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 layers = [m for part in parts for m in part.modules() if isinstance(m, BaseTunerLayer)]
-own = [name for layer in layers for name, _ in layer.named_parameters()]
-loaded = sum(not name.startswith("base_layer.") for name in own)
+held = [x for layer in layers for x in layer.state_dict(keep_vars=True).items()]
+own = [x.detach().float().cpu() for name, x in held if not name.startswith("base_layer.")]
+loaded = [hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest() for x in own]
 """
 FRESH_TIMEOUT = 1800.0  # seconds; loading from a slow disk
 
@@ -49,8 +53,8 @@ FRESH_TIMEOUT = 1800.0  # seconds; loading from a slow disk
 class Verified:
     """How a layout's files did: `mean` and `most` are differences in levels of 255.
 
-    `tensors` are those of the adapter files, `loaded` those that a network took. `process` is
-    `same` or `fresh`. `error` is what went wrong, None if nothing did.
+    `tensors` are those of the adapter files, `loaded` those of them that a network holds.
+    `process` is `same` or `fresh`. `error` is what went wrong, None if nothing did.
     """
 
     process: str
@@ -90,29 +94,31 @@ def _verified(
 ) -> Verified:
     process = "fresh" if fresh else "same"
     try:
-        image, loaded = _run_fresh(program) if fresh else _run_here(program)
+        image, held = _run_fresh(program) if fresh else _run_here(program)
     except torch.OutOfMemoryError as error:
         return Verified(process, error=f"the memory does not hold a second model ({reason(error)})")
     except Exception as error:  # whatever a consumer raises
         return Verified(process, error=f"it cannot be loaded ({reason(error)})")
-    tensors = sum(_tensors(file) for file in adapters)
+    tensors = Counter(digest for file in adapters for digest in _digests(file))
+    loaded = (tensors & Counter(held)).total()
     ours, theirs = (np.asarray(each.convert("RGB"), dtype=np.int16) for each in (own, image))
     if ours.shape != theirs.shape:
         return Verified(process, error="it draws a picture of another size")
     difference = np.abs(ours - theirs)
     mean, most = round(float(difference.mean()), 4), int(difference.max())
     error = None
-    if adapters and loaded != tensors:
-        error = f"{abs(tensors - loaded)} of the adapter's {tensors} tensors match no layer"
+    if loaded < tensors.total():
+        lost = tensors.total() - loaded
+        error = f"{lost} of the adapter's {tensors.total()} tensors are in no layer"
     elif mean > tolerance:
         error = f"it draws another picture than the run (mean difference {mean:.2f} of 255)"
-    return Verified(process, mean, most, tensors, loaded, error)
+    return Verified(process, mean, most, tensors.total(), loaded, error)
 
 
-def _run_here(program: str) -> tuple[Image.Image, int]:
-    """Run a program in this process; return its picture and the tensors that it loaded."""
+def _run_here(program: str) -> tuple[Image.Image, list[str]]:
+    """Run a program in this process; return its picture and the hashes of its adapters."""
     names: dict[str, Any] = {}
-    source = program.partition("image.save(")[0] + COUNT
+    source = program.partition("image.save(")[0] + LOADED
     try:
         with keep_random_state(), _silent():
             exec(compile(source, "exported", "exec"), names)  # our own text
@@ -122,13 +128,13 @@ def _run_here(program: str) -> tuple[Image.Image, int]:
         free_memory()
 
 
-def _run_fresh(program: str) -> tuple[Image.Image, int]:
-    """Run a program in a process of its own; return its picture and the tensors it loaded.
+def _run_fresh(program: str) -> tuple[Image.Image, list[str]]:
+    """Run a program in a process of its own; return its picture and its adapters' hashes.
 
     Raises:
         ValueError: it failed; the last line that it wrote.
     """
-    source = f"{program}{COUNT}\nprint('\\n' + str(loaded))\n"
+    source = f"{program}{LOADED}\nprint('\\n' + ' '.join(loaded))\n"
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", source],
@@ -140,13 +146,14 @@ def _run_fresh(program: str) -> tuple[Image.Image, int]:
         if done.returncode:
             raise ValueError((done.stderr.strip().splitlines() or ["it ended"])[-1])
         with Image.open(Path(folder) / "out.png") as image:
-            return image.copy(), int(done.stdout.strip().splitlines()[-1])
+            return image.copy(), done.stdout.splitlines()[-1].split()
 
 
-def _tensors(file: Path) -> int:
-    """Count a file's tensors without the alphas of kohya's layout, which are no weights."""
-    names = read_header(file).keys() - {"__metadata__"}
-    return sum(not name.endswith(".alpha") for name in names)
+def _digests(file: Path) -> list[str]:
+    """Hash a file's tensors, in float32, without the alphas of kohya's layout."""
+    state = load_file(file)
+    own = [tensor.float() for name, tensor in state.items() if not name.endswith(".alpha")]
+    return [hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest() for x in own]
 
 
 def _is_quick(prepared: Prepared) -> bool:
