@@ -120,7 +120,10 @@ class MethodSpec:
             return "full"
         if "adapter" not in kinds or self.adapter is None:
             return "token"
-        return "lora" if self.adapter.kind == "LORA" else "adapter"
+        # transformers loads the norms of a DoRA in no text encoder, where diffusers asks it to
+        is_dora = bool(self.adapter.options.get("use_dora"))
+        of_text = any(phase.parts.text_encoder == "adapter" for phase in self.phases)
+        return "lora" if self.adapter.kind == "LORA" and not (is_dora and of_text) else "adapter"
 
     @property
     def trains_token(self) -> bool:
