@@ -142,12 +142,12 @@ class Run:
         model = StableDiffusion.from_pretrained(
             model_path(base["path"]), base["revision"], base["variant"]
         )
-        if (learned / TOKEN_FILE).exists() or kind == "token":
-            load_token(model, learned)
         if kind == "lora":
             load_lora(model, learned)
-        elif kind == "adapter":
+        if kind == "adapter":
             load_peft(model, learned)
+        if kind == "token" or (learned / TOKEN_FILE).exists():
+            load_token(model, learned)
         return model.requires_grad_(False).eval()
 
     def curve(self) -> list[dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,17 +131,17 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Return the bytes of what is exported: a run's own, and what all runs share."""
     block, phases = config["export"], config["method"]["phases"]
     size = BYTES[block["dtype"]]
+    kinds = [kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])]
     kind = block["kind"]
     if kind == "auto":
-        own = any(_is_own(phase.get(n)) for phase in phases for n in NETWORKS)
-        kind = "full" if own else "adapters"
+        kind = "full" if any(_is_own(each) for each in kinds) else "adapters"
     if kind == "none":
         return 0.0, 0.0
     if kind != "full":
         adapters: dict[str, float] = {}
         for phase in phases:
             trained = _trained(config, phase, sizes).items()
-            adapters |= {n: count for n, count in trained if phase.get(n) == "adapter"}
+            adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
     own = sum(sizes[n] for n in changed)
@@ -152,40 +152,41 @@ def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str,
     """Count the parameters that a phase trains in each network; those of a token are few."""
     counts: dict[str, float] = {}
     for network in NETWORKS:
-        kind = phase.get(network, "frozen")
-        if kind == "full":
+        if phase.get(network) == "full":
             counts[network] = sizes[network]
-        elif isinstance(kind, list):
-            counts[network] = _named(config, network, kind, sizes[network])
-        elif kind == "adapter":
+        elif phase.get(network) == "adapter":
             counts[network] = _adapter(config, network)
+        elif _is_own(patterns := phase.get(network)):
+            counts[network] = _matching(config, network, patterns)
     return counts
 
 
-def _is_own(kind: object) -> bool:
-    """Tell whether a kind of training changes a network's own weights, all or some by name."""
-    return kind == "full" or isinstance(kind, list)
-
-
-def _named(config: Plain, network: str, patterns: Sequence[str], size: int) -> float:
-    """Count the parameters that patterns name; a tenth of a network whose names are not here."""
-    shapes = _shapes_of(config)
-    if shapes is None:
-        return size / 10
-    names = shapes[network].items()
-    return sum(_product(s) for name, s in names if any(fnmatch(name, p) for p in patterns))
-
-
 def _adapter(config: Plain, network: str) -> float:
-    """Count the parameters of a network's adapter as if it were a LoRA; others are as small."""
+    """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
     settings, model = config["method"].get("adapter") or {}, config["model"]
-    rank, targets = settings.get("r") or 0, settings.get("target_modules") or ()
+    is_lora = settings.get("_target_") == "peft.LoraConfig"
+    rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
     shapes = _shapes_of(config)
     if shapes is None:
         return rank * PER_RANK.get(model["name"], {}).get(network, 0)
     ends = tuple(f".{target}.weight" for target in targets)
     layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
+
+
+def _matching(config: Plain, network: str, patterns: Sequence[str]) -> float:
+    """Count the parameters whose names match; those of a model that is not here as none."""
+    shapes = (_shapes_of(config) or {}).get(network, {})
+    return sum(
+        _product(shape)
+        for name, shape in shapes.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _is_own(kind: object) -> bool:
+    """Tell whether a kind of training changes a network's own weights, all or some by name."""
+    return kind == "full" or isinstance(kind, list)
 
 
 def _full(phase: Plain, sizes: Mapping[str, int]) -> int:

@@ -102,7 +102,7 @@ def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
         sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))
     elif kind == "adapter":
         save_peft(model, folder, dtype)
-    if spec.method.trains_token:
+    if spec.method.token is not None:
         save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
         sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
 
@@ -117,7 +117,7 @@ def _write_layout(prepared: Prepared, layout: str, folder: Path, dtype: torch.dt
         save_kohya(model, file, dtype, metadata)
     else:
         save_peft(model, folder, dtype)
-    if spec.method.trains_token:
+    if spec.method.token is not None:
         save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
         sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
 

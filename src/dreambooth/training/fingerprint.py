@@ -144,7 +144,7 @@ def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str,
     result, facts = [], dict(facts)
     for number, phase in enumerate(spec.method.phases):
         names = ("unet", "text_encoder")
-        parts = {
+        parts: dict[str, Any] = {
             name: kind if isinstance(kind, str) else list(kind)  # as JSON gives it back
             for name, kind in zip(names, phase.parts.parts, strict=True)
         }

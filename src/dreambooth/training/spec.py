@@ -14,7 +14,6 @@ from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapter_settings import AdapterSettings
-from dreambooth.model.chosen import Kind
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
@@ -110,29 +109,17 @@ class MethodSpec:
 
     @property
     def export(self) -> str:
-        """What is learned: `full` (a pipeline), or files for the base.
+        """What was learned: `full` (a pipeline), or files for the base.
 
         These are `lora` (a file that diffusers loads), `adapter` (PEFT's folders of the other
         kinds) or `token`; a token that trains beside an adapter has a file too.
         """
-        kinds = self._kinds
+        kinds = [kind for phase in self.phases for kind in phase.parts.parts]
         if "full" in kinds or any(isinstance(kind, tuple) for kind in kinds):
             return "full"
         if "adapter" not in kinds or self.adapter is None:
             return "token"
-        # transformers loads the norms of a DoRA in no text encoder, where diffusers asks it to
-        is_dora = bool(self.adapter.options.get("use_dora"))
-        of_text = any(phase.parts.text_encoder == "adapter" for phase in self.phases)
-        return "lora" if self.adapter.kind == "LORA" and not (is_dora and of_text) else "adapter"
-
-    @property
-    def trains_token(self) -> bool:
-        """Whether any phase trains a token."""
-        return "token" in self._kinds
-
-    @property
-    def _kinds(self) -> list[Kind]:
-        return [kind for phase in self.phases for kind in phase.parts.parts]
+        return "lora" if self.adapter.kind == "LORA" else "adapter"
 
     def steps_before(self, number: int) -> int:
         """Count the optimizer steps of the phases before phase `number`."""

@@ -107,6 +107,8 @@ def _peft_names(state: Mapping[str, Any], module: torch.nn.Module) -> dict[str, 
     """
     if not isinstance(module, PreTrainedModel):
         return convert_unet_state_dict_to_peft(state)
+    norms = ".lora_magnitude_vector"
+    state = {key.replace(f"{norms}.weight", norms): value for key, value in state.items()}
     named = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
     if hasattr(module, "text_model"):
         return named

@@ -38,7 +38,10 @@ def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.f
             prefix = "text_model."
             state = layers[name].items()
             prefixed = {prefix + key.removeprefix(prefix): tensor for key, tensor in state}
-            layers[name] = convert_state_dict_to_diffusers(prefixed)
+            converted = convert_state_dict_to_diffusers(prefixed)
+            # with PEFT's own name of DoRA's norms transformers 5 leaves them out
+            norms = ".lora_magnitude_vector"
+            layers[name] = {k + ".weight" * k.endswith(norms): t for k, t in converted.items()}
         layers[name] = {key: tensor.to(dtype) for key, tensor in layers[name].items()}
     with atomic(Path(folder) / LORA_FILE) as file:
         model.layout.pipeline.save_lora_weights(

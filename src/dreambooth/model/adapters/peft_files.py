@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dreambooth.errors import UserError, reason
 from dreambooth.files import atomic, write_json
@@ -23,7 +24,7 @@ from dreambooth.model.peft_layers import ADAPTER, has_adapter, remove_adapter
 def save_peft(
     model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> list[Path]:
-    """Write `folder/<network>` in `dtype` for each network with an adapter; return these folders.
+    """Write `folder/<network>` for each network with an adapter, in `dtype`; return these folders.
 
     PEFT's `PeftModel.from_pretrained(network, folder/<network>)` loads them.
 
@@ -37,7 +38,7 @@ def save_peft(
         module = model.network(name)
         state = get_peft_model_state_dict(module, save_embedding_layers=False)
         # copies, for some kinds share random bases between layers, which safetensors refuses
-        state = {PEFT_PREFIX + k: x.cpu().to(dtype, copy=True) for k, x in state.items()}
+        state = {PEFT_PREFIX + key: _copy(tensor, dtype) for key, tensor in state.items()}
         place = Path(folder) / name
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / PEFT_FILE) as file:
@@ -68,6 +69,10 @@ def load_peft(model: BaseModel, folder: str | Path) -> int:
             remove_adapter(module)
             raise UserError(f"{place} is no adapter of this {name} ({reason(error)}).") from error
     return count
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
 
 
 def _load(module: Any, place: Path) -> int:
