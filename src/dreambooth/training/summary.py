@@ -29,6 +29,7 @@ def print_summary(
     for name, what in (
         ("samples/final.png", "the final samples; samples/step-*.png are from during training"),
         ("model/", "what was learned, in diffusers' format"),
+        ("exports/", "the same for other programs; docs/exports.md says which reads what"),
         ("checkpoints/", "to resume from"),
         ("metrics.csv", "every logged number"),
         ("evaluation/", "scores.csv, metrics.json and the images of each evaluation"),
