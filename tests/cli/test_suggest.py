@@ -95,7 +95,8 @@ def test_a_users_folders_are_searched(tmp_path):
 
 
 def test_the_groups_of_a_command():
-    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("pretrain") == []
+    assert groups_of("evaluate") == ["evaluation", "model", "subject", "scheduler"]
+    assert groups_of("pretrain") == []
     assert "experiment" in groups_of("train")
     keys = keys_of("train", [CONF])
     assert {"lr", "subject", "method.lora.rank", "hydra.run.dir", "subject.identity"} <= keys

@@ -1,4 +1,4 @@
-"""The work of evaluate.py: score a finished run, a folder of images, or photos among themselves."""
+"""The work of evaluate.py: score a run, a base model, a folder of images, or photos."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.cells import sampling_of
+from dreambooth.cli.resolvers import slug
+from dreambooth.cli.sources import NO_SUBJECT, additions_of, source_of, weights_of
 from dreambooth.cli.specs import evaluation_spec
 from dreambooth.data.photos import list_photos
+from dreambooth.data.subjects import find_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import Evaluation, explain
@@ -22,10 +24,11 @@ from dreambooth.evaluation.write import (
     scores_folder,
     write_scores,
 )
-from dreambooth.files import file_hash
+from dreambooth.files import cache_key, file_hash
+from dreambooth.model.adapters.additions import Additions
 from dreambooth.sampling.draw import torch_device
 from dreambooth.sampling.store import Item, read_manifest
-from dreambooth.study.run_weights import RunWeights
+from dreambooth.study.base_model import PlainModel
 from dreambooth.study.runs import Run
 from dreambooth.training.costs import Costs
 
@@ -38,14 +41,14 @@ def evaluate(cfg: DictConfig) -> int:
     Raises:
         UserError: nothing or too much to score, and whatever keeps it from being scored.
     """
-    asked = [key for key in ("run", "images", "calibrate") if cfg[key]]
+    asked = [key for key in ("run", "model", "images", "calibrate") if cfg.get(key)]
     if len(asked) != 1:
         raise UserError(
-            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, or calibrate=true "
-            "photos.root=DIR; one of them."
+            "Say what to score: run=DIR (a finished run), model=NAME (a base model), images=DIR "
+            "photos=DIR, or calibrate=true photos.root=DIR; one of them."
         )
-    if asked == ["run"]:
-        return _run(cfg)
+    if asked == ["run"] or asked == ["model"]:
+        return _drawn(cfg)
     if asked == ["images"]:
         return _images(cfg)
     root = cfg.photos if isinstance(cfg.photos, str) else cfg.photos.root
@@ -55,33 +58,74 @@ def evaluate(cfg: DictConfig) -> int:
     return 0
 
 
-def _run(cfg: DictConfig) -> int:
-    run = Run.read(cfg.run)
+def _drawn(cfg: DictConfig) -> int:
+    """Score what a run or a base model draws, with what others made."""
+    additions = additions_of(cfg)
+    source = source_of(cfg, cfg.run, additions)
     for key in ("encoders", "encoders_dir"):
         if cfg.evaluation[key] is None:
-            cfg.evaluation[key] = run.config["evaluation"][key]
+            own = source.config["evaluation"] if isinstance(source, Run) else cfg.model
+            cfg.evaluation[key] = own.get(key)
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
             "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
         )
-    photos, what, references = _references(cfg, run.photos, run.training_photos)
+    if isinstance(source, Run):
+        photos, what, references = _references(cfg, source.photos, source.training_photos)
+    else:
+        photos, what, references = _references(cfg, _subjects_photos(cfg, source), [])
     encoders = _encoders(cfg, settings.metrics)
-    evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)
-    output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
-    costs = Costs(run.record["costs"])
+    evaluation = Evaluation(settings, source.words, sampling_of(cfg, source), photos, encoders)
+    place = _place(cfg, source, additions)
+    output = scores_folder(place, settings.name)
+    costs = Costs(source.record["costs"] if isinstance(source, Run) else None)
     with costs.stage("evaluation") as places:
-        model = run.load_model().to(torch_device(cfg.device))
-        weights = RunWeights(run, method_spec(run.config["method"])).describe()
-        scores, record = evaluation.score_model(model, weights, output)
+        weights = weights_of(source, additions)
+        model = weights.load().to(torch_device(cfg.device))
+        scores, record = evaluation.score_model(model, weights.describe(), output)
         places.append(output)
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
-    print_scores(scores, f"{settings.name}: {run.folder}", references)
+    print_scores(scores, f"{settings.name}: {place}", references)
     print(f"{record['images_made']} of {record['images']} images made, the others were there.")
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
+
+
+def _place(cfg: DictConfig, source: Run | PlainModel, additions: Additions) -> Path:
+    """The folder of the scores: a run's own, and others for a base model and for additions."""
+    if cfg.output_dir is not None:
+        return Path(cfg.output_dir)
+    if isinstance(source, Run) and not additions.record:
+        return source.folder
+    names = [entry["name"] for entries in additions.record.values() for entry in entries]
+    facts = {**additions.record, "phrase": source.words.phrase, "model": dict(source.base)}
+    folder = source.folder or Path("outputs/evaluated") / source.base["name"]
+    return folder / "with" / f"{slug('_'.join(names) or 'nothing')[:80]}-{cache_key(**facts)[:8]}"
+
+
+def _subjects_photos(cfg: DictConfig, source: PlainModel) -> list[Path]:
+    """The photos of the subject that a base model is scored on, unless the command has others.
+
+    Raises:
+        UserError: the command does not say whom the model draws.
+    """
+    if "subject" not in cfg:
+        raise UserError(
+            "scores need the subject's class: give subject=dog or another of the dataset, or "
+            "subject=folder subject.photos=DIR subject.class_noun=dog."
+        )
+    if not source.words.phrase:
+        raise UserError(f"subject_phrase is missing: {NO_SUBJECT}.")
+    if isinstance(cfg.photos, str):
+        return []
+    subject, photos = cfg.subject, cfg.photos
+    rendered = photos.rendered if cfg.model.rendered_subjects else None
+    root = None if "identity" in subject else photos.root
+    noun = source.words.class_noun
+    return find_photos(subject.name, noun, subject.photos, root, rendered, cfg.cache_dir)
 
 
 def _images(cfg: DictConfig) -> int:
@@ -133,6 +177,8 @@ def _references(
         raise UserError(
             f"the photo {lost[0]} is not there any more: pass photos=DIR with the subject's photos."
         )
+    if not trained_on:
+        return own, "photos", "photos"
     what = "training photos" if own == trained_on else "training and other photos"
     return own, what, what
 

@@ -62,6 +62,16 @@ def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Pat
     return folder
 
 
+def rare_words() -> list[str]:
+    """List the words that the embedded model was pretrained with as identifiers."""
+    return list(RARE_IDENTIFIERS)
+
+
+def known_words() -> set[str]:
+    """Return the words of the captions that the embedded model was pretrained with."""
+    return {*vocabulary()}
+
+
 def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:
     """List the words of `prompt` that no caption of the world uses, in lower case, each once.
 

@@ -15,9 +15,9 @@ from dreambooth.files import read_csv
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import load_token
-from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
+from dreambooth.study.base_model import load_base
 
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
@@ -65,6 +65,11 @@ class Run:
     def config(self) -> Mapping[str, Any]:
         """The configuration that the run ended with, as plain values."""
         return {**self.record["config"], "output_dir": str(self.folder)}
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """The base model: its name, path, revision and variant."""
+        return self.record["model"]
 
     @property
     def sampling(self) -> Sampling:
@@ -122,12 +127,10 @@ class Run:
 
     def load_model(self) -> StableDiffusion:
         """Load the model as it was exported: a pipeline, or its base with what was learned."""
-        learned, base = self.folder / "model", self.record["model"]
+        learned = self.folder / "model"
         if self.record["export"] == "full":
             return StableDiffusion.from_pretrained(str(learned))
-        model = StableDiffusion.from_pretrained(
-            model_path(base["path"]), base["revision"], base["variant"]
-        )
+        model = load_base(self.base)
         if self.record["export"] == "lora":
             load_lora(model, learned)
         else:

@@ -20,6 +20,7 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.lora import targets_in
 from dreambooth.model.stable_diffusion import StableDiffusion
@@ -87,6 +88,8 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
+    if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
+        log.warning(known)
     return Prepared(spec, costs, weights, photos, batches)
 
 

@@ -25,6 +25,7 @@ from dreambooth.errors import UserError, reason
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
+OTHER_KINDS = ("hada_", "lokr_", "oft_", "boft_", "diff")  # in names of LyCORIS' tensors
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
 
@@ -74,6 +75,7 @@ def read_lora(
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
+    _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
         state, metadata = _from_peft(file, state, networks)
         alphas = None
@@ -90,6 +92,21 @@ def read_lora(
             fields = _of_network(metadata or {}, name)
             adapters[name] = _adapter(own, module, fields, _of_network(alphas or {}, name))
     return adapters
+
+
+def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise UserError where no tensor's name is one of a LoRA, with what the file seems to be."""
+    if not state or any("lora" in key for key in state):
+        return
+    first = min(state)
+    what = "use a LoRA that was trained for this base model"
+    if all(tensor.dim() <= 2 for tensor in state.values()) and len(state) <= 2:
+        what = "a textual inversion belongs into embeddings=[FILE]"
+    elif any(part in key for key in state for part in OTHER_KINDS):
+        what = "of adapters without PEFT's config, only a LoRA can be read"
+    elif len(state) > 500:
+        what = "whole weights are a base model: give their diffusers folder as model.path"
+    raise UserError(f"{file} is no LoRA, for it holds {first} and none of a LoRA's names: {what}.")
 
 
 def _of_network(values: Mapping[str, Any], network: str) -> dict[str, Any]:
