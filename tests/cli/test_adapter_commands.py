@@ -35,16 +35,16 @@ def call(command: str, *overrides: str) -> int:
 def test_what_is_extracted_merges_into_the_fine_tune(scored, spine, tmp_path, capsys):
     """At full rank, within what no LoRA holds."""
     lora, whole = tmp_path / "lora", tmp_path / "whole"
-    assert call("extract", f"run='{scored}'", "rank=64", f"output_dir='{lora}'") == 0
+    assert call("extract", f"run='{scored}'", "rank=128", f"output_dir='{lora}'") == 0
     printed = capsys.readouterr().out
-    assert "Rank 64: relative error 0.000 over" in printed
+    assert "Rank 128: relative error 0.000 over" in printed
     rows = read_csv(lora / "extraction.csv")
-    assert {row["rank"] for row in rows} == {"64", "0"}
+    assert {row["rank"] for row in rows} == {"128", "0"}
     plain = ("model=pocket", f"model.path='{spine.model}'", f"output_dir='{whole}'")
     assert call("merge", *plain, f"adapters=['{lora}']") == 0
     models = [StableDiffusion.from_pretrained(str(path)) for path in (whole, scored / "model")]
     ours, theirs = (model.base_state("unet") for model in models)
-    for name in (row["layer"] for row in rows if row["rank"] == "64"):
+    for name in (row["layer"] for row in rows if row["rank"] == "128"):
         difference = (ours[f"{name}.weight"] - theirs[f"{name}.weight"]).abs().max()
         assert difference < 1e-5, name
 

@@ -60,7 +60,7 @@ def test_a_cut_svd_is_the_best_of_its_rank():
 def test_the_file_loads_in_diffusers_and_here(tiny_model_dir, tuned, tmp_path, predict, inputs):
     """At full rank the U-Net's linear layers and convolutions are the fine-tune's own."""
     base, fresh = (StableDiffusion.from_pretrained(str(tiny_model_dir)) for _ in range(2))
-    file = write_extracted(base, extracted(base, tuned, 64), tmp_path)
+    file = write_extracted(base, extracted(base, tuned, 128), tmp_path)
     merge_file(fresh, file)
     for name in fresh.trainable_networks:
         ours, theirs = fresh.base_state(name), tuned.base_state(name)

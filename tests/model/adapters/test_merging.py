@@ -99,17 +99,17 @@ def test_what_a_command_line_gives_is_read_with_its_weight(tmp_path):
 
 def test_embeddings_join_the_vocabulary_and_may_be_renamed(model, tmp_path):
     save_file({"<x>": torch.ones(32)}, tmp_path / "x.safetensors")
-    save_file({"emb_params": torch.zeros(2, 32)}, tmp_path / "toy.safetensors")
+    save_file({"emb_params": torch.zeros(2, 32)}, tmp_path / "zzz.safetensors")
     texts = [str(tmp_path / "x.safetensors"), f"{tmp_path / 'x.safetensors'}:<y>"]
-    added = Additions.parse([], [*texts, str(tmp_path / "toy.safetensors")])
+    added = Additions.parse([], [*texts, str(tmp_path / "zzz.safetensors")])
     lines = added.put_into(model)
     assert [line.partition(": ")[2] for line in lines] == [
         "token <x>, 1 vector.",
         "token <y>, 1 vector.",
-        "token toy, 2 vectors.",
+        "token zzz, 2 vectors.",
     ]
-    assert {"<x>", "<y>", "toy", "toy_1"} <= model.tokenizer.get_added_vocab().keys()
-    assert [entry["token"] for entry in added.record["embeddings"]] == ["<x>", "<y>", "toy"]
+    assert {"<x>", "<y>", "zzz", "zzz_1"} <= model.tokenizer.get_added_vocab().keys()
+    assert [entry["token"] for entry in added.record["embeddings"]] == ["<x>", "<y>", "zzz"]
     with pytest.raises(UserError, match="two files hold the token <x>"):
         Additions.parse([], [texts[0]] * 2)
     with pytest.raises(UserError, match="knows dog already.*:<dog-1>"):

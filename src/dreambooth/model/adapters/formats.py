@@ -25,7 +25,8 @@ from dreambooth.errors import UserError, reason
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-OTHER_KINDS = ("hada_", "lokr_", "oft_", "boft_", "diff")  # in names of LyCORIS' tensors
+# what the last part of the names of LyCORIS' tensors begins with
+OTHER_KINDS = ("hada_", "lokr_", "oft_", "diff")
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
 
@@ -96,17 +97,19 @@ def read_lora(
 
 def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
     """Raise UserError where no tensor's name is one of a LoRA, with what the file seems to be."""
-    if not state or any("lora" in key for key in state):
+    ends = [key.rpartition(".")[2] for key in state if not key.startswith(PEFT_PREFIX)]
+    is_other = any(end.startswith(OTHER_KINDS) for end in ends)
+    if not state or (not is_other and any("lora" in key for key in state)):
         return
     first = min(state)
     what = "use a LoRA that was trained for this base model"
-    if all(tensor.dim() <= 2 for tensor in state.values()) and len(state) <= 2:
+    if len(state) <= 2 and not is_other:
         what = "a textual inversion belongs into embeddings=[FILE]"
-    elif any(part in key for key in state for part in OTHER_KINDS):
+    elif is_other:
         what = "of adapters without PEFT's config, only a LoRA can be read"
     elif len(state) > 500:
         what = "whole weights are a base model: give their diffusers folder as model.path"
-    raise UserError(f"{file} is no LoRA, for it holds {first} and none of a LoRA's names: {what}.")
+    raise UserError(f"{file} is no LoRA, for it holds {first}: {what}.")
 
 
 def _of_network(values: Mapping[str, Any], network: str) -> dict[str, Any]:
