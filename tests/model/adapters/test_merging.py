@@ -53,7 +53,7 @@ def test_weights_become_w_plus_weight_times_scale_b_a(model, lora, tmp_path, has
     torch.testing.assert_close(after[f"{LINEAR}.weight"], before[f"{LINEAR}.weight"] + delta / 2)
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {f"{LINEAR}.weight", f"{CONV}.weight"}
-    assert str(merged) == f"{file}: 4 in the unet tensors, rank 2 to 3, alpha 3 to 6, weight 0.5."
+    assert str(merged) == f"{file}: 4 tensors in the unet, rank 2 to 3, alpha 3 to 6, weight 0.5."
     merge_file(model, file, -0.5)
     for name in changed:
         torch.testing.assert_close(after[name], before[name])

@@ -17,7 +17,7 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from dreambooth.errors import UserError, reason
+from dreambooth.errors import UserError
 from dreambooth.model.adapters.formats import Adapter, find_lora, read_lora
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
@@ -36,10 +36,10 @@ class Merged:
     alphas: tuple[float, ...]
 
     def __str__(self) -> str:
-        where = " and ".join(f"{count} in the {name}" for name, count in self.tensors.items())
+        where = [f"{count} tensors in the {name}" for name, count in self.tensors.items()]
         settings = [f"rank {_span(self.ranks)}"] if self.ranks else []
         settings += [f"alpha {_span(self.alphas)}"] if self.alphas else []
-        parts = [f"{where} tensors", *settings, f"weight {self.weight:g}"]
+        parts = [" and ".join(where), *settings, f"weight {self.weight:g}"]
         return f"{self.file}: {', '.join(parts)}."
 
 
@@ -55,13 +55,11 @@ def merge_file(model: BaseModel, path: str | Path, weight: float = 1.0) -> Merge
     file = find_lora(path)
     networks = {name: model.network(name) for name in model.trainable_networks}
     adapters = read_lora(file, networks, model.layout.pipeline)
+    _refuse_infinite(file, adapters)
     ranks, alphas, tensors = set(), set(), {}
     for name, adapter in adapters.items():
         model.restore(name)  # a sum rounded to bf16 would lose most of a small adapter
-        try:
-            layers = merge(model.network(name), adapter, weight)
-        except ValueError as error:
-            raise UserError(f"{file} cannot be merged ({reason(error)}).") from error
+        layers = merge(model.network(name), adapter, weight)
         ranks |= {value for layer in layers for value in _setting(layer, "r")}
         alphas |= {value for layer in layers for value in _setting(layer, "lora_alpha")}
         tensors[name] = len(adapter.state)
@@ -70,19 +68,8 @@ def merge_file(model: BaseModel, path: str | Path, weight: float = 1.0) -> Merge
 
 @torch.no_grad()
 def merge(module: nn.Module, adapter: Adapter, weight: float = 1.0) -> list[BaseTunerLayer]:
-    """Merge one network's adapter into its layers, in place; return PEFT's layers of it.
-
-    Raises:
-        ValueError: the adapter holds values that are not finite; nothing is changed.
-    """
-    skeleton = _skeleton(module, adapter.state)
-    with keep_random_state():
-        inject_adapter_in_model(adapter.config, skeleton, MERGED, state_dict=adapter.state)
-    set_peft_model_state_dict(skeleton, adapter.state, MERGED)
-    for name, tensor in adapter.state.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite")
-    layers = [layer for layer in skeleton.modules() if isinstance(layer, BaseTunerLayer)]
+    """Merge one network's adapter into its layers, in place; return PEFT's layers of it."""
+    layers = list(adapter_layers_of(module, adapter).values())
     for layer in layers:
         parameters = dict(layer.get_base_layer().named_parameters())
         before = {name: parameter.clone() for name, parameter in parameters.items()}
@@ -92,6 +79,29 @@ def merge(module: nn.Module, adapter: Adapter, weight: float = 1.0) -> list[Base
             for name, parameter in parameters.items():
                 parameter.copy_(before[name].lerp(parameter, weight))
     return layers
+
+
+def adapter_layers_of(module: nn.Module, adapter: Adapter) -> dict[str, Any]:
+    """Make PEFT's layers of an adapter around a network's own, by name; the network stays as it is.
+
+    They share the weights of the network's layers, of which only those that the adapter names
+    have one.
+    """
+    skeleton = _skeleton(module, adapter.state)
+    with keep_random_state():
+        inject_adapter_in_model(adapter.config, skeleton, MERGED, state_dict=adapter.state)
+    set_peft_model_state_dict(skeleton, adapter.state, MERGED)
+    return {name: layer for name, layer in skeleton.named_modules() if _is_adapted(layer)}
+
+
+def _refuse_infinite(file: Path, adapters: Mapping[str, Adapter]) -> None:
+    for adapter in adapters.values():
+        for name, tensor in adapter.state.items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"{file} cannot be merged, for {name} holds values that are not finite: it was "
+                    "saved after its training failed, so take an earlier one."
+                )
 
 
 def _skeleton(module: nn.Module, state: Iterable[str]) -> nn.Module:
