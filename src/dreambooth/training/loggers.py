@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import COLUMNS
 from dreambooth.files import read_csv, write_csv
 from dreambooth.training.distributed import is_first
