@@ -28,7 +28,7 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("sampling",),
     ("data", "model", "metrics"),
     ("diffusion", "pocket.embedded", "pocket.world"),
-    ("files", "heap", "random", "quoting", "packages", "png_text", "versions"),
+    ("files", "heap", "random", "quoting", "packages", "png_text", "versions", "weights_files"),
     ("errors", "__init__"),
 )
 ENTRIES = ("train", "generate", "evaluate", "report")

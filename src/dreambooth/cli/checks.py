@@ -73,6 +73,10 @@ OPTIONAL = {
         "null or a whole number greater than 0",
         lambda v: is_whole(v) and v > 0,
     ),
+    "checkpoint.keep_when_finished": (
+        "null or a whole number, 0 or greater",
+        lambda v: is_whole(v) and v >= 0,
+    ),
     "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
 }
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
@@ -101,6 +105,8 @@ CHOICES = {
     "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "export.kind": ("auto", "full", "lora", "none"),
+    "export.dtype": ("float32", "float16", "bfloat16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
     "lr_schedule": (

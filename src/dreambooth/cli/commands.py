@@ -19,6 +19,7 @@ from dreambooth.cli.checks import (
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
+from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
@@ -47,6 +48,7 @@ def train(cfg: DictConfig) -> int | float:
         if is_first():
             print(f"{folder} is finished, and stays as it is; resume=null trains it anew.")
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
+    refuse_full_disk([config])
     with postponed_imports():
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
+    export_spec,
     hardware_spec,
     method_spec,
     named,
@@ -51,6 +52,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
     model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
+    method = method_spec(config["method"])
     return TrainSpec(
         folder=Path(config["output_dir"]),
         cache_dir=Path(config["cache_dir"]),
@@ -59,7 +61,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         subject=subject,
         data=_data(config),
         prior=_prior(config),
-        method=method_spec(config["method"]),
+        method=method,
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
@@ -70,6 +72,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
         checkpoint=checkpoint_spec(config),
+        export=export_spec(config["export"], method),
         reuse=ReuseSpec(**config["reuse"]),
         samples=_samples(config, subject.words, sampling),
         sampling=sampling,

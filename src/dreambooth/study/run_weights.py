@@ -39,6 +39,8 @@ class RunWeights:
         Raises:
             UserError: names the steps that there are, or a checkpoint that is damaged.
         """
+        if self.step is None:
+            self.run.require_model()
         if not self.step:
             return
         path = self._checkpoint()

@@ -14,7 +14,7 @@ from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import read_csv
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.textual_inversion import load_token
+from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
 from dreambooth.study.base_model import load_base
@@ -125,16 +125,29 @@ class Run:
                 f"{typed(f'run={quoted(self.folder)}')} evaluation={name}`."
             ) from None
 
+    def require_model(self) -> None:
+        """Refuse a run that exported no model.
+
+        Raises:
+            UserError: says how to get one.
+        """
+        if self.record["export"] == "none":
+            raise UserError(
+                f"{self.folder} has no model, as export.kind=none asked: pass step=N for a step "
+                "that has a checkpoint, or train it with export.kind=auto."
+            )
+
     def load_model(self) -> StableDiffusion:
         """Load the model as it was exported: a pipeline, or its base with what was learned."""
-        learned = self.folder / "model"
-        if self.record["export"] == "full":
+        self.require_model()
+        learned, kind = self.folder / "model", self.record["export"]
+        if kind == "full":
             return StableDiffusion.from_pretrained(str(learned))
         model = load_base(self.base)
-        if self.record["export"] == "lora":
+        if kind == "lora":
             load_lora(model, learned)
-        else:
-            load_token(model, learned / "learned_embeds.safetensors")
+        if kind == "token" or (learned / TOKEN_FILE).exists():
+            load_token(model, learned)
         return model.requires_grad_(False).eval()
 
     def curve(self) -> list[dict[str, float]]:

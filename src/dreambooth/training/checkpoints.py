@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -113,7 +113,7 @@ class Checkpoints(Callback):
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
         self.saved = self.step = trainer.global_step
         ours = self.folder / checkpoint_name(self.saved)
-        self.stale = [p for p in self._all() if self.saved == 0 or p.name > ours.name]
+        self.stale = [p for p in self._recorded() if self.saved == 0 or p.name > ours.name]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -171,6 +171,26 @@ class Checkpoints(Callback):
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt"))
+
+    def _recorded(self) -> list[Path]:
+        """List the checkpoints that there are, and those of which only the record is left."""
+        records = self.folder.glob("step-*.ckpt.json")
+        return sorted({*self._all(), *(record.with_suffix("") for record in records)})
+
+
+def left_over(run: Path, keep: int) -> list[Path]:
+    """List the checkpoints that a finished run needs no more: of each phase all but the newest."""
+    folders = sorted((run / "checkpoints").glob("phase-*"))
+    each = (sorted(folder.glob("step-*.ckpt")) for folder in folders)
+    return [path for paths in each for path in paths[: len(paths) - keep]]
+
+
+def remove_left_over(paths: Iterable[Path]) -> None:
+    """Remove checkpoints, but leave the newest record: it says of which training a run is."""
+    for path in sorted(paths):
+        if any(later > path for later in path.parent.glob("step-*.ckpt")):
+            record_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def checkpoint_name(step: int) -> str:

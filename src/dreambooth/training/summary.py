@@ -19,7 +19,7 @@ from dreambooth.quoting import quoted, typed
 
 def print_summary(
     folder: Path,
-    snippet: str,
+    snippet: str | None,
     words: SubjectWords,
     costs: Mapping[str, Any],
     scores: Scores | None,
@@ -48,5 +48,6 @@ def print_summary(
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # printed without rich, which would break a long line at the terminal's width
-    print("\npython generate.py", *again, end="\n\n")
-    print(snippet)
+    if snippet is not None:
+        print("\npython generate.py", *again, end="\n\n")
+        print(snippet)
