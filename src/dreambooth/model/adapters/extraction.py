@@ -70,8 +70,8 @@ def extract_lora(
 ) -> Extracted:
     """Make a LoRA of one network from its weights before and after a fine-tune.
 
-    Linear layers and convolutions count; one that did not change has no adapter. A layer whose
-    sides are smaller than `rank` is padded with zeros, so that all have one rank.
+    Linear layers and convolutions count; one that did not change, but for a rounding of all to
+    half precision, has no adapter. A layer whose sides are smaller than `rank` is padded with zeros, so that all have one rank.
 
     Args:
         base_state, tuned_state: the network's weights by name, of equal shapes. An embedding matrix
@@ -88,10 +88,11 @@ def extract_lora(
     state, errors, left_out = {}, [], {}
     for name in sorted(base_state):
         before = base_state[name].to(device, torch.float32)
-        change = tuned_state[name][: len(before)].to(device, torch.float32) - before
-        norm = change.norm().item()
-        if norm == 0:
+        after = tuned_state[name][: len(before)].to(device, torch.float32)
+        if _is_rounded(before, after):
             continue
+        change = after - before
+        norm = change.norm().item()
         layer = name.removesuffix(".weight")
         if not _is_adaptable(name, change) or not _is_target(layer, targets):
             left_out[name] = norm
@@ -139,6 +140,12 @@ def _factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     kernel = (1,) * (change.dim() - 2)
     left = s[rank:].norm().item()
     return a.reshape(rank, *change.shape[1:]), b.reshape(len(matrix), rank, *kernel), left
+
+
+def _is_rounded(before: Tensor, after: Tensor) -> bool:
+    """Tell whether a weight is the base's own, perhaps saved in half precision."""
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    return any(torch.equal(after, before.to(dtype).float()) for dtype in dtypes)
 
 
 def _is_adaptable(name: str, weight: Tensor) -> bool:
