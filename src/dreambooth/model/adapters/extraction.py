@@ -71,7 +71,8 @@ def extract_lora(
     """Make a LoRA of one network from its weights before and after a fine-tune.
 
     Linear layers and convolutions count; one that did not change, but for a rounding of all to
-    half precision, has no adapter. A layer whose sides are smaller than `rank` is padded with zeros, so that all have one rank.
+    half precision, has no adapter. A layer whose sides are smaller than `rank` is padded with
+    zeros, so that all have one rank.
 
     Args:
         base_state, tuned_state: the network's weights by name, of equal shapes. An embedding matrix
