@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure every run, then print the table and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--ranks", default="1,2,4,8,16,32")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))

@@ -270,7 +270,7 @@ def check_tokens(cfg: DictConfig) -> None:
     """
     _hold(cfg, "class_noun", "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip()))
     if cfg.candidates is not None:
-        _hold_list(cfg, "candidates", "[sks,zwx]", lambda v: isinstance(v, str) and v.strip())
+        _hold_list(cfg, "candidates", "[sks,zwx]", lambda v: isinstance(v, str) and bool(v.strip()))
     for key in ("screened", "drawn"):
         _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
     _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))

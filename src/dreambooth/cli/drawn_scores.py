@@ -116,9 +116,11 @@ def _dataset(cfg: DictConfig) -> tuple[str | None, int | None]:
 
     The dataset holds no subject of the drawn world.
     """
-    root = None if isinstance(cfg.photos, str) or "identity" in cfg.subject else cfg.photos.root
-    is_rendered = cfg.model.rendered_subjects and not isinstance(cfg.photos, str)
-    return root, cfg.photos.rendered if is_rendered else None
+    photos: Any = cfg.photos
+    if isinstance(photos, str):
+        return None, None
+    root = None if "identity" in cfg.subject else photos.root
+    return root, photos.rendered if cfg.model.rendered_subjects else None
 
 
 def _gallery(cfg: DictConfig, source: Run | PlainModel) -> dict[str, list[Path]]:

@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 from dreambooth.cli.benchmark import BenchmarkCommand
 from dreambooth.cli.drawn_scores import score_drawn
 from dreambooth.cli.references import encoders_of, references_of
+from dreambooth.cli.subjects import known_subjects, same_class
 from dreambooth.data.photos import list_photos
+from dreambooth.data.subjects import gallery_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import explain
@@ -72,17 +74,31 @@ def _images(cfg: DictConfig) -> int:
             f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
             "prompts: add one with the columns file, prompt and class_only."
         )
-    photos, what, references = references_of(cfg, None, [])
+    photos, what, described = references_of(cfg, None, [])
     refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = encoders_of(cfg, metrics), Costs()
     with costs.stage("evaluation"):
         files = [folder / item.file for item in items]
-        scores = score(items, files, References(photos), encoders, metrics)
+        references = References(photos, _gallery_beside(cfg.photos))
+        scores = score(items, files, references, encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
-    print_scores(scores, str(folder), references)
+    print_scores(scores, str(folder), described)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
+
+
+def _gallery_beside(photos: str) -> dict[str, list[Path]]:
+    """Return the photos of the class's other subjects in the folder beside the subject's own.
+
+    There are some where `photos` is the folder of a known subject within the dataset.
+    """
+    folder = Path(photos).expanduser().resolve()
+    words = known_subjects().get(folder.name)
+    if words is None:
+        return {}
+    names, noun = same_class(folder.name, words.class_noun), words.class_noun
+    return gallery_photos(names, noun, photos, str(folder.parent), None, "")
