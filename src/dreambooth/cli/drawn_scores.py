@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,22 @@ def score_drawn(cfg: DictConfig) -> int:
     """
     additions = additions_of(cfg)
     source = source_of(cfg, cfg.run, additions)
-    settings = _settings(cfg, source)
+    block = _block(cfg, source)
+    settings = evaluation_spec(block)
+    if settings is None:
+        raise UserError(
+            "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
+        )
+    costs = Costs(_earlier_costs(source))
     if isinstance(source, Run):
         photos, what, references = references_of(cfg, source.photos, source.training_photos)
     else:
         photos, what, references = references_of(cfg, _subjects_photos(cfg, source), [])
-    encoders, sampling = encoders_of(cfg, settings.metrics), sampling_of(cfg, source)
+    encoders = encoders_of(cfg, settings.metrics, block)
+    sampling = sampling_of(cfg, source)
     gallery = _gallery(cfg, source) if "gallery" in settings.metrics else {}
     place = _place(cfg, source, additions)
     output = scores_folder(place, settings.name)
-    costs = Costs(source.record["costs"] if isinstance(source, Run) else None)
     weights = weights_of(source, additions)
     with costs.stage("evaluation") as places:
         base = _base_images(cfg, settings, source, sampling)
@@ -64,19 +71,26 @@ def score_drawn(cfg: DictConfig) -> int:
     return 0
 
 
-def _settings(cfg: DictConfig, source: Run | PlainModel) -> EvaluationSpec:
-    """What is drawn and scored; networks that the command does not name are the source's own."""
-    for key in ("encoders", "encoders_dir"):
-        if cfg.evaluation[key] is None:
-            own = source.config["evaluation"] if isinstance(source, Run) else cfg.model
-            cfg.evaluation[key] = own.get(key)
+def _earlier_costs(source: Run | PlainModel) -> dict[str, Any] | None:
+    if not isinstance(source, Run):
+        return None
+    with source.reading():
+        return source.record["costs"]
+
+
+def _block(cfg: DictConfig, source: Run | PlainModel) -> dict[str, Any]:
+    """The command's `evaluation`; networks that it does not name are the source's own.
+
+    Plain values: in a config, a record could refer to the environment.
+    """
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
-    settings = evaluation_spec(block)
-    if settings is None:
-        raise UserError(
-            "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
-        )
-    return settings
+    own: Mapping[str, Any] = {"encoders_dir": None}
+    if isinstance(source, Run):
+        with source.reading():
+            own = {key: source.config["evaluation"][key] for key in ("encoders", "encoders_dir")}
+    else:
+        own = {**own, "encoders": cfg.model.encoders}
+    return block | {key: value for key, value in own.items() if block[key] is None}
 
 
 def _place(cfg: DictConfig, source: Run | PlainModel, additions: Additions) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,12 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     return "other photos", count
 
 
-def encoders_of(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
-    """Load the networks that `metrics` need."""
+def encoders_of(
+    cfg: DictConfig, metrics: list[str] | tuple[str, ...], block: Mapping[str, Any] | None = None
+) -> Encoders:
+    """Load the networks that `block` names; the command's own `evaluation` without it."""
     # not resolved: `encoders` may refer to a model that this command does not have
-    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    named = block or own
     device = torch_device(cfg.device)
-    return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)
+    return load_encoders(named["encoders"], metrics, device, named["encoders_dir"], cfg.cache_dir)

@@ -56,7 +56,9 @@ def weights_of(
         UserError: a step of a base model, which has none.
     """
     if isinstance(source, Run):
-        return RunWeights(source, method_spec(source.config["method"]), step, additions)
+        with source.reading():
+            method = method_spec(source.config["method"])
+        return RunWeights(source, method, step, additions)
     if step is not None:
         raise UserError(f"step={step} needs a run: a base model has no steps.")
     return PlainWeights(source, additions)

@@ -68,8 +68,9 @@ class RunWeights:
         Raises:
             UserError: nothing was exported, or the base model is not there.
         """
-        record, run = self.run.record, self.run
-        name, kind, checkpoint = record["model"]["name"], record["export"], self._checkpoint()
+        run, checkpoint = self.run, self._checkpoint()
+        with run.reading():
+            name, kind = run.record["model"]["name"], run.record["export"]
         if self.step is None:
             hashes = export_hashes(run.folder / "model", self._base_hash)
         else:
