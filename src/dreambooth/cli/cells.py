@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.axes import PLACES, Axis, label, parse_axes
+from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.configs import CONF, files_of
 from dreambooth.cli.sources import NO_SUBJECT, additions_of, source_of, weights_of
 from dreambooth.cli.suggest import no_choice
@@ -140,12 +141,19 @@ class Cells:
 
     def _check_scalable(self, run: Run | PlainModel) -> None:
         """Refuse an adapter_weight other than 1 where it would change nothing."""
-        if isinstance(run, Run) and run.record["export"] != "lora":
-            raise UserError(
-                f"adapter_weight needs a run with a LoRA, and {run.folder} exported "
-                f"{run.record['export']}: train one with method=lora."
-            )
-        if isinstance(run, PlainModel) and not self.additions.adapters:
+        if isinstance(run, Run):
+            adapter = method_spec(run.config["method"]).adapter
+            if run.record["export"] not in ("lora", "adapter") or adapter is None:
+                raise UserError(
+                    f"adapter_weight needs a run with an adapter, and {run.folder} exported "
+                    f"{run.record['export']}: train one with method=lora."
+                )
+            if not adapter.is_scalable:
+                raise UserError(
+                    f"adapter_weight must be 1 for {run.folder}: the update of a "
+                    f"{run.config['method']['name']} adapter is no sum that can be scaled."
+                )
+        elif not self.additions.adapters:
             raise UserError("adapter_weight needs an adapter: give adapters=[FILE] too.")
 
     def weights(self, run: str, step: int | None) -> RunWeights | PlainWeights:

@@ -15,7 +15,7 @@ from dreambooth.cli.cells import Cell, Cells
 from dreambooth.cli.films import draw_film
 from dreambooth.files import atomic, cache_key, write_csv
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, captioned_grid, labelled_grid
 from dreambooth.sampling.progress import progress_bar
@@ -84,7 +84,7 @@ class Sheets:
                     loaded, loaded_weight = job.weights, weight
                     model = job.weights.load(weight).to(device)
                 assert model is not None
-                scale_lora(model, weight)
+                scale_adapters(model, weight)
                 self._fill(job, model, advance)
         ImageStore(self.images, {}).keep_only(set(self.files.values()))
         return sum(missing)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from dreambooth.cli.sources import additions_of, source_of, weights_of
 from dreambooth.errors import UserError
-from dreambooth.model.lora import merge_lora
+from dreambooth.model.peft_layers import merge_adapters
 
 
 def merge(cfg: DictConfig) -> int:
@@ -22,7 +22,7 @@ def merge(cfg: DictConfig) -> int:
     if folder.exists() and not (folder / "model_index.json").is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something other than a model: give a new output_dir.")
     model = weights_of(source, additions).load(cfg.adapter_weight)
-    merge_lora(model)
+    merge_adapters(model)
     model.export(folder)
     print(f"{folder}: a whole diffusers pipeline, with everything merged.")
     return 0

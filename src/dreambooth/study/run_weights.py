@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import Additions
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.sampling.provenance import Weights, export_hashes
@@ -83,7 +83,7 @@ class RunWeights:
     def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
-        scale_lora(model, adapter_weight)
+        scale_adapters(model, adapter_weight)
         for line in self.additions.put_into(model):
             log.info(line)
         return model.requires_grad_(False).eval()
@@ -94,7 +94,7 @@ class RunWeights:
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = load_base(self.run.base), self.run.config
-        weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
+        weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()

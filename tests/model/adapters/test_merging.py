@@ -11,7 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import AddedAdapter, Additions
 from dreambooth.model.adapters.formats import Adapter
 from dreambooth.model.adapters.merging import merge, merge_file
-from dreambooth.model.lora import add_lora
+from dreambooth.model.peft_layers import add_adapter
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "down_blocks.0.resnets.0.conv1"
@@ -44,7 +44,7 @@ def test_weights_become_w_plus_weight_times_scale_b_a(model, lora, tmp_path, has
     """A model's own adapter stays as it is, and so do all other weights."""
     file, delta = lora_file(tmp_path)
     if has_own:
-        add_lora(model, "unet", lora, seed=0)
+        add_adapter(model, "unet", lora, seed=0)
     names = list(model.state_dict())
     before = {name: tensor.clone() for name, tensor in model.base_state("unet").items()}
     merged = merge_file(model, file, 0.5)
