@@ -11,9 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import UserError
-from dreambooth.training import verify
+from dreambooth.training import job, verify
+from dreambooth.training.summary import refuse_unverified
 
 SHORT = ("max_steps=1", "ppl=false", "method=lora", "lr=1e-1", "export.layouts=[diffusers,kohya]")
+SHORT += ("export.verify=auto",)
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +68,16 @@ def test_a_fresh_process_shares_nothing(monkeypatch):
 
 
 def test_a_failed_verification_is_an_error_after_everything_is_written(
-    spine, run, tmp_path, monkeypatch
+    spine, tmp_path, monkeypatch
 ):
     failed = {"diffusers": {"error": "it draws another picture", "mean": 9.0}}
     monkeypatch.setattr("dreambooth.training.finish.verify", lambda *_: failed)
+    spec = spine.spec(tmp_path / "run", "max_steps=1", "ppl=false")
+    done = job.run(spec).finished
+    record = json.loads((spec.folder / "run.json").read_text())
+    assert record["finished"] and record["verified"] == failed and done is not None
     with pytest.raises(UserError, match="diffusers export of .* draws another picture"):
-        spine.run(tmp_path / "run", "max_steps=1", "ppl=false")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["finished"] and record["verified"] == failed
+        refuse_unverified(done)
 
 
 def test_files_say_what_they_are(run):

@@ -156,7 +156,7 @@ def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str,
             counts[network] = sizes[network]
         elif phase.get(network) == "adapter":
             counts[network] = _adapter(config, network)
-        elif _is_own(patterns := phase.get(network)):
+        elif isinstance(patterns := phase.get(network), list):
             counts[network] = _matching(config, network, patterns)
     return counts
 

@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
-from dreambooth.files import bytes_of, write_json
+from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
 from dreambooth.training.checkpoints import left_over, remove_left_over
@@ -26,7 +26,7 @@ from dreambooth.training.finished import contents, places_of_export
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import Finished
 from dreambooth.training.superseded import FOLDER, set_aside
 from dreambooth.training.verify import verify
 from dreambooth.versions import versions
@@ -56,12 +56,13 @@ class Finish:
         self.best_step: int | None = None
         self.programs: dict[str, str] = {}  # that load the export, by layout
         self.verified: dict[str, dict[str, Any]] = {}
+        self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
-    def run(self) -> Scores | None:
-        """Export, draw, score and record the run; return its scores, if it has any."""
+    def run(self) -> Finished:
+        """Export, draw, score and record the run."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
@@ -70,9 +71,10 @@ class Finish:
         weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, weights, self.folder / "samples", "final")
-            log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
+            photos = self.prepared.training_photos
+            images = samples.draw(self.model, weights, places[-1], "final", photos)
+            log_images(self.loggers, "samples", images, samples.captions)
         with self.costs.stage("verification"):
             self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
@@ -82,20 +84,8 @@ class Finish:
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        program = exported.programs.get("diffusers")
-        print_summary(self.folder, program, self.spec.subject.words, total, scores)
-        self._refuse_unverified()
-        return scores
-
-    def _refuse_unverified(self) -> None:
-        """Raise UserError for an export that its consumer cannot use; all else is written."""
-        for layout, result in self.verified.items():
-            if result["error"] is not None:
-                raise UserError(
-                    f"the {layout} export of {self.folder} is not as it should be: "
-                    f"{result['error']}. The run is complete; leave this layout out of "
-                    "export.layouts, or report it with its run.json."
-                )
+        words, program = self.spec.subject.words, exported.programs.get("diffusers")
+        return Finished(self.folder, words, program, total, scores, self.verified)
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""
@@ -124,6 +114,7 @@ class Finish:
             exported = export(self.prepared)
             self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
+        self.exported = file_hashes(self.folder / "model")
         self._write_record()
         moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
         if moved:
@@ -154,6 +145,7 @@ class Finish:
             "export": spec.export.kind,
             "programs": self.programs,
             "verified": self.verified,
+            "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
