@@ -1,4 +1,4 @@
-"""Images that the model draws before it trains: class images, and those that scores compare with."""
+"""Images that a model draws before it trains: class images, and what scores compare with."""
 
 from __future__ import annotations
 
