@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreambooth.data.crops import Crops, cut_views
+from dreambooth.data.crops import Crops, cut_views, view_sizes
 from dreambooth.data.photos import image_hash, load_photos
 from dreambooth.files import atomic, cache_key, locked
 from dreambooth.model.interface import BaseModel
@@ -33,6 +33,7 @@ class Examples:
     Attributes:
         mean, logvar: the VAE's posterior, `[M,C,h,w]` float32, not scaled for the U-Net.
         prompts, names: M each.
+        sizes: what SDXL is told of each view, `[M,6]` int64; see `crops.view_sizes`.
         key: changes with anything that the latents depend on.
     """
 
@@ -40,6 +41,7 @@ class Examples:
     logvar: Tensor
     prompts: tuple[str, ...]
     names: tuple[str, ...]
+    sizes: Tensor
     key: str = ""
 
     def __len__(self) -> int:
@@ -76,11 +78,9 @@ def encode_examples(
     with locked(file):
         latents = _read(file)
         if latents is None:
-            views = itertools.chain.from_iterable(
-                cut_views(image, crops, seed, path.name)
-                for path, image in zip(paths, load_photos(paths), strict=True)
-            )
-            latents = _encode(model, views)
+            sizes: list[list[int]] = []
+            latents = _encode(model, _views(paths, crops, seed, sizes))
+            latents["sizes"] = torch.tensor(sizes)
             with atomic(file) as temporary:
                 save_file(latents, temporary)
     return Examples(
@@ -88,14 +88,25 @@ def encode_examples(
         latents["logvar"],
         tuple(prompt for prompt in prompts for _ in range(crops.num_crops)),
         tuple(path.name for path in paths for _ in range(crops.num_crops)),
+        latents["sizes"],
         key,
     )
 
 
+def _views(
+    paths: Sequence[Path], crops: Crops, seed: int, sizes: list[list[int]]
+) -> Iterator[Tensor]:
+    """Cut every view, one photo in memory at a time, and append what is told of it to `sizes`."""
+    for path, image in zip(paths, load_photos(paths), strict=True):
+        sizes += view_sizes(image.size, crops, seed, path.name)
+        yield from cut_views(image, crops, seed, path.name)
+
+
 def _read(file: Path) -> dict[str, Tensor] | None:
-    """Read cached latents; None if there are none or the file is damaged."""
+    """Read cached latents; None if there are none, of an earlier version, or damaged."""
     try:
-        return load_file(file)
+        latents = load_file(file)
+        return latents if "sizes" in latents else None
     except FileNotFoundError:
         return None
     except SafetensorError as error:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
+from dreambooth.model.architectures import architecture_of, load_model
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.lora import scale_lora
 from dreambooth.model.source import locate
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights, export_hashes
@@ -71,28 +72,29 @@ class RunWeights:
             hashes["checkpoint"] = verify(checkpoint)["sha256"]
         return Weights(name, kind, run.folder.resolve().name, hashes, self.step, adapter_weight)
 
-    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+    def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
         scale_lora(model, adapter_weight)
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
-        base, layout = self.run.record["model"], StableDiffusion.layout
+        base = self.run.record["model"]
         path = model_path(base["path"])
+        layout = architecture_of(path, base["revision"]).layout
         return locate(path, base["revision"], base["variant"], layout).weights_hash
 
     def base(self) -> Weights:
         """Name the base model's weights, without loading them."""
         return Weights(self.run.record["model"]["name"], "base", "", {"base": self._base_hash()})
 
-    def load_base(self) -> StableDiffusion:
+    def load_base(self) -> BaseModel:
         """Load the base model, on the CPU."""
         base = self.run.record["model"]
         path = model_path(base["path"])
-        return StableDiffusion.from_pretrained(path, base["revision"], base["variant"])
+        return load_model(path, base["revision"], base["variant"])
 
-    def _load_step(self) -> StableDiffusion:
+    def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = self.load_base(), self.run.config
         weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)

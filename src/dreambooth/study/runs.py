@@ -13,7 +13,8 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import read_csv
 from dreambooth.model.adapters.lora_files import load_lora
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.architectures import load_model
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
@@ -132,15 +133,13 @@ class Run:
                 "that has a checkpoint, or train it with export.kind=auto."
             )
 
-    def load_model(self) -> StableDiffusion:
+    def load_model(self) -> BaseModel:
         """Load the model as it was exported: a pipeline, or its base with what was learned."""
         self.require_model()
         learned, base, kind = self.folder / "model", self.record["model"], self.record["export"]
         if kind == "full":
-            return StableDiffusion.from_pretrained(str(learned))
-        model = StableDiffusion.from_pretrained(
-            model_path(base["path"]), base["revision"], base["variant"]
-        )
+            return load_model(str(learned))
+        model = load_model(model_path(base["path"]), base["revision"], base["variant"])
         if kind == "lora":
             load_lora(model, learned)
         if kind == "token" or (learned / TOKEN_FILE).exists():
