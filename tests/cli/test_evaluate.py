@@ -155,6 +155,7 @@ def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
         "images_per_prompt": 2,
         "class_images": 3,
         "class_seed": 1000000,
+        "other_classes": [],
         "templates": "",
     }
     assert len(made["protocol"]["templates"]) == 16

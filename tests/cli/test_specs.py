@@ -38,10 +38,13 @@ REFUSED = {
     "method=ti_then_full | model.recommended.textual_inversion.lr=-1": (
         r"method\.phases\[0\]\.lr=-1"
     ),
-    "optimizer.betas=[2,3]": r"^optimizer cannot be set up: .*beta.*optimizer\.\*",
-    "optimizer.eps=-1": r"^optimizer cannot be set up: .*epsilon",
-    "optimizer.weight_decay=much": "^optimizer cannot be set up",
-    "+optimizer.beta=1": r"^optimizer cannot be set up: .*'beta'",
+    "optimizer.betas=[2,3]": r"^optimizer\.betas=\[2, 3\] .*two numbers",
+    "optimizer.betas=null": r"^optimizer\.betas=None .*two numbers",
+    "optimizer.eps=-1": r"^optimizer\.eps=-1 .*0 or greater",
+    "optimizer=adafactor | optimizer.eps=[0,-1]": r"^optimizer\.eps=\[0, -1\] .*0 or greater",
+    "optimizer=lion | optimizer.weight_decay=nan": r"^optimizer\.weight_decay=nan .*finite",
+    "+optimizer.beta=1": r"^AdamW has no option optimizer\.beta: did you mean optimizer\.betas\?",
+    "optimizer=prodigy | text_encoder_lr=0.5": "^text_encoder_lr=0.5 .*prodigy.*null",
     "optimizer._target_=torch.optim.Adum": r"optimizer\._target_=torch\.optim\.Adum.*optimizer=",
     "optimizer._target_=nowhere.Adam": r"optimizer\._target_=nowhere\.Adam cannot be imported",
     "lr_schedule=cosin": "lr_schedule must be one of constant, .*cosine",

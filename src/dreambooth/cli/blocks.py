@@ -112,6 +112,7 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
     """
     schedule, warmup = config["lr_schedule"], config["lr_warmup_steps"]
     check_schedule(schedule, warmup, config["max_steps"])
+    _check_one_rate(config)
     return OptimizerSpec(
         optimizer_factory(config["optimizer"], config["lr"], config["trainer"]["precision"]),
         config["text_encoder_lr"],
@@ -121,6 +122,20 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
         config["accumulate"],
         config["ema_decay"],
     )
+
+
+def _check_one_rate(config: Mapping[str, Any]) -> None:
+    """Refuse two rates with Prodigy, which finds one for all weights.
+
+    Raises:
+        UserError: names the key.
+    """
+    rate, name = config["text_encoder_lr"], config["optimizer"]["_target_"]
+    if name.endswith(".Prodigy") and rate not in (None, config["lr"]):
+        raise UserError(
+            f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
+            "for all weights: set it to null."
+        )
 
 
 def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:

@@ -12,7 +12,7 @@ from dreambooth.cli.benchmark import BenchmarkCommand
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.specs import evaluation_spec
-from dreambooth.cli.subjects import same_class
+from dreambooth.cli.subjects import known_subjects, same_class
 from dreambooth.data.photos import list_photos
 from dreambooth.data.subjects import gallery_photos
 from dreambooth.errors import UserError
@@ -118,18 +118,19 @@ def _images(cfg: DictConfig) -> int:
             f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
             "prompts: add one with the columns file, prompt and class_only."
         )
-    photos, what, references = _references(cfg, None, [])
+    photos, what, described = _references(cfg, None, [])
     refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
     with costs.stage("evaluation"):
         files = [folder / item.file for item in items]
-        scores = score(items, files, References(photos), encoders, metrics)
+        references = References(photos, _gallery_beside(cfg.photos))
+        scores = score(items, files, references, encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
-    print_scores(scores, str(folder), references)
+    print_scores(scores, str(folder), described)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
 
@@ -145,6 +146,19 @@ def _gallery(cfg: DictConfig, run: Run) -> dict[str, list[Path]]:
         config["photos"]["rendered"] if config["model"]["rendered_subjects"] else None,
         cfg.cache_dir,
     )
+
+
+def _gallery_beside(photos: str) -> dict[str, list[Path]]:
+    """Return the photos of the class's other subjects in the folder beside the subject's own.
+
+    There are some where `photos` is the folder of a known subject within the dataset.
+    """
+    folder = Path(photos).expanduser().resolve()
+    words = known_subjects().get(folder.name)
+    if words is None:
+        return {}
+    names, noun = same_class(folder.name, words.class_noun), words.class_noun
+    return gallery_photos(names, noun, photos, str(folder.parent), None, "")
 
 
 def _base_images(

@@ -37,6 +37,7 @@ from dreambooth.cli.interrupt import interruptible
 from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
 from dreambooth.cli.resume_sweep import with_sweep
 from dreambooth.cli.suggest import no_choice, no_key
+from dreambooth.cli.sweep_lines import Place
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
 
@@ -92,7 +93,12 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
     except Exception as error:
         text = sentence(error)
         if text is not None:
-            say(text)
+            place = Place.current()
+            say(
+                text
+                if place is None
+                else f"{text} (run {place.number}/{place.total}: {place.name})"
+            )
         elif HydraConfig.get().mode == RunMode.MULTIRUN:
             details = traceback.format_exc()
             print(details, file=sys.stderr, flush=True)

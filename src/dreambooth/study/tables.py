@@ -22,6 +22,7 @@ from dreambooth.study.printing import print_answer, print_legend, print_runs
 from dreambooth.study.scored_runs import ScoredRun, read_runs
 from dreambooth.study.settings import by_setting, in_order, varying
 from dreambooth.study.sweeps import Unfinished, find_unfinished
+from dreambooth.training.costs import reused_steps
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def runs_table(
             **run.run.last_losses(),
             "seconds": run.run.record["costs"]["seconds"],
             "memory_gib": run.run.record["costs"]["peak_memory_gib"],
+            "reused_steps": reused_steps(run.run.record["costs"]),
         }
         for run in runs
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,3 +64,9 @@ class Costs:
     def record(self) -> dict[str, Any]:
         """Totals and stages as plain values; a resumed run gets them as `earlier`."""
         return {**self.totals, "stages": self.stages}
+
+
+def reused_steps(costs: Mapping[str, Any]) -> int:
+    """Count the optimizer steps of a run that another one had trained, from a run's record."""
+    phases = [part for name, part in costs.items() if name.startswith("phase_")]
+    return sum(phase["reused"]["step"] for phase in phases if phase.get("reused"))

@@ -26,7 +26,7 @@ from dreambooth.training.finished import contents, places_of_export
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import Finished
 from dreambooth.training.superseded import FOLDER, set_aside
 from dreambooth.versions import versions
 
@@ -57,8 +57,8 @@ class Finish:
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
-    def run(self) -> Scores | None:
-        """Export, draw, score and record the run; return its scores, if it has any."""
+    def run(self) -> Finished:
+        """Export, draw, score and record the run."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
@@ -67,9 +67,10 @@ class Finish:
         weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, weights, self.folder / "samples", "final")
-            log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
+            photos = self.prepared.training_photos
+            images = samples.draw(self.model, weights, places[-1], "final", photos)
+            log_images(self.loggers, "samples", images, samples.captions)
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
@@ -77,8 +78,8 @@ class Finish:
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        print_summary(self.folder, exported.program, self.spec.subject.words, total, scores)
-        return scores
+        words = self.spec.subject.words
+        return Finished(self.folder, words, exported.program, total, scores)
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""

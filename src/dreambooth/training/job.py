@@ -22,14 +22,23 @@ from dreambooth.training.prepare import Prepared, make_curve, prepare
 from dreambooth.training.resume import Start, find_starts
 from dreambooth.training.reuse import log_reused, shared
 from dreambooth.training.spec import TrainSpec
+from dreambooth.training.summary import Finished
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `code` is 0, or 128 + the signal that stopped it."""
+    """How a run ended: `code` is 0, or 128 + the signal that stopped it.
+
+    `finished` is for the first rank alone.
+    """
 
     code: int
-    scores: Scores | None = None
+    finished: Finished | None = None
+
+    @property
+    def scores(self) -> Scores | None:
+        """The run's scores, if it has any."""
+        return self.finished.scores if self.finished else None
 
 
 def run(spec: TrainSpec) -> Outcome:

@@ -24,7 +24,7 @@ from dreambooth.training.loggers import log_images
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
-from dreambooth.training.progress import EveryNSteps, Progress, Rates
+from dreambooth.training.progress import EveryNSteps, Rates, TrainingBar
 from dreambooth.training.resume import Start
 from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
 
@@ -175,8 +175,8 @@ class _Phase:
             plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
-                Progress(),
                 self.rates,
+                TrainingBar(has_prior=self.batches.prior is not None),
                 *average,  # before the actions, which show it
                 *self._actions(),
                 StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
@@ -188,9 +188,9 @@ class _Phase:
                     start.trained,
                 ),
             ],
-            enable_progress_bar=True,
+            enable_progress_bar=False,  # Lightning's own; ours is a callback
             enable_model_summary=False,
-            enable_checkpointing=False,  # Lightning's own; ours is a callback
+            enable_checkpointing=False,  # as above
             use_distributed_sampler=False,
             default_root_dir=start.folder,
         )

@@ -12,6 +12,7 @@ from dreambooth.files import read_csv
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.training.costs import reused_steps
 
 POINTS = 150  # of a curve: more than that is no wider than a line on a screen
 LOSSES = {"instance": "loss/instance", "prior": "loss/prior"}
@@ -33,6 +34,7 @@ def run_view(scored: ScoredRun, pictures: Pictures, evaluation: bool = False) ->
         "seconds": _number(costs.get("seconds")),
         "memory": _number(costs.get("peak_memory_gib")),
         "bytes": costs.get("bytes_written"),
+        "reused": reused_steps(costs),
         "losses": losses(run),
         "curve": [{k: _number(v) for k, v in row.items()} for row in _or_none(run.curve) or []],
         "samples": samples(run, pictures),
