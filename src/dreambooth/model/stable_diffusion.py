@@ -115,7 +115,7 @@ class StableDiffusion(BaseModel):
         dtype = self.unet.dtype
         return self.unet(noisy_latents.to(dtype), timesteps, embeddings.tokens.to(dtype)).sample
 
-    def pipeline(self, scheduler: SchedulerMixin | None = None) -> StableDiffusionPipeline:
+    def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
         """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
         own = type(self.sampler).from_config(self.sampler.config)
         networks = {name: self.network(name) for name in self.layout.networks}

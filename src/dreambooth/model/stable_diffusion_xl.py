@@ -116,14 +116,14 @@ class StableDiffusionXL(StableDiffusion):
             added_cond_kwargs={key: value.to(dtype) for key, value in embeddings.extra.items()},
         ).sample
 
-    def pipeline(self, scheduler: SchedulerMixin | None = None) -> StableDiffusionXLPipeline:
+    def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
         """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
         own = type(self.sampler).from_config(self.sampler.config)
         parts: dict[str, Any] = {name: self.network(name) for name in self.layout.networks}
         parts |= {name: getattr(self, name) for name in self.layout.tokenizers}
+        parts["scheduler"] = scheduler or own
         pipeline = StableDiffusionXLPipeline(
             **parts,
-            scheduler=scheduler or own,
             force_zeros_for_empty_prompt=self._zeros_for_empty,
             add_watermarker=False,
         )
