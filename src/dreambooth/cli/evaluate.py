@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,22 +73,24 @@ def evaluate(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig) -> int:
     run = Run.read(cfg.run)
-    for key in ("encoders", "encoders_dir"):
-        if cfg.evaluation[key] is None:
-            cfg.evaluation[key] = run.config["evaluation"][key]
+    # as plain values: in a config, a record could refer to the environment
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    with run.reading():
+        scored, method = run.config["evaluation"], method_spec(run.config["method"])
+        for key in ("encoders", "encoders_dir"):
+            block[key] = scored[key] if block[key] is None else block[key]
+        costs = Costs(run.record["costs"])
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
             "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
         )
     photos, what, references = _references(cfg, run.photos, run.training_photos)
-    encoders = _encoders(cfg, settings.metrics)
+    encoders = _encoders(cfg, settings.metrics, block)
     sampling = sampling_of(cfg, run)
     gallery = _gallery(cfg, run) if "gallery" in settings.metrics else {}
     output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
-    costs = Costs(run.record["costs"])
-    weights = RunWeights(run, method_spec(run.config["method"]))
+    weights = RunWeights(run, method)
     with costs.stage("evaluation") as places:
         base = _base_images(cfg, settings, weights, sampling)
         model = run.load_model().to(torch_device(cfg.device))
@@ -216,8 +219,12 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     return "other photos", count
 
 
-def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
+def _encoders(
+    cfg: DictConfig, metrics: list[str] | tuple[str, ...], block: Mapping[str, Any] | None = None
+) -> Encoders:
+    """Load the networks that `block` names; the command's own `evaluation` without it."""
     # not resolved: `encoders` may refer to a model that this command does not have
-    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    named = block or own
     device = torch_device(cfg.device)
-    return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)
+    return load_encoders(named["encoders"], metrics, device, named["encoders_dir"], cfg.cache_dir)

@@ -8,10 +8,9 @@ from pathlib import Path
 from dreambooth.errors import UserError
 from dreambooth.model.architectures import architecture_of, load_model
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.source import locate
 from dreambooth.model.trainable import TrainableWeights
-from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
@@ -62,8 +61,9 @@ class RunWeights:
         Raises:
             UserError: nothing was exported, or the base model is not there.
         """
-        record, run = self.run.record, self.run
-        name, kind, checkpoint = record["model"]["name"], record["export"], self._checkpoint()
+        run, checkpoint = self.run, self._checkpoint()
+        with run.reading():
+            name, kind = run.record["model"]["name"], run.record["export"]
         if self.step is None:
             hashes = export_hashes(run.folder / "model", self._base_hash)
         else:
@@ -75,29 +75,28 @@ class RunWeights:
     def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
-        scale_lora(model, adapter_weight)
+        scale_adapters(model, adapter_weight)
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
-        base = self.run.record["model"]
-        path = model_path(base["path"])
-        layout = architecture_of(path, base["revision"]).layout
-        return locate(path, base["revision"], base["variant"], layout).weights_hash
+        path, revision, variant = self.run.base
+        layout = architecture_of(path, revision).layout
+        return locate(path, revision, variant, layout).weights_hash
 
     def base(self) -> Weights:
         """Name the base model's weights, without loading them."""
-        return Weights(self.run.record["model"]["name"], "base", "", {"base": self._base_hash()})
+        with self.run.reading():
+            name = self.run.record["model"]["name"]
+        return Weights(name, "base", "", {"base": self._base_hash()})
 
     def load_base(self) -> BaseModel:
         """Load the base model, on the CPU."""
-        base = self.run.record["model"]
-        path = model_path(base["path"])
-        return load_model(path, base["revision"], base["variant"])
+        return load_model(*self.run.base)
 
     def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = self.load_base(), self.run.config
-        weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
+        weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()

@@ -22,7 +22,6 @@ from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import targets_in
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import (
@@ -185,13 +184,11 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
 
 
 def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
-    """Make the owner of what trains, and refuse a token or adapters that the model cannot take."""
+    """Make the owner of what trains; refuse a token, adapters or names that the model lacks."""
     method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
     for phase in method.phases:
-        for network, kind in phase.parts.kinds(model).items():
-            if kind == "lora" and method.lora is not None:
-                targets_in(model, network, method.lora.targets)
-    return TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
+        phase.parts.check(model, method.adapter)
+    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype)
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
@@ -203,13 +200,14 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
-            paths = _class_images(spec, model)
+            paths, made_from = _class_images(spec, model)
             places += paths
             if is_first() and (faults := describe_faults(paths)):
                 log.warning("%s", faults)
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
-            prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
+            crops = Crops(data.crops.resolution)
+            prior = encode(paths=paths, prompts=texts, crops=crops, made_from=made_from)
     elif spec.prior is not None:
         prior = replace(instance, prompts=(words.class_prompt,) * len(instance))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
@@ -227,13 +225,17 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
     )
 
 
-def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
-    """Return the user's own class images, or those of the model, which is still frozen."""
+def _class_images(spec: TrainSpec, model: BaseModel) -> tuple[list[Path], str | None]:
+    """Return the user's own class images, or those of the model, which is still frozen.
+
+    Returns:
+        the files, and the key of what they were drawn from; None for the user's own.
+    """
     prior = spec.prior
     assert prior is not None
     if prior.images_dir is not None:
-        return own_class_images(prior.images_dir, prior.num_class_images)
-    return _base_images(
+        return own_class_images(prior.images_dir, prior.num_class_images), None
+    paths = _base_images(
         spec,
         model,
         spec.subject.words.class_prompt,
@@ -241,6 +243,7 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
         prior.seed,
         prior.sampling,
     )
+    return paths, paths[0].parent.name
 
 
 def _base_images(
