@@ -21,6 +21,7 @@ from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.architectures import load_model
+from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
@@ -98,6 +99,8 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     batches = _batches(spec, model, photos[: subject.use], costs)
     compared = _kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
+    if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
+        log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
 
 
