@@ -20,9 +20,9 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.architectures import load_model
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
@@ -72,7 +72,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = StableDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
+    model = load_model(model_path(base.path), base.revision, base.variant)
     subject = spec.subject
     photos = find_photos(
         subject.name,
@@ -87,6 +87,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
+    _refuse_float16(spec, model)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
@@ -95,6 +96,17 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
+
+
+def _refuse_float16(spec: TrainSpec, model: BaseModel) -> None:
+    if model.overflows_in_float16 and "float16" in (
+        spec.hardware.frozen_dtype,
+        spec.sampling.dtype,
+    ):
+        raise UserError(
+            f"the autoencoder of model={spec.model.name} overflows in float16: set "
+            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
+        )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
