@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import Additions
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import scale_adapters
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.base_model import base_hash, load_base
@@ -80,7 +80,7 @@ class RunWeights:
         folder, added = run.folder.resolve().name, self.additions.record
         return Weights(name, kind, folder, hashes, self.step, adapter_weight, added)
 
-    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+    def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
         scale_adapters(model, adapter_weight)
@@ -91,7 +91,7 @@ class RunWeights:
     def _base_hash(self) -> str:
         return base_hash(self.run.base)
 
-    def _load_step(self) -> StableDiffusion:
+    def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = load_base(self.run.base), self.run.config
         weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
