@@ -41,6 +41,7 @@ from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.cli.sweep_lines import Place
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
+from dreambooth.quoting import printable
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 UNUSABLE += (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
@@ -189,7 +190,7 @@ def flags_first(parsed: Namespace) -> list[str]:
 def say(text: str) -> None:
     """Print an error once, in the first process of a distributed run."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def sentence(error: Exception) -> str | None:
