@@ -359,7 +359,7 @@ def _photo(folder: Path, number: int) -> str:
     """Read one odd photo: another mode, size, format, turn or suffix, and damaged or not."""
     draw = random.Random(number)
     path = folder / f"photo{draw.choice(SUFFIXES[:8])}"
-    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (3000, 20), (333, 77)))
+    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (999, 20), (333, 77), (50, 60)))
     values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image, data = Image.fromarray(values), io.BytesIO()
     try:
