@@ -238,6 +238,16 @@ def check_evaluate(cfg: DictConfig) -> None:
     _check_drawing(cfg)
 
 
+def check_report(cfg: DictConfig) -> None:
+    """`check` for report.py.
+
+    Raises:
+        UserError: `runs` is not a folder.
+    """
+    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
+        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
+
+
 def _check_drawing(cfg: DictConfig) -> None:
     for key in ("num_inference_steps", "batch_size"):
         _hold(cfg, key, *COUNT)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.checks import (
+    check,
+    check_evaluate,
+    check_generate,
+    check_packages,
+    check_report,
+)
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
@@ -128,6 +134,7 @@ def evaluate(cfg: DictConfig) -> int:
 
 def report(cfg: DictConfig) -> int:
     """Compare many runs in tables; return the exit code."""
+    check_report(cfg)
     with postponed_imports():
         from dreambooth.cli.specs import report_spec
         from dreambooth.study import tables

@@ -214,7 +214,9 @@ def sentence(error: Exception) -> str | None:
     if disk_full(error):
         return f"The disk is full ({error}): free some space and run the same command again."
     if isinstance(error, OSError) and error.filename and _is_unusable(error):
-        return f"{error.filename} cannot be used ({error.strerror}): choose another path."
+        name = str(error.filename)
+        name = name if len(name) <= 200 else f"{name[:100]}..."
+        return f"{name} cannot be used ({error.strerror}): choose another path."
     return None
 
 
