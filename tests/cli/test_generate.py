@@ -179,7 +179,7 @@ def test_what_cannot_be_drawn_is_one_sentence(draws, lora, scored, tmp_path):
     for overrides, words in refused.items():
         with pytest.raises(UserError, match=words):
             draws(lora, *overrides)
-    with pytest.raises(UserError, match="adapter_weight needs a run with a LoRA"):
+    with pytest.raises(UserError, match="adapter_weight needs a run with an adapter"):
         draws(scored, "adapter_weight=0.5")
     assert not draws.loaded and not (tmp_path / "out").exists()
 

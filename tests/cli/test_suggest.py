@@ -98,7 +98,7 @@ def test_the_groups_of_a_command():
     assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("pretrain") == []
     assert "experiment" in groups_of("train")
     keys = keys_of("train", [CONF])
-    assert {"lr", "subject", "method.lora.rank", "hydra.run.dir", "subject.identity"} <= keys
+    assert {"lr", "subject", "method.adapter.r", "hydra.run.dir", "subject.identity"} <= keys
     # a preset sets keys of the whole configuration
     assert not any(key.startswith(("experiment.", "trainer.frozen_dtype")) for key in keys)
     assert not any("defaults" in key for key in keys)

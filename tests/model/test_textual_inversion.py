@@ -196,7 +196,7 @@ def test_new_tokens_are_exported(model, predict, tmp_path):
 
 
 def test_a_token_added_after_a_bf16_phase_is_exact(model, prepared, lora):
-    prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
+    prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
     exact = model.masters["text_encoder"]["embeddings.token_embedding.weight"][dog].clone()
     add_token(model, ONE)

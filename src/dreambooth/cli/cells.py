@@ -133,10 +133,16 @@ class Cells:
             for step in self.values("step"):
                 self.weights(name, step).check()
             if any(weight != 1 for weight in self.values("adapter_weight")):
-                if run.record["export"] != "lora":
+                adapter = method_spec(run.config["method"]).adapter
+                if run.record["export"] not in ("lora", "adapter") or adapter is None:
                     raise UserError(
-                        f"adapter_weight needs a run with a LoRA, and {run.folder} exported "
+                        f"adapter_weight needs a run with an adapter, and {run.folder} exported "
                         f"{run.record['export']}: train one with method=lora."
+                    )
+                if not adapter.is_scalable:
+                    raise UserError(
+                        f"adapter_weight must be 1 for {run.folder}: the update of a "
+                        f"{run.config['method']['name']} adapter is no sum that can be scaled."
                     )
 
     def weights(self, run: str, step: int | None) -> RunWeights:

@@ -63,6 +63,11 @@ WHOLE = (
 )
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "text_encoder_stop_step": (
+        "null or a whole number greater than 0",
+        lambda v: is_whole(v) and v > 0,
+    ),
+    "loraplus_lr_ratio": ("null or a number, 1 or greater", lambda v: v >= 1),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
     "checkpoint.patience": (

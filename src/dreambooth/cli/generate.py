@@ -15,7 +15,7 @@ from dreambooth.cli.cells import Cell, Cells
 from dreambooth.cli.films import draw_film
 from dreambooth.files import atomic, cache_key, write_csv
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, captioned_grid, labelled_grid
 from dreambooth.sampling.progress import progress_bar
@@ -80,7 +80,7 @@ class Sheets:
                     gc.collect()
                     loaded, model = job.weights, job.weights.load().to(device)
                 assert model is not None
-                scale_lora(model, job.provenance.weights.adapter_weight)
+                scale_adapters(model, job.provenance.weights.adapter_weight)
                 self._fill(job, model, advance)
         ImageStore(self.images, {}).keep_only(set(self.files.values()))
         return sum(missing)

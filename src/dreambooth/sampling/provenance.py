@@ -27,7 +27,12 @@ SAMPLER_NAMES = {
     "UniPCMultistepScheduler": "UniPC",
 }
 LOADED_DTYPES = ("torch.float32",) * 3  # of the networks of a model as it is loaded
-HASH_LABELS = {"full": "Model hash", "lora": "Lora hashes", "token": "TI hashes"}
+HASH_LABELS = {
+    "full": "Model hash",
+    "lora": "Lora hashes",
+    "adapter": "Adapter hashes",
+    "token": "TI hashes",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Weights:
 
     Args:
         model: the base model's name, such as `pocket` or `sd15`.
-        kind: what the run exports: `full`, `lora` or `token`; `base` for the base model itself.
+        kind: what the run exports: `full`, `lora`, `adapter` or `token`; `base` for the base model.
         run: the name of the run's folder; paths of a machine do not belong into pictures.
         hashes: `export` (of the run's model folder) or `checkpoint` (of a step's file); `base` of
             the base model, where it was not trained itself.

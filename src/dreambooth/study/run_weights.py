@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.source import locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
@@ -74,7 +74,7 @@ class RunWeights:
     def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
-        scale_lora(model, adapter_weight)
+        scale_adapters(model, adapter_weight)
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
@@ -93,7 +93,7 @@ class RunWeights:
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = self.load_base(), self.run.config
-        weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
+        weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()

@@ -13,6 +13,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import file_hash, read_csv, read_json, reading
 from dreambooth.model.adapters.lora_files import load_lora
+from dreambooth.model.adapters.peft_files import load_peft
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.pocket.embedded import model_path
@@ -182,6 +183,8 @@ class Run:
         model = StableDiffusion.from_pretrained(*self.base)
         if kind == "lora":
             load_lora(model, learned)
+        if kind == "adapter":
+            load_peft(model, learned)
         if kind == "token" or (learned / TOKEN_FILE).exists():
             load_token(model, learned)
         return model.requires_grad_(False).eval()

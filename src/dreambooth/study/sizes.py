@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,10 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Return the bytes of what is exported: a run's own, and what all runs share."""
     block, phases = config["export"], config["method"]["phases"]
     size = BYTES[block["dtype"]]
-    kinds = {kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])}
+    kinds = [kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])]
     kind = block["kind"]
     if kind == "auto":
-        kind = "full" if "full" in kinds else "adapters"
+        kind = "full" if any(_is_own(each) for each in kinds) else "adapters"
     if kind == "none":
         return 0.0, 0.0
     if kind != "full":
@@ -151,21 +152,39 @@ def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str,
     for network in NETWORKS:
         if phase.get(network) == "full":
             counts[network] = sizes[network]
-        elif phase.get(network, "frozen") not in ("frozen", "token"):
+        elif phase.get(network) == "adapter":
             counts[network] = _adapter(config, network)
+        elif isinstance(patterns := phase.get(network), list):
+            counts[network] = _matching(config, network, patterns)
     return counts
 
 
 def _adapter(config: Plain, network: str) -> float:
     """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
-    settings, model = config["method"].get("lora") or {}, config["model"]
-    rank, targets = settings.get("rank", 0), settings.get("targets", ())
+    settings, model = config["method"].get("adapter") or {}, config["model"]
+    is_lora = settings.get("_target_") == "peft.LoraConfig"
+    rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
     shapes = _shapes_of(config)
     if shapes is None:
         return rank * PER_RANK.get(model["name"], {}).get(network, 0)
     ends = tuple(f".{target}.weight" for target in targets)
     layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
+
+
+def _matching(config: Plain, network: str, patterns: Sequence[str]) -> float:
+    """Count the parameters whose names match; those of a model that is not here as none."""
+    shapes = (_shapes_of(config) or {}).get(network, {})
+    return sum(
+        _product(shape)
+        for name, shape in shapes.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _is_own(kind: object) -> bool:
+    """Tell whether a kind of training changes a network's own weights, all or some by name."""
+    return kind == "full" or isinstance(kind, list)
 
 
 def _full(phase: Plain, sizes: Mapping[str, int]) -> int:

@@ -21,7 +21,6 @@ from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import targets_in
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
@@ -173,13 +172,11 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
 
 
 def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
-    """Make the owner of what trains, and refuse a token or adapters that the model cannot take."""
+    """Make the owner of what trains; refuse a token, adapters or names that the model lacks."""
     method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
     for phase in method.phases:
-        for network, kind in phase.parts.kinds(model).items():
-            if kind == "lora" and method.lora is not None:
-                targets_in(model, network, method.lora.targets)
-    return TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
+        phase.parts.check(model, method.adapter)
+    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype)
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:

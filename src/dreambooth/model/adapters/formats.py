@@ -26,7 +26,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
-PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
+PEFT_FIELDS += ("use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def _peft_names(state: Mapping[str, Any], module: torch.nn.Module) -> dict[str, 
     """
     if not isinstance(module, PreTrainedModel):
         return convert_unet_state_dict_to_peft(state)
+    norms = ".lora_magnitude_vector"
+    state = {key.replace(f"{norms}.weight", norms): value for key, value in state.items()}
     named = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
     if hasattr(module, "text_model"):
         return named
@@ -179,7 +182,8 @@ def _misfits(network: str, state: Mapping[str, Tensor], module: torch.nn.Module)
     for key, tensor in sorted(named.items()):
         weight = getattr(layers.get(_layer(key)), "weight", None)
         side = 1 if ".lora_A." in key else 0  # A meets the inputs, B makes the outputs
-        if weight is None or tensor.dim() < 2 or tensor.shape[side] != weight.shape[side]:
+        least = 1 if ".lora_magnitude_vector" in key else 2  # DoRA's norms are of the outputs
+        if weight is None or tensor.dim() < least or tensor.shape[side] != weight.shape[side]:
             misfits.append(f"{network}.{key}")
     return misfits
 
