@@ -72,7 +72,7 @@ def results(folder: Path) -> dict[str, str]:
     """Hash what a run has made, but for records that hold times."""
     files = file_hashes(folder / "run") if (folder / "run").is_dir() else {}
     kept = {k: v for k, v in files.items() if k.startswith(SAME) and not k.endswith(".json")}
-    return {k: v for k, v in kept.items() if not k.endswith("manifest.csv")}
+    return {k: v for k, v in kept.items() if not k.endswith("manifest.csv") and "/." not in k}
 
 
 class Campaign:
