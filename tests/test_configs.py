@@ -26,14 +26,14 @@ from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
-    ".": 7,
+    ".": 10,
     "evaluation": 5,
     "experiment": 16,
     "hydra/launcher": 2,
     "hydra/sweeper": 2,
     "logger": 2,
     "method": 12,
-    "model": 4,
+    "model": 5,
     "optimizer": 5,
     "preset": 8,
     "reuse": 2,

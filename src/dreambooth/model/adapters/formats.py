@@ -25,6 +25,8 @@ from dreambooth.errors import UserError, reason
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
+# what the last part of the names of LyCORIS' tensors begins with
+OTHER_KINDS = ("hada_", "lokr_", "oft_", "diff")
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 PEFT_FIELDS += ("use_rslora", "use_dora")
@@ -75,6 +77,7 @@ def read_lora(
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
+    _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
         state, metadata = _from_peft(file, state, networks)
         alphas = None
@@ -91,6 +94,23 @@ def read_lora(
             fields = _of_network(metadata or {}, name)
             adapters[name] = _adapter(own, module, fields, _of_network(alphas or {}, name))
     return adapters
+
+
+def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise UserError where no tensor's name is one of a LoRA, with what the file seems to be."""
+    ends = [key.rpartition(".")[2] for key in state if not key.startswith(PEFT_PREFIX)]
+    is_other = any(end.startswith(OTHER_KINDS) for end in ends)
+    if not state or (not is_other and any("lora" in key for key in state)):
+        return
+    first = min(state)
+    what = "use a LoRA that was trained for this base model"
+    if len(state) <= 2 and not is_other:
+        what = "a textual inversion belongs into embeddings=[FILE]"
+    elif is_other:
+        what = "of adapters without PEFT's config, only a LoRA can be read"
+    elif len(state) > 500:
+        what = "whole weights are a base model: give their diffusers folder as model.path"
+    raise UserError(f"{file} is no LoRA, for it holds {first}: {what}.")
 
 
 def _of_network(values: Mapping[str, Any], network: str) -> dict[str, Any]:

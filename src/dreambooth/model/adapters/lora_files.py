@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_mo
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
-from dreambooth.model.adapters.formats import LORA_FILE, find_lora, read_lora
+from dreambooth.model.adapters.formats import LORA_FILE, Adapter, find_lora, read_lora
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.model.peft_layers import ADAPTER, has_adapter
@@ -66,12 +67,17 @@ def load_lora(model: BaseModel, path: str | Path) -> int:
         if has_adapter(module):
             raise UserError(f"the {name} has LoRA adapters already: load {path} into a fresh one.")
     adapters = read_lora(find_lora(path), networks, model.layout.pipeline)
+    put_adapters(model, adapters)
+    return sum(len(adapter.state) for adapter in adapters.values())
+
+
+def put_adapters(model: BaseModel, adapters: Mapping[str, Adapter]) -> None:
+    """Put adapters into the networks of a model that has none, by the networks' names."""
     for name, adapter in adapters.items():
-        module, state = networks[name], adapter.state
+        module, state = model.network(name), adapter.state
         with keep_random_state():
             inject_adapter_in_model(adapter.config, module, ADAPTER, state_dict=state)
         set_peft_model_state_dict(module, state, ADAPTER)
-    return sum(len(adapter.state) for adapter in adapters.values())
 
 
 def _metadata(module: torch.nn.Module) -> dict[str, object]:
