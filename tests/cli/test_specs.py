@@ -228,3 +228,13 @@ def test_a_report_is_typed(tmp_path):
         cfg = compose("report", [f"runs='{tmp_path}'", "other_subjects=true"])
     spec = report_spec(cfg)
     assert spec.runs == Path(tmp_path) and spec.other_subjects is True
+
+
+def test_more_processes_than_cores_are_refused(spine, tmp_path):
+    with pytest.raises(UserError, match="trainer.devices=999 is more than the .* cores"):
+        spine.spec(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=999")
+
+
+def test_a_value_of_another_kind_is_one_sentence(spine, tmp_path):
+    with pytest.raises(UserError, match="value of another kind than its key takes"):
+        spine.spec(tmp_path, "photos.root=[1]", "samples.prompts=['a {subject}']", "logger.tags=5")

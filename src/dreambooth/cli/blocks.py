@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -145,6 +146,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         UserError: a Trainer that cannot be made on this machine.
     """
     _check_sharding(config)
+    _check_processes(config["trainer"])
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
     return HardwareSpec(
         trainer_factory(config["trainer"]),
@@ -153,6 +155,23 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         config["gradient_checkpointing"],
         config["compile"],
     )
+
+
+def _check_processes(trainer: Mapping[str, Any]) -> None:
+    """Refuse more processes on a CPU than it has cores.
+
+    Raises:
+        UserError: names the key, and how many there are.
+    """
+    devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
+    if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
+        return  # Lightning counts the GPUs
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(devices, int) and devices > (cores or 1):
+        raise UserError(
+            f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
+            "a run may use: use fewer."
+        )
 
 
 def _check_sharding(config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
-from dreambooth.files import bytes_of, write_json
+from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
 from dreambooth.training.checkpoints import left_over, remove_left_over
@@ -53,6 +53,7 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
@@ -107,6 +108,7 @@ class Finish:
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
             places += places_of_export(self.folder)
+        self.exported = file_hashes(self.folder / "model")
         self._write_record()
         moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
         if moved:
@@ -135,6 +137,7 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.export.kind,
+            "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
+from dreambooth.locks import held
 from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
@@ -44,11 +46,17 @@ class Outcome:
 def run(spec: TrainSpec) -> Outcome:
     """Do the whole job in `spec.folder`, and record what each stage costs.
 
-    All ranks run the same job; rank 0 writes.
+    All ranks run the same job; rank 0 writes, and holds the folder.
 
     Raises:
-        UserError: a mistake that the user can fix, before the first step if it can be found there.
+        UserError: another run is at work in the folder; or a mistake that the user can fix, before
+            the first step if it can be found there.
     """
+    with held(spec.folder) if is_first() else nullcontext():
+        return _run(spec)
+
+
+def _run(spec: TrainSpec) -> Outcome:
     free_memory()  # that an earlier run of this process has left
     silence_libraries()
     _seed_libraries(spec.seed)

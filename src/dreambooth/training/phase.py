@@ -26,7 +26,12 @@ from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.progress import EveryNSteps, Rates, TrainingBar
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
+from dreambooth.training.safety import (
+    StopAtStepBoundary,
+    StopOnNonFinite,
+    StopWithoutFolder,
+    StopWithoutProgress,
+)
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +180,7 @@ class _Phase:
             plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
+                StopWithoutFolder(spec.folder),
                 self.rates,
                 TrainingBar(has_prior=self.batches.prior is not None),
                 *average,  # before the actions, which show it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
@@ -61,7 +62,7 @@ def samples(run: Run, pictures: Pictures) -> list[dict[str, Any]]:
                 "key": f"{template(run, row['prompt'])}\n{row.get('seed', '')}",
                 "prompt": row["prompt"],
                 "seed": row.get("seed", ""),
-                "picture": pictures.add(folder / row["file"]),
+                "picture": pictures.add(folder / Path(row["file"]).name),
             }
             for row in _or_none(lambda path=manifest: read_csv(path)) or []
             if row.get("prompt") and row.get("file")
@@ -107,7 +108,7 @@ def evaluation_pictures(scored: ScoredRun, pictures: Pictures) -> list[dict[str,
             "set": line["set"],
             "prompt": line["prompt"],
             "seed": line.get("seed", ""),
-            "picture": pictures.add(folder / line["file"]),
+            "picture": pictures.add(folder / Path(line["file"]).name),
             "scores": {v: _number(line[v]) for v in scored.scores if line.get(v)},
         }
         for line in lines
