@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.checks import (
+    check,
+    check_evaluate,
+    check_extract,
+    check_generate,
+    check_merge,
+    check_packages,
+    check_tokens,
+)
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
@@ -48,6 +56,7 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
+        from dreambooth.training.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
@@ -57,6 +66,11 @@ def train(cfg: DictConfig) -> int | float:
         say_stopped(folder, place)
     elif outcome.finished is not None:
         say_finished(outcome.finished, place)
+        if spec.export.push_to_hub is not None:
+            from dreambooth.study.push import push
+
+            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
+        refuse_unverified(outcome.finished)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
@@ -93,11 +107,13 @@ def show_page(folder: Path) -> None:
 
 
 def write_page(folder: Path) -> Path | None:
-    """Write a finished run's `run.html`; return its path, or None after a warning."""
+    """Write a finished run's `run.html` and card; return the page, or None after a warning."""
     with postponed_imports():
+        from dreambooth.study.card import write_card
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
+    attempted("README.md", lambda: write_card(folder))
     return attempted("run.html", lambda: write_run_page(folder))
 
 
@@ -124,6 +140,34 @@ def evaluate(cfg: DictConfig) -> int:
     if not code and cfg.run is not None:
         show_page(Path(cfg.run))
     return code
+
+
+def extract(cfg: DictConfig) -> int:
+    """Make a LoRA from a full fine-tune; return the exit code."""
+    check_extract(cfg)
+    with postponed_imports():
+        from dreambooth.cli import extract as command
+
+    return command.extract(cfg)
+
+
+def merge(cfg: DictConfig) -> int:
+    """Merge adapters into full weights; return the exit code."""
+    check_merge(cfg)
+    with postponed_imports():
+        from dreambooth.cli import merge as command
+
+    return command.merge(cfg)
+
+
+def tokens(cfg: DictConfig) -> int:
+    """Rank words as identifiers by how little the base model knows of them; return the code."""
+    check_tokens(cfg)
+    with postponed_imports():
+        from dreambooth.cli import tokens as command
+
+    keep_heap()
+    return command.tokens(cfg)
 
 
 def report(cfg: DictConfig) -> int:
