@@ -90,6 +90,7 @@ def test_a_fresh_lora_is_zero_times_the_published_scale(model, lora, predict):
         ("LoraConfig", {"bias": "some"}, "method.adapter.bias=some is not usable"),
         ("LoraConfig", {"init_lora_weights": "pissa"}, "pissa changes the base model too"),
         ("LoHConfig", {}, "no configuration class of PEFT: did you mean peft.LoHaConfig"),
+        ("PeftConfig", {}, "peft.PeftConfig is no configuration class of PEFT"),
         ("LoraModel", {}, "peft.LoraModel is no configuration class of PEFT"),
         ("AdaLoraConfig", {"total_step": 10}, "needs a loop or inputs of its own"),
         ("PrefixTuningConfig", {"num_virtual_tokens": 3}, "needs a loop or inputs of its own"),

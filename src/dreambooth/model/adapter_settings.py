@@ -104,7 +104,7 @@ def _class(target: str) -> type[PeftConfig]:
     place, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(place), name)
-        if issubclass(found, PeftConfig):
+        if issubclass(found, PeftConfig) and found is not PeftConfig:
             return found
     except (ImportError, AttributeError, TypeError, ValueError):
         pass
