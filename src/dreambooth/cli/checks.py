@@ -196,6 +196,11 @@ def check(cfg: DictConfig) -> None:
         (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
+        (
+            ("init_adapter",),
+            "null or a file",
+            lambda v: v is None or isinstance(v, str) and bool(v),
+        ),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
