@@ -165,6 +165,7 @@ def _adapter(
         rank_pattern={f"^{layer}": value for layer, value in ranks.items() if value != rank},
         alpha_pattern={f"^{layer}": value for layer, value in scales.items() if value != rank},
         target_modules=sorted(ranks),
+        use_dora=any(".lora_magnitude_vector" in name for name in named),
     )
     return Adapter(config, named)
 
