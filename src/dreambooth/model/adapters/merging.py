@@ -96,8 +96,8 @@ def adapter_layers_of(module: nn.Module, adapter: Adapter) -> dict[str, Any]:
     lost = set_peft_model_state_dict(skeleton, adapter.state, MERGED).unexpected_keys
     if lost:
         raise UserError(
-            f"{len(lost)} tensors of the adapter have no place in the model, {lost[0]} first: use a "
-            "plain LoRA that was trained for this base model."
+            f"{len(lost)} tensors of the adapter have no place in the model, {lost[0]} first: use "
+            "a plain LoRA that was trained for this base model."
         )
     return {name: layer for name, layer in skeleton.named_modules() if _is_adapted(layer)}
 
