@@ -33,7 +33,7 @@ COUNTS = {
     "hydra/sweeper": 2,
     "logger": 2,
     "method": 12,
-    "model": 4,
+    "model": 5,
     "optimizer": 5,
     "preset": 8,
     "reuse": 2,

@@ -47,7 +47,8 @@ def experiment(*overrides: str):
 def examples(count: int, prompt: str, seed: int) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = (torch.randn(count, 4, 8, 8, generator=generator) for _ in range(2))
-    return Examples(mean, logvar - 3, (prompt,) * count, tuple(f"{i}.png" for i in range(count)))
+    names = tuple(f"{i}.png" for i in range(count))
+    return Examples(mean, logvar - 3, (prompt,) * count, names, torch.zeros(count, 6, dtype=int))
 
 
 def batches_of(batch_size: int, ppl: bool, prompt: str = "a sks dog") -> KeyedBatches:

@@ -27,7 +27,7 @@ def test_training_changes_the_model_and_not_its_base(
     train(weights, steps=2)
     after = predict(model, PROMPTS).detach()
     assert (after - before).abs().max() > 1e-4
-    assert torch.equal(base.predict(*inputs, PROMPTS), before)
+    assert torch.equal(base.predict(*inputs, base.embeddings(PROMPTS)), before)
     # asking changes nothing
     assert set(weights.parameters()) == trains
     assert torch.equal(predict(model, PROMPTS), after)
@@ -40,7 +40,7 @@ def test_an_adapter_of_an_earlier_phase_is_not_in_the_copy(model, lora, predict,
         weights.prepare(Phase(unet, "frozen"))
         base.keep()
         train(weights)
-        assert torch.equal(base.predict(*inputs, PROMPTS), before)
+        assert torch.equal(base.predict(*inputs, base.embeddings(PROMPTS)), before)
     assert any(
         p.abs().sum() > 0 for n, p in adapter_parameters(model.unet).items() if ".lora_B." in n
     )
@@ -50,6 +50,6 @@ def test_the_copy_has_the_dtype_of_frozen_networks(model, inputs, predict):
     base = BasePrediction(model, PROMPTS, torch.bfloat16)
     TrainableWeights(model, 0).prepare(Phase("full", "frozen"))
     base.keep()
-    got = base.predict(*inputs, PROMPTS)
+    got = base.predict(*inputs, base.embeddings(PROMPTS))
     assert got.dtype == torch.bfloat16 and model.unet.dtype == torch.float32
     torch.testing.assert_close(got.float(), predict(model, PROMPTS), atol=0.05, rtol=0.05)

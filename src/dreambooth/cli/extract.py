@@ -16,7 +16,7 @@ from dreambooth.model.adapters.extraction import (
     total_error,
     write_extracted,
 )
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.architectures import load_model
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.base_model import load_base
 from dreambooth.study.runs import Run
@@ -34,7 +34,7 @@ def extract(cfg: DictConfig) -> int:
     if cfg.output_dir is not None:
         folder = Path(cfg.output_dir)
     base = load_base(base_block)
-    after = StableDiffusion.from_pretrained(str(tuned))
+    after = load_model(str(tuned))
     device = torch_device(cfg.device)
     extracted = {
         name: extract_lora(base.base_state(name), after.base_state(name), cfg.rank, device=device)

@@ -58,11 +58,14 @@ class BasePrediction:
         self._copy = copy.copy(model)
         self._copy._modules = {**model._modules, model.denoiser: frozen}
 
+    def embeddings(self, prompts: Sequence[str]) -> Embeddings:
+        """Return N prompts as the model embedded them before it trained."""
+        return Embeddings.stack([self._embedded[prompt] for prompt in prompts])
+
     @torch.no_grad()
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
         """Predict `[N,C,h,w]` from noisy latents `[N,C,h,w]`, timesteps `[N]` and N prompts."""
         device = noisy_latents.device
-        embeddings = Embeddings.stack([self._embedded[p] for p in prompts]).to(device)
         if self._copy is None:
             with _without_adapters(self.model.network(self.model.denoiser)):
                 return self.model.predict(noisy_latents, timesteps, embeddings)

@@ -74,6 +74,7 @@ class BaseModel(nn.Module, ABC):
     denoiser: ClassVar[str]
     autoencoder: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
+    overflows_in_float16: ClassVar[bool] = False  # whether its autoencoder does
 
     source: Source
     tokenizer: Any
@@ -95,6 +96,19 @@ class BaseModel(nn.Module, ABC):
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as the model's diffusers pipeline does."""
+
+    def embed_negative(self, prompt: str) -> Embeddings:
+        """Embed one prompt that guidance leads away from, as the model's pipeline does."""
+        return self.embed([prompt])
+
+    def condition(self, embeddings: Embeddings, sizes: Tensor) -> Embeddings:
+        """Add what the denoiser is told of each image's sizes `[N,6]`; most are told nothing.
+
+        Args:
+            sizes: pixels: height and width of the photo, top and left of the view that was cut out
+                of it, height and width of the view.
+        """
+        return embeddings
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,11 @@ def check_token(model: BaseModel, settings: TokenSettings) -> list[int]:
     Raises:
         UserError: the model knows one of the new words, or no word of the initializer.
     """
+    if len(model.text_encoders) > 1:
+        raise UserError(
+            f"method.token.token={settings.token}: a new token trains in one text encoder, and "
+            f"this model has {len(model.text_encoders)}: choose another method, such as lora."
+        )
     vocabulary = model.tokenizer.get_vocab()
     for word in settings.words:
         if word in vocabulary or f"{word}</w>" in vocabulary:

@@ -9,8 +9,9 @@ from typing import Any
 
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.model.adapters.additions import Additions
+from dreambooth.model.architectures import architecture_of, load_model
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import locate
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.spec import Sampling
@@ -18,20 +19,21 @@ from dreambooth.sampling.spec import Sampling
 log = logging.getLogger(__name__)
 
 
-def load_base(base: Mapping[str, Any]) -> StableDiffusion:
+def load_base(base: Mapping[str, Any]) -> BaseModel:
     """Load the model of a block `model`: its path, revision and variant.
 
     Raises:
         UserError: it is not there, or not whole.
     """
     path = model_path(base["path"])
-    return StableDiffusion.from_pretrained(path, base["revision"], base["variant"])
+    return load_model(path, base["revision"], base["variant"])
 
 
 def base_hash(base: Mapping[str, Any]) -> str:
     """Hash the files of that model, without loading it."""
-    path, layout = model_path(base["path"]), StableDiffusion.layout
-    return locate(path, base["revision"], base["variant"], layout).weights_hash
+    path, revision = model_path(base["path"]), base["revision"]
+    layout = architecture_of(path, revision).layout
+    return locate(path, revision, base["variant"], layout).weights_hash
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class PlainWeights:
         hashes = {"base": base_hash(base)}
         return Weights(base["name"], "base", "", hashes, None, adapter_weight, added)
 
-    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+    def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU.
 
         Raises:

@@ -10,8 +10,8 @@ from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import Additions, adapter_hash
 from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.adapters.formats import find_lora
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import scale_adapters
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.base_model import base_hash, load_base
@@ -84,7 +84,7 @@ class RunWeights:
         folder, added = run.folder.resolve().name, self.additions.record
         return Weights(name, kind, folder, hashes, self.step, adapter_weight, added)
 
-    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+    def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
         scale_adapters(model, adapter_weight)
@@ -95,7 +95,7 @@ class RunWeights:
     def _base_hash(self) -> str:
         return base_hash(self.run.base)
 
-    def _load_step(self) -> StableDiffusion:
+    def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = load_base(self.run.base), self.run.config
         start = config.get("init_adapter")

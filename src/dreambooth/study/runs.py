@@ -14,7 +14,8 @@ from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import file_hash, read_csv, read_json, reading
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.adapters.peft_files import load_peft
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.architectures import load_model
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
@@ -169,7 +170,7 @@ class Run:
                 "that has a checkpoint, or train it with export.kind=auto."
             )
 
-    def load_model(self) -> StableDiffusion:
+    def load_model(self) -> BaseModel:
         """Load the model as it was exported: a pipeline, or its base with what was learned.
 
         Raises:
@@ -179,7 +180,7 @@ class Run:
         self.check_export()
         learned, kind = self.folder / "model", self.record["export"]
         if kind == "full":
-            return StableDiffusion.from_pretrained(str(learned))
+            return load_model(str(learned))
         model = load_base(self.base)
         if kind == "lora":
             load_lora(model, learned)

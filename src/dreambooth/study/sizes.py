@@ -17,15 +17,17 @@ Plain = Mapping[str, Any]
 GIB = 2**30
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-NETWORKS = ("unet", "text_encoder", "vae")
+NETWORKS = ("unet", "text_encoder", "vae")  # text_encoder: all of a model's
 # parameters of Stable Diffusion's networks, as the public configurations count them
 SD1 = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
 SD2 = {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863}
-PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+SDXL = {"unet": 2_567_463_684, "text_encoder": 123_060_480 + 694_659_840, "vae": 83_653_863}
+PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sdxl": SDXL}
 # parameters of an adapter for each rank, on the attention projections (q, k, v, out)
 SD1_RANK = {"unet": 199_296, "text_encoder": 73_728}
 SD2_RANK = {"unet": 207_488, "text_encoder": 188_416}
-PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK}
+SDXL_RANK = {"unet": 1_451_520, "text_encoder": 73_728 + 327_680}
+PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK, "sdxl": SDXL_RANK}
 
 
 def parameters_of(config: Plain) -> Mapping[str, int] | None:
@@ -215,13 +217,19 @@ def _shapes(folder: Path, variant: str | None) -> Mapping[str, Mapping[str, list
     """Read the shapes of a local model's tensors; None where a network is not there."""
     shapes = {}
     for network in NETWORKS:
-        files = [f for f in folder.glob(f"{network}/*.safetensors") if _is_of(f, variant)]
+        found = (
+            f for name in (network, f"{network}_2") for f in folder.glob(f"{name}/*.safetensors")
+        )
+        files = [f for f in found if _is_of(f, variant)]
         try:
             headers = [read_header(file) for file in files]
         except (OSError, ValueError):
             return None
-        entries = [each for header in headers for each in header.items()]
-        shapes[network] = {n: e["shape"] for n, e in entries if n != "__metadata__"}
+        entries = [
+            (f, *each) for f, header in zip(files, headers, strict=True) for each in header.items()
+        ]
+        own = {f"{f.parent.name}.{n}": e["shape"] for f, n, e in entries if n != "__metadata__"}
+        shapes[network] = own
     return shapes if all(shapes.values()) else None
 
 

@@ -88,14 +88,16 @@ class DreamBooth(pl.LightningModule):
             latents, noise = latents.to(dtype), noise.to(dtype)
             alphas_cumprod = alphas_cumprod.to(dtype)
         noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
-        prediction = self.model.predict(noisy, timesteps, self.embeddings(batch["prompts"]))
+        embeddings = self.model.condition(self.embeddings(batch["prompts"]), batch["sizes"])
+        prediction = self.model.predict(noisy, timesteps, embeddings)
         prediction_type = self.model.prediction_type
         aim = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
         rows = [row for row, kind in enumerate(batch["kinds"]) if kind == "prior"]
         if self.base is not None and rows:
-            prompts = [batch["prompts"][row] for row in rows]
+            told = self.base.embeddings([batch["prompts"][row] for row in rows]).to(self.device)
+            told = self.model.condition(told, batch["sizes"][rows])
             aim = aim.clone()  # it may be the batch's noise
-            aim[rows] = self.base.predict(noisy[rows], timesteps[rows], prompts).to(aim)
+            aim[rows] = self.base.predict(noisy[rows], timesteps[rows], told).to(aim)
         error = error_per_sample(prediction, aim)
         if self.loss.min_snr_gamma is None:
             return error
