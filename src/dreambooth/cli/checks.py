@@ -17,6 +17,7 @@ from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
+from dreambooth.study.push import require_token
 
 POSITIVE = (
     "lr",
@@ -87,6 +88,10 @@ TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
     "samples.seeds": ("[0,1]", is_seed),
+    "export.layouts": (
+        "[diffusers,kohya]",
+        lambda v: v in ("diffusers", "kohya", "peft", "single_file"),
+    ),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 COUNT = (
@@ -196,11 +201,8 @@ def check(cfg: DictConfig) -> None:
         (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
-        (
-            ("init_adapter",),
-            "null or a file",
-            lambda v: v is None or isinstance(v, str) and bool(v),
-        ),
+        (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
+        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -211,6 +213,8 @@ def check(cfg: DictConfig) -> None:
         _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
         _hold_list(cfg, key, example, holds)
+    if cfg.export.push_to_hub is not None:
+        require_token(str(cfg.export.push_to_hub))
     if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
         raise UserError(
             "lr_warmup_steps has no effect with lr_schedule=constant: set "

@@ -56,6 +56,7 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
+        from dreambooth.training.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
@@ -65,6 +66,11 @@ def train(cfg: DictConfig) -> int | float:
         say_stopped(folder, place)
     elif outcome.finished is not None:
         say_finished(outcome.finished, place)
+        if spec.export.push_to_hub is not None:
+            from dreambooth.study.push import push
+
+            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
+        refuse_unverified(outcome.finished)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
@@ -101,11 +107,13 @@ def show_page(folder: Path) -> None:
 
 
 def write_page(folder: Path) -> Path | None:
-    """Write a finished run's `run.html`; return its path, or None after a warning."""
+    """Write a finished run's `run.html` and card; return the page, or None after a warning."""
     with postponed_imports():
+        from dreambooth.study.card import write_card
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
+    attempted("README.md", lambda: write_card(folder))
     return attempted("run.html", lambda: write_run_page(folder))
 
 

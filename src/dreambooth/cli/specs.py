@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
-    export_spec,
     hardware_spec,
     method_spec,
     named,
     optimizer_spec,
     sampling_spec,
 )
+from dreambooth.cli.exports import export_spec
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords

@@ -63,7 +63,7 @@ class Rates:
         if scored and "evaluation" in stages:
             score = max(0.0, stages["evaluation"]["seconds"] / scored - draw * steps)
         other = costs["seconds"] - sum(stage["seconds"] for stage in stages.values())
-        other += stages["export"]["seconds"]
+        other += sum(stages[n]["seconds"] for n in ("export", "verification") if n in stages)
         return cls(train / images, draw, score, other, costs["peak_memory_gib"])
 
     @classmethod

@@ -15,6 +15,8 @@ from dreambooth.weights_files import read_header
 
 Plain = Mapping[str, Any]
 GIB = 2**30
+# bytes of state of a parameter in optimizers that keep other than AdamW's two moments
+STATE = {"8bit": 2, "adafactor": 0, "lion": 4, "prodigy": 16}
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 NETWORKS = ("unet", "text_encoder", "vae")  # text_encoder: all of a model's
@@ -194,8 +196,9 @@ def _full(phase: Plain, sizes: Mapping[str, int]) -> int:
 
 
 def _moments(config: Plain) -> int:
-    """Bytes of optimizer state of a parameter."""
-    return 2 if "8bit" in config["optimizer"]["_target_"] else 8
+    """Bytes of optimizer state of a parameter: two moments of AdamW, unless a name is known."""
+    name = config["optimizer"]["_target_"].rpartition(".")[2].lower()
+    return next((size for word, size in STATE.items() if word in name), 8)
 
 
 def _kept_when_finished(block: Plain) -> int:

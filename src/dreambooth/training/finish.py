@@ -28,6 +28,7 @@ from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import Finished
 from dreambooth.training.superseded import FOLDER, set_aside
+from dreambooth.training.verify import verify
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.programs: dict[str, str] = {}  # that load the export, by layout
+        self.verified: dict[str, dict[str, Any]] = {}
         self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
@@ -72,6 +75,8 @@ class Finish:
             photos = self.prepared.training_photos
             images = samples.draw(self.model, weights, places[-1], "final", photos)
             log_images(self.loggers, "samples", images, samples.captions)
+        with self.costs.stage("verification"):
+            self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
@@ -79,8 +84,8 @@ class Finish:
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        words = self.spec.subject.words
-        return Finished(self.folder, words, exported.program, total, scores)
+        words, program = self.spec.subject.words, exported.programs.get("diffusers")
+        return Finished(self.folder, words, program, total, scores, self.verified)
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""
@@ -107,6 +112,7 @@ class Finish:
         self._forget_end()
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
+            self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
         self.exported = file_hashes(self.folder / "model")
         self._write_record()
@@ -137,6 +143,8 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.export.kind,
+            "programs": self.programs,
+            "verified": self.verified,
             "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
