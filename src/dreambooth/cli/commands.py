@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
 from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.room import refuse_full_disk
+from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
+from dreambooth.study.step_memory import memory_of
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
 
@@ -45,11 +46,19 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
+        from dreambooth.training.memory import memory_gib
 
     keep_heap()
     spec = train_spec(cfg)
+    memory, there = (
+        memory_of(config, spec.hardware.device == "cuda"),
+        memory_gib(spec.hardware.device),
+    )
+    if is_first():
+        show_needs(config, memory, there)
+    refuse_small_memory(config, memory, there)
     with same_job(cfg.output_dir):
-        outcome = run(spec)
+        outcome = run(spec, None if memory is None else memory.total)
     if outcome.code:
         say_stopped(folder)
     elif is_first():

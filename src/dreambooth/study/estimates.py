@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from dreambooth.study.plan import Training, Work, final_samples, scored_images
-from dreambooth.study.sizes import disk_of_runs, memory_of_parameters
+from dreambooth.study.sizes import disk_of_runs
+from dreambooth.study.step_memory import memory_of
 
 Plain = Mapping[str, Any]
 NEWEST = 200  # records that are read
@@ -141,13 +142,21 @@ def estimate(work: Work, earlier: Earlier) -> Estimate:
     memory = []
     for config in work.configs:
         each = known.get(id(config))
-        memory.append(each.memory_gib if each else memory_of_parameters(config))
+        memory.append(_memory(config, each, earlier.device))
     return Estimate(
         _seconds(work, known) if len(known) == len(work.configs) else None,
         None if None in memory else max(memory),
         disk_of_runs(work.configs),
         sources,
     )
+
+
+def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
+    """Return the peak of earlier runs that are alike, else what the architecture says."""
+    if rates is not None and rates is not POCKET:
+        return rates.memory_gib
+    memory = memory_of(config, on_gpu=device != "cpu")
+    return None if memory is None else memory.total
 
 
 def _seconds(work: Work, rates: Mapping[int, Rates]) -> float:

@@ -14,6 +14,7 @@ from dreambooth.weights_files import read_header
 
 Plain = Mapping[str, Any]
 GIB = 2**30
+MOMENTS = {"Prodigy": 16, "Lion": 4, "Adafactor": 0}  # a row and a column are next to nothing
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 NETWORKS = ("unet", "text_encoder", "vae")
@@ -33,20 +34,6 @@ def parameters_of(config: Plain) -> Mapping[str, int] | None:
     if shapes is None:
         return PARAMETERS.get(config["model"]["name"])
     return {n: sum(_product(s) for s in each.values()) for n, each in shapes.items()}
-
-
-def memory_of_parameters(config: Plain) -> float | None:
-    """Add up what weights, gradients and optimizer state take, in GiB; None for an unknown model.
-
-    What a step itself needs (activations, and adapters) comes on top.
-    """
-    sizes = parameters_of(config)
-    if sizes is None:
-        return None
-    trained = max(_full(phase, sizes) for phase in config["method"]["phases"])
-    frozen = 4 if config["frozen_dtype"] == "float32" else 2
-    held = trained * (8 + _moments(config)) + (sum(sizes.values()) - trained) * frozen
-    return held / GIB
 
 
 @dataclass(frozen=True)
@@ -77,8 +64,8 @@ def disk_of(config: Plain) -> Disk | None:
     kept_at_the_end = _kept_when_finished(keep)
     kept = most = last = 0.0
     for phase in phases:
-        trained = sum(_trained(config, phase, sizes).values())
-        one = trained * (4 + _moments(config) + (4 if config["ema_decay"] else 0))
+        trained = sum(trained_parameters(config, phase, sizes).values())
+        one = trained * (4 + moments(config) + (4 if config["ema_decay"] else 0))
         saved = -(-phase["max_steps"] // keep["every_n_steps"])
         kept += min(kept_at_the_end, saved) * one
         most += min(keep["keep"] + 1, saved) * one  # a new one is there before an old one goes
@@ -137,7 +124,7 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     if kind != "full":
         adapters: dict[str, float] = {}
         for phase in phases:
-            trained = _trained(config, phase, sizes).items()
+            trained = trained_parameters(config, phase, sizes).items()
             adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
@@ -145,7 +132,7 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     return own * size, (sum(sizes.values()) - own) * size
 
 
-def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str, float]:
+def trained_parameters(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str, float]:
     """Count the parameters that a phase trains in each network; those of a token are few."""
     counts: dict[str, float] = {}
     for network in NETWORKS:
@@ -168,13 +155,10 @@ def _adapter(config: Plain, network: str) -> float:
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
 
 
-def _full(phase: Plain, sizes: Mapping[str, int]) -> int:
-    return sum(size for network, size in sizes.items() if phase.get(network) == "full")
-
-
-def _moments(config: Plain) -> int:
-    """Bytes of optimizer state of a parameter."""
-    return 2 if "8bit" in config["optimizer"]["_target_"] else 8
+def moments(config: Plain) -> int:
+    """Bytes of optimizer state of a parameter; of an unknown class as many as AdamW's."""
+    name = config["optimizer"]["_target_"].rpartition(".")[2]
+    return 2 if "8bit" in name else MOMENTS.get(name, 8)
 
 
 def _kept_when_finished(block: Plain) -> int:

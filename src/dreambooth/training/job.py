@@ -32,10 +32,11 @@ class Outcome:
     scores: Scores | None = None
 
 
-def run(spec: TrainSpec) -> Outcome:
+def run(spec: TrainSpec, estimated_gib: float | None = None) -> Outcome:
     """Do the whole job in `spec.folder`, and record what each stage costs.
 
-    All ranks run the same job; rank 0 writes.
+    All ranks run the same job; rank 0 writes. The record holds the memory that training was
+    `estimated` to need beside what it needed.
 
     Raises:
         UserError: a mistake that the user can fix, before the first step if it can be found there.
@@ -44,6 +45,7 @@ def run(spec: TrainSpec) -> Outcome:
     silence_libraries()
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
+    costs.estimated_gib = estimated_gib
     prepared = prepare(spec, costs)
     facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
     starts, curve = find_starts(spec, facts), make_curve(prepared)
