@@ -14,6 +14,7 @@ from dreambooth.errors import UserError
 from dreambooth.study.sizes import PARAMETERS
 from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of
 
+UNET = 9_637_072  # parameters of the embedded model's
 SD = ("model=sd15", "model.path=nobody/has-it", "photos.root=x")
 
 
@@ -63,27 +64,24 @@ def test_live_bytes_of_a_step_are_those_of_a_sum_by_hand():
 
 
 def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
-    plain = memory(*SD, "batch_size=1", "ppl=false")
-    assert memory(*SD, "batch_size=2", "ppl=false").activations == pytest.approx(
-        2 * plain.activations, rel=0.05
-    )
-    wide = memory(*SD, "batch_size=1", "ppl=false", "resolution=1024")
+    one = ("resolution=512", "batch_size=1", "ppl=false")
+    plain = memory(*one)
+    two = memory("resolution=512", "batch_size=2", "ppl=false")
+    assert two.activations == pytest.approx(2 * plain.activations, rel=0.05)
+    wide = memory("resolution=1024", "batch_size=1", "ppl=false")
     # attention is fused: four times the pixels need four times the memory, not sixteen
     assert wide.activations == pytest.approx(4 * plain.activations, rel=0.1)
-    half = memory(*SD, "batch_size=1", "ppl=false", "trainer.precision=bf16-mixed")
-    assert half.activations == pytest.approx(plain.activations / 2, rel=0.1)
-    saved = memory(*SD, "batch_size=1", "ppl=false", "gradient_checkpointing=true")
-    assert saved.activations < 0.5 * plain.activations
-    assert plain.gradients == pytest.approx(859_520_964 * 4 / 2**30)
-    assert plain.optimizer == 2 * plain.gradients
-    for name, share in (("adamw_8bit", 0.5), ("lion", 1), ("prodigy", 4), ("adafactor", 0)):
-        each = memory(*SD, "batch_size=1", "ppl=false", f"optimizer={name}")
-        assert each.optimizer == pytest.approx(share * plain.gradients)
-    kept = memory(*SD, "prior.kind=prediction", "frozen_dtype=float16")
-    assert kept.copies == pytest.approx(859_520_964 * 2 / 2**30)
-    lora = memory(*SD, "method=lora", "batch_size=1", "ppl=false")
-    assert lora.gradients < 0.01 and lora.activations < plain.activations
-    assert memory("trainer=gpu_8gb", "trainer.accelerator=cpu", *SD, "method=lora").total < 6
+    half = memory(*one, "trainer.precision=bf16-mixed")
+    assert half.activations == pytest.approx(plain.activations / 2, rel=0.15)
+    assert memory(*one, "gradient_checkpointing=true").activations < 0.7 * plain.activations
+    lora = memory(*one, "method=lora")
+    assert lora.activations < plain.activations and lora.gradients < 0.05 * plain.gradients
+    assert plain.gradients == pytest.approx(UNET * 4 / 2**30)
+    for name, share in (("adamw", 2), ("adamw_8bit", 0.5), ("prodigy", 4), ("adafactor", 0)):
+        held = memory(*one, f"optimizer={name}").optimizer
+        assert held == pytest.approx(share * plain.gradients)
+    copied = memory("resolution=512", "batch_size=1", "prior.kind=prediction", "ema_decay=0.9")
+    assert copied.copies == pytest.approx(2 * UNET * 4 / 2**30)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +99,6 @@ def test_what_no_machine_holds_is_refused_with_its_figure(override, said):
     with pytest.raises(UserError, match=said):
         refuse_small_memory(config, found, 80.0)
     refuse_small_memory(config, None, 80.0)
-    refuse_small_memory(config, memory(*SD, "method=lora"), 80.0)
+    preset = memory("trainer=gpu_8gb", "trainer.accelerator=cpu", *SD, "method=lora")
+    assert preset.total < 6
+    refuse_small_memory(config, preset, 8.0)

@@ -76,6 +76,7 @@ class Rates:
 
 # `train.py subject=dog` with the embedded model on one core of an Intel Xeon, November 2026
 POCKET = Rates(train=0.033, draw=0.011, score=0.03, other=2.0, memory_gib=1.3)
+POCKET_SIDE = 64  # its resolution
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def estimate(work: Work, earlier: Earlier) -> Estimate:
 
 def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
     """Return the peak of earlier runs that are alike, else what the architecture says."""
-    if rates is not None and rates is not POCKET:
-        return rates.memory_gib
+    if rates is not None and (rates is not POCKET or config["resolution"] == POCKET_SIDE):
+        return rates.memory_gib  # without the libraries that the rest needs
     memory = memory_of(config, on_gpu=device != "cpu")
     return None if memory is None else memory.total
 

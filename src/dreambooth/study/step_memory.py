@@ -175,7 +175,8 @@ def _peak_of_step(
             words = text(ids)[0]
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
         times = torch.zeros(rows, dtype=torch.long)
-        unet(noisy, times, words).sample.float().square().mean().backward()
+        loss = unet(noisy, times, words).sample.float().square().mean()
+        torch.autograd.backward(loss)  # loss.backward() would leave the contexts
     return live.peak
 
 

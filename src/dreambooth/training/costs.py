@@ -64,5 +64,5 @@ class Costs:
     @property
     def record(self) -> dict[str, Any]:
         """Totals and stages as plain values; a resumed run gets them as `earlier`."""
-        said = None if self.estimated_gib is None else round(self.estimated_gib, 3)
-        return {**self.totals, "estimated_training_gib": said, "stages": self.stages}
+        said = {} if self.estimated_gib is None else {"estimated_training_gib": self.estimated_gib}
+        return {**self.totals, **said, "stages": self.stages}

@@ -45,7 +45,7 @@ def run(spec: TrainSpec, estimated_gib: float | None = None) -> Outcome:
     silence_libraries()
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
-    costs.estimated_gib = estimated_gib
+    costs.estimated_gib = None if estimated_gib is None else round(estimated_gib, 3)
     prepared = prepare(spec, costs)
     facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
     starts, curve = find_starts(spec, facts), make_curve(prepared)
