@@ -41,7 +41,7 @@ from dreambooth.pocket.embedded import model_path
 from dreambooth.training.loggers import make_loggers
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
-from dreambooth.training.progress import Progress, Rates
+from dreambooth.training.progress import Rates, TrainingBar
 from dreambooth.training.safety import StopOnNonFinite
 from dreambooth.training.spec import LoggerSpec, Loss, OptimizerSpec, PhaseSpec
 
@@ -87,11 +87,12 @@ def ours(args, weights, batches, folder) -> list[float]:
         logger=make_loggers(folder, LoggerSpec(False, "", "", "", ()), {}),
         enable_checkpointing=False,
         callbacks=[
-            Progress(),
             Rates(2),
+            TrainingBar(has_prior=True),
             StopOnNonFinite(list(weights.parameters().values()), 10),
             clock,
         ],
+        enable_progress_bar=False,  # Lightning's own
         enable_model_summary=False,
         use_distributed_sampler=False,
     )

@@ -108,6 +108,7 @@ class EveryRun(BasicSweeper):
         if is_training(self.config):
             refuse_full_disk(to_run(jobs))
             write_plan(self.config, jobs)
+            print(f"{len(jobs)} run{'s' * (len(jobs) != 1)}, in {self.config.hydra.sweep.dir}")
 
     def _planned(self, jobs: Sequence[Sequence[str]]) -> list[PlannedJob]:
         assert self.config is not None and self.hydra_context is not None

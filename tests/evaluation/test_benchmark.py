@@ -105,9 +105,8 @@ def test_a_benchmark_scores_as_its_images_do_alone(tree, photos, evaluate, tmp_p
         evaluate(*arguments, shared[0], other_cache)
         own = json.loads((out / "subjects" / name / "metrics.json").read_text())["scores"]
         expected = json.loads((alone / "metrics.json").read_text())["scores"]
-        gallery = {v: entry for v, entry in own.items() if v.startswith("gallery.")}
-        assert {v: e for v, e in own.items() if v not in gallery} == expected
-        assert len(gallery) == (2 if noun == "dog" else 0)
+        gallery = [variant for variant in own if variant.startswith("gallery.")]
+        assert own == expected and len(gallery) == (2 if noun == "dog" else 0)
         for variant, entry in own.items():
             means.setdefault(variant, {})[name] = entry["mean"]
     assert record["scores"].keys() == {v for v in means if not v.startswith("real_ref.")}
@@ -241,6 +240,9 @@ def test_what_cannot_be_read_is_one_sentence(copied, tmp_path):
     noise(copied / "dog" / "a-sks-dog-on-mars" / "0.png", 4)
     assert '"a-sks-dog-on-mars" is none of the 4 prompts of prompts=quick' in refusal(copied)
     shutil.rmtree(copied / "dog" / "a-sks-dog-on-mars")
+    twice = noise(copied / "dog" / "a-red-sks-dog" / "0.jpg", 5)
+    assert "0.jpg and dog/a-red-sks-dog/0.png" in refusal(copied)
+    twice.unlink()
     (copied / "dog2").rename(copied / "dog9")
     assert "unknown subject 'dog9': did you mean 'dog" in refusal(copied)
 
@@ -264,6 +266,17 @@ def test_subjects_with_other_numbers_of_images_share_one_div():
     for each in alike(scores).values():
         assert set(each.summary) == {"div.lpips.pocket.v1.32.within_prompt.2to4", "dino.x"}
         assert set(each.rows[0]) == {"file", "div.lpips.pocket.v1.32.within_prompt.2to4"}
+
+
+def test_one_image_a_prompt_has_no_div(copied, photos, evaluate, tmp_path):
+    for path in copied.rglob("1.png"):
+        path.unlink()
+    command = (f"tree='{copied}'", f"photos.root='{photos}'", "evaluation.encoders=pocket")
+    evaluate(*command, "prompts=quick", "images_per_prompt=1", "published=null")
+    record = json.loads((copied / "scores" / "metrics.json").read_text())
+    assert any(v.startswith("dino.") for v in record["scores"])
+    assert not any(v.startswith("div.") for v in record["scores"])
+    assert "No prompt has two images, so DIV is not scored. (3 of 3 subjects)" in record["notes"]
 
 
 def test_the_gallery_is_the_other_subjects_of_the_class_with_or_without_images(copied, photos):

@@ -88,7 +88,7 @@ def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
     ("override", "said"),
     [
         ("resolution=100000", r"[\d,]+\.\d GiB .*activations .*lower resolution"),
-        ("method.lora.rank=100000", r"[\d,]+\.\d GiB .*lower the adapter's rank"),
+        ("method.adapter.r=100000", r"[\d,]+\.\d GiB .*lower the adapter's rank"),
     ],
 )
 def test_what_no_machine_holds_is_refused_with_its_figure(override, said):

@@ -12,11 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dreambooth.cli.axes import is_number, is_whole, parse_axes
+from dreambooth.cli.axes import SEED, is_number, is_seed, is_whole, parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
+from dreambooth.study.push import require_token
 
 POSITIVE = (
     "lr",
@@ -37,8 +38,6 @@ POSITIVE = (
     "reuse.keep_gib",
 )
 NOT_NEGATIVE = (
-    "seed",
-    "prior.seed",
     "prior.weight",
     "prior.weight_end",
     "prior.guidance_scale",
@@ -48,8 +47,6 @@ NOT_NEGATIVE = (
     "samples.every_n_steps",
 )
 WHOLE = (
-    "seed",
-    "prior.seed",
     "max_steps",
     "resolution",
     "batch_size",
@@ -67,6 +64,11 @@ WHOLE = (
 )
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "text_encoder_stop_step": (
+        "null or a whole number greater than 0",
+        lambda v: is_whole(v) and v > 0,
+    ),
+    "loraplus_lr_ratio": ("null or a number, 1 or greater", lambda v: v >= 1),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
     "checkpoint.patience": (
@@ -79,10 +81,17 @@ OPTIONAL = {
     ),
     "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
 }
-TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
+SEEDS = ("seed", "prior.seed")
+TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier", "cache_dir")
+TEXTS += ("output_dir", "model.name", "model.path", "method.name", "subject.name")
+TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
 LISTS = {
-    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
-    "samples.seeds": ("[0,1]", lambda v: is_whole(v) and v >= 0),
+    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
+    "samples.seeds": ("[0,1]", is_seed),
+    "export.layouts": (
+        "[diffusers,kohya]",
+        lambda v: v in ("diffusers", "kohya", "peft", "single_file"),
+    ),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 COUNT = (
@@ -119,7 +128,7 @@ CHOICES = {
     ),
 }
 
-
+DEVICE = ("one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
 DRAWING = {  # of generate.py
     "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
     "adapter_weight": ("a finite number", lambda v: is_number(v)),
@@ -132,6 +141,7 @@ DRAWING = {  # of generate.py
     "morph.keyframes": COUNT,
     "morph.seconds": ("a number greater than 0", lambda v: is_number(v) and v > 0),
     "morph.fps": ("a number greater than 0", lambda v: is_number(v) and v > 0),
+    "subject_phrase": ("null or a text in quotes", lambda v: v is None or isinstance(v, str) and v),
     "morph.size": (
         "null or an even number greater than 0",
         lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
@@ -187,9 +197,11 @@ def check(cfg: DictConfig) -> None:
         (POSITIVE + NOT_NEGATIVE, "a finite number", is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
-        (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
+        (("resolution",), "a multiple of 8, 16 or greater", lambda v: v % 8 == 0 and v >= 16),
+        (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
-        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v)),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
+        (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -200,6 +212,8 @@ def check(cfg: DictConfig) -> None:
         _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
         _hold_list(cfg, key, example, holds)
+    if cfg.export.push_to_hub is not None:
+        require_token(str(cfg.export.push_to_hub))
     if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
         raise UserError(
             "lr_warmup_steps has no effect with lr_schedule=constant: set "
@@ -223,6 +237,7 @@ def check_generate(cfg: DictConfig) -> None:
     kinds = "a list of gif and mp4, such as 'morph.formats=[gif]'"
     _hold(cfg, "morph.formats", kinds, lambda v: bool(v) and {*v} <= {"gif", "mp4"})
     parse_axes(cfg.grid)
+    _check_added_files(cfg)
     _check_drawing(cfg)
 
 
@@ -233,9 +248,58 @@ def check_evaluate(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    _hold(cfg, "subject_phrase", *DRAWING["subject_phrase"])
+    _check_added_files(cfg)
     for key, (kind, holds) in BENCHMARK.items():
         _hold(cfg, key, kind, holds)
     _check_drawing(cfg)
+
+
+def check_extract(cfg: DictConfig) -> None:
+    """`check` for `dreambooth extract`.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _hold(cfg, "rank", "a whole number greater than 0", lambda v: is_whole(v, 1))
+    _hold(cfg, "device", *DEVICE)
+
+
+def check_merge(cfg: DictConfig) -> None:
+    """`check` for `dreambooth merge`.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _check_added_files(cfg)
+    _hold(cfg, "adapter_weight", *DRAWING["adapter_weight"])
+
+
+def check_tokens(cfg: DictConfig) -> None:
+    """`check` for `dreambooth tokens`; null takes the model's own value.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _hold(cfg, "class_noun", "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip()))
+    if cfg.candidates is not None:
+        _hold_list(cfg, "candidates", "[sks,zwx]", lambda v: isinstance(v, str) and bool(v.strip()))
+    for key in ("screened", "drawn"):
+        _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
+    _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))
+    _hold(cfg, "seed", "a whole number, 0 or greater", lambda v: is_whole(v, 0))
+    _check_drawing(cfg)
+
+
+def _check_added_files(cfg: DictConfig) -> None:
+    for key in ("adapters", "embeddings"):
+        kind = f"a list of files or folders, such as '{key}=[FILE]'"
+        _hold(
+            cfg,
+            key,
+            kind,
+            lambda v: isinstance(v, ListConfig) and all(isinstance(f, str) and f for f in v),
+        )
 
 
 def _check_drawing(cfg: DictConfig) -> None:
@@ -243,7 +307,7 @@ def _check_drawing(cfg: DictConfig) -> None:
         _hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"
     _hold(cfg, "guidance_scale", kind, lambda v: v is None or is_number(v) and v >= 0)
-    _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
+    _hold(cfg, "device", *DEVICE)
 
 
 def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
@@ -253,10 +317,11 @@ def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) ->
 
 
 def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
+    each = f", each {SEED}" if holds is is_seed else ""
     _hold(
         cfg,
         key,
-        f"a list that is not empty, such as '{key}={example}'",
+        f"a list that is not empty, such as '{key}={example}'{each}",
         lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
     )
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.checks import (
+    check,
+    check_evaluate,
+    check_extract,
+    check_generate,
+    check_merge,
+    check_packages,
+    check_tokens,
+)
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
 from dreambooth.study.step_memory import memory_of
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
+
+if TYPE_CHECKING:
+    from dreambooth.training.summary import Finished
 
 
 def train(cfg: DictConfig) -> int | float:
@@ -35,11 +45,12 @@ def train(cfg: DictConfig) -> int | float:
 
         print_run(config)
         return 0
-    folder = Path(cfg.output_dir)
+    folder, place = Path(cfg.output_dir), Place.current()
     scores = finished(folder, config)
     if scores is not None:
         if is_first():
-            print(f"{folder} is finished, and stays as it is; resume=null trains it anew.")
+            kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
+            print(kept if place is None else place.line("was finished before"), flush=True)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
     refuse_full_disk([config])
     with postponed_imports():
@@ -47,6 +58,7 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
         from dreambooth.training.memory import memory_gib
+        from dreambooth.training.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
@@ -57,36 +69,61 @@ def train(cfg: DictConfig) -> int | float:
     if is_first():
         show_needs(config, memory, there)
     refuse_small_memory(config, memory, there)
-    with same_job(cfg.output_dir):
+    with same_job(cfg.output_dir), in_its_sweep(place):
         outcome = run(spec, None if memory is None else memory.total)
     if outcome.code:
-        say_stopped(folder)
-    elif is_first():
-        show_page(spec.folder)
+        say_stopped(folder, place)
+    elif outcome.finished is not None:
+        say_finished(outcome.finished, place)
+        if spec.export.push_to_hub is not None:
+            from dreambooth.study.push import push
+
+            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
+        refuse_unverified(outcome.finished)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
 
 
-def say_stopped(folder: Path) -> None:
+def say_stopped(folder: Path, place: Place | None) -> None:
     """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
     print("\nStopped; everything is saved.", end="")
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if place is not None:
         print(flush=True)
     else:
         again = typed(f"hydra.run.dir={quoted(folder)}")
         print(f" Continue with the same command and {again}", flush=True)
 
 
+def say_finished(run: Finished, place: Place | None) -> None:
+    """Write a finished run's `run.html`, and print its summary; a run of a sweep is one line."""
+    if place is not None:
+        write_page(run.folder)
+        scores = run.scores.summary if run.scores else {}
+        print(place.line(result(run.costs, scores)), flush=True)
+        return
+    from dreambooth.training.summary import print_summary
+
+    print_summary(run)
+    show_page(run.folder)
+
+
 def show_page(folder: Path) -> None:
     """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    page = write_page(folder)
+    if page is not None:
+        print(f"\nThe run's page: {page}")
+
+
+def write_page(folder: Path) -> Path | None:
+    """Write a finished run's `run.html` and card; return the page, or None after a warning."""
     with postponed_imports():
+        from dreambooth.study.card import write_card
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
-    page = attempted("run.html", lambda: write_run_page(folder))
-    if page is not None:
-        print(f"\nThe run's page: {page}")
+    attempted("README.md", lambda: write_card(folder))
+    return attempted("run.html", lambda: write_run_page(folder))
 
 
 def generate(cfg: DictConfig) -> int:
@@ -112,6 +149,34 @@ def evaluate(cfg: DictConfig) -> int:
     if not code and cfg.run is not None:
         show_page(Path(cfg.run))
     return code
+
+
+def extract(cfg: DictConfig) -> int:
+    """Make a LoRA from a full fine-tune; return the exit code."""
+    check_extract(cfg)
+    with postponed_imports():
+        from dreambooth.cli import extract as command
+
+    return command.extract(cfg)
+
+
+def merge(cfg: DictConfig) -> int:
+    """Merge adapters into full weights; return the exit code."""
+    check_merge(cfg)
+    with postponed_imports():
+        from dreambooth.cli import merge as command
+
+    return command.merge(cfg)
+
+
+def tokens(cfg: DictConfig) -> int:
+    """Rank words as identifiers by how little the base model knows of them; return the code."""
+    check_tokens(cfg)
+    with postponed_imports():
+        from dreambooth.cli import tokens as command
+
+    keep_heap()
+    return command.tokens(cfg)
 
 
 def report(cfg: DictConfig) -> int:

@@ -17,9 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth.locks import RUN_LOCK
+from dreambooth.scratch import find_files
 from dreambooth.study.sweeps import FAILED, SWEEP, failure, record_failure
 
-NOTES = (".hydra", "multirun.yaml", SWEEP, FAILED)  # what a folder holds before any work
+NOTES = (".hydra", "multirun.yaml", SWEEP, FAILED, RUN_LOCK)  # what a folder holds before any work
 
 
 class JobFailed(Exception):
@@ -158,7 +160,7 @@ def remove_refused(folder: Path, made: Sequence[Path]) -> None:
     """Remove the folder of a sweep, as `remove_empty` does, if all of its jobs were refused."""
     if not made or not folder.is_dir():
         return
-    failed = {path.parent: failure(path.parent) for path in folder.rglob(FAILED)}
+    failed = {path.parent: failure(path.parent) for path in find_files(folder, FAILED)}
     refused = [job for job, record in failed.items() if record and not record["started"]]
     for path in folder.rglob("*"):
         inside = any(path.is_relative_to(job) for job in refused)

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
-    export_spec,
     hardware_spec,
     method_spec,
     named,
     optimizer_spec,
     sampling_spec,
 )
+from dreambooth.cli.exports import export_spec
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
@@ -50,6 +50,16 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         UserError: a setting that no run could use, or that this machine cannot; names its key.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    try:
+        return _train_spec(config, plain(cfg))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"The configuration holds a value of another kind than its key takes ({error!r}): "
+            "look at the keys that you set; --help explains each."
+        ) from error
+
+
+def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainSpec:
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
     model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
     method = method_spec(config["method"])
@@ -80,7 +90,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         curve=_curve(config),
         logger=_logger(config),
         config=config,
-        written=plain(cfg),
+        written=written,
     )
 
 
@@ -104,9 +114,15 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
-    """Build what report.py shows."""
+    """Build what report.py shows.
+
+    Raises:
+        UserError: `runs` is no folder.
+    """
     evaluation = cfg.evaluation.name if "evaluation" in cfg else None
     keys = ("other_subjects", "device", "encoders_dir", "cache_dir")
+    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
+        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
     return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from PIL import Image
 
 from dreambooth.errors import UserError
@@ -39,33 +40,44 @@ class _ShortTruncation(logging.Filter):
         return bool(new)
 
 
-logging.getLogger(pipeline_stable_diffusion.__name__).addFilter(_ShortTruncation())
+for _module in (pipeline_stable_diffusion, pipeline_stable_diffusion_xl):
+    logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
 
 
 @torch.no_grad()
 def draw(
-    model: BaseModel, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    model: BaseModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[Image.Image]:
     """Draw one RGB image for each (prompt, seed) pair, `resolution` pixels square.
 
     The initial latents and any sampler noise of an image come from a CPU generator seeded with
     its own seed, so a batch size changes nothing but floating-point rounding.
+
+    Args:
+        advance: is told the number of images of each batch when it is drawn.
     """
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
+    negative = sampling.negative_prompt
     with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             images += pipeline(
                 list(prompts[part]),
-                negative_prompt=[sampling.negative_prompt] * len(generators),
+                # None where there is none: SDXL then guides away from zeros, not from "" embedded
+                negative_prompt=[negative] * len(generators) if negative else None,
                 generator=generators,
                 num_inference_steps=sampling.num_inference_steps,
                 guidance_scale=sampling.guidance_scale,
                 height=sampling.resolution,
                 width=sampling.resolution,
             ).images
+            advance(len(generators))
     return images
 
 

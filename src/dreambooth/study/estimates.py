@@ -64,7 +64,7 @@ class Rates:
         if scored and "evaluation" in stages:
             score = max(0.0, stages["evaluation"]["seconds"] / scored - draw * steps)
         other = costs["seconds"] - sum(stage["seconds"] for stage in stages.values())
-        other += stages["export"]["seconds"]
+        other += sum(stages[n]["seconds"] for n in ("export", "verification") if n in stages)
         return cls(train / images, draw, score, other, costs["peak_memory_gib"])
 
     @classmethod
@@ -103,9 +103,15 @@ class Earlier:
     @cached_property
     def records(self) -> list[Plain]:
         """The newest records that were made on this device."""
-        paths = {path for folder in self.folders for depth in DEPTHS for path in folder.glob(depth)}
+        found = ((f, path) for f in self.folders for depth in DEPTHS for path in f.glob(depth))
+        paths = {path for folder, path in found if not _is_hidden(path.relative_to(folder))}
         newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
         return [record for record in _read(newest) if record["device"] == self.device]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell whether a path leads through a hidden folder, such as one of a file being written."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(paths: Iterable[Path]) -> Iterator[Plain]:

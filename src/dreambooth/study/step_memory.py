@@ -10,17 +10,26 @@ import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.study.plan import rows_of_step
-from dreambooth.study.sizes import GIB, NETWORKS, moments, parameters_of, trained_parameters
+from dreambooth.study.sizes import (
+    GIB,
+    NETWORKS,
+    is_own,
+    moments,
+    parameters_of,
+    trained_parameters,
+)
 
 if TYPE_CHECKING:  # read where torch is not needed
     from torch import Tensor, nn
 
 Plain = Mapping[str, Any]
+Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
 LIBRARIES = 0.85  # GiB of a process with all libraries, measured on Linux; on a GPU they take none
 # configurations of Stable Diffusion where it is not here: what differs from its classes' defaults
 SD1: Plain = {
@@ -94,7 +103,7 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
     copies += 4.0 * others if frozen < 4 and not on_gpu else 0.0  # exact weights, to go back to
-    if _predicts_prior(config) and phase["unet"] == "full":
+    if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
     activations = _activations(config, phase, is_half)
     parts = (own * 4 + others * frozen + (trained - own) * 4, trained * 4)
@@ -118,13 +127,17 @@ def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     targets = block.get("target_modules") or block.get("targets") or ()
     return _peak_of_step(
         json.dumps(_configs(config)),
-        (phase["unet"], phase["text_encoder"]),
+        tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
         rows_of_step(config, phase),
         config["resolution"],
         is_half,
         config["gradient_checkpointing"],
     )
+
+
+def _hashable(kind: Any) -> Kind:
+    return tuple(kind) if isinstance(kind, list) else kind
 
 
 def _configs(config: Plain) -> Plain | None:
@@ -142,7 +155,7 @@ def _configs(config: Plain) -> Plain | None:
 @cache
 def _peak_of_step(
     configs: str,
-    kinds: tuple[str, str],
+    kinds: tuple[Kind, ...],
     targets: tuple[str, ...],
     rows: int,
     resolution: int,
@@ -168,19 +181,25 @@ def _peak_of_step(
     side = resolution // 2**halvings
     live = _Live([*unet.parameters(), *text.parameters()])
     with torch.device("meta"), _attention(), live.watched():
-        width = unet.config.cross_attention_dim
-        words = torch.empty(rows, text.config.max_position_embeddings, width, dtype=dtype)
+        width, length = unet.config.cross_attention_dim, text.config.max_position_embeddings
+        words = torch.empty(rows, length, width, dtype=dtype)
         if kinds[1] != "frozen":
-            ids = torch.zeros(words.shape[:2], dtype=torch.long)
-            words = text(ids)[0]
+            hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
+            words = words + torch.nn.functional.pad(hidden, (0, width - hidden.shape[-1]))
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
         times = torch.zeros(rows, dtype=torch.long)
-        loss = unet(noisy, times, words).sample.float().square().mean()
+        more = {}
+        if unet.config.addition_embed_type == "text_time":  # Stable Diffusion XL
+            ids = unet.config.projection_class_embeddings_input_dim
+            pooled = ids - 6 * unet.config.addition_time_embed_dim
+            extra = {"text_embeds": torch.empty(rows, pooled, dtype=dtype)}
+            more["added_cond_kwargs"] = {**extra, "time_ids": torch.empty(rows, 6, dtype=dtype)}
+        loss = unet(noisy, times, words, **more).sample.float().square().mean()
         torch.autograd.backward(loss)  # loss.backward() would leave the contexts
     return live.peak
 
 
-def _let_train(network: nn.Module, kind: str, targets: Sequence[str]) -> None:
+def _let_train(network: nn.Module, kind: Kind, targets: Sequence[str]) -> None:
     """Let the weights train whose layers' inputs the backward pass needs.
 
     An adapter needs those of its layers. Gradients are dropped at once, and counted elsewhere.
@@ -189,7 +208,9 @@ def _let_train(network: nn.Module, kind: str, targets: Sequence[str]) -> None:
     for name, parameter in network.named_parameters():
         is_embedding = "token_embedding" in name
         trains = kind == "full" or kind == "token" and is_embedding
-        if kind not in ("full", "token", "frozen"):
+        if isinstance(kind, tuple):
+            trains = any(fnmatchcase(name, pattern) for pattern in kind)
+        elif kind not in ("full", "token", "frozen"):
             trains = name.endswith(ends) if ends else parameter.dim() == 2
         if trains:
             parameter.requires_grad_(True)

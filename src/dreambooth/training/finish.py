@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
-from dreambooth.files import bytes_of, write_json
+from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
 from dreambooth.training.checkpoints import left_over, remove_left_over
@@ -26,8 +26,9 @@ from dreambooth.training.finished import contents, places_of_export
 from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import Finished
 from dreambooth.training.superseded import FOLDER, set_aside
+from dreambooth.training.verify import verify
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,15 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.programs: dict[str, str] = {}  # that load the export, by layout
+        self.verified: dict[str, dict[str, Any]] = {}
+        self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
 
-    def run(self) -> Scores | None:
-        """Export, draw, score and record the run; return its scores, if it has any."""
+    def run(self) -> Finished:
+        """Export, draw, score and record the run."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
@@ -67,9 +71,12 @@ class Finish:
         weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, weights, self.folder / "samples", "final")
-            log_images(self.loggers, "samples", images, samples.captions)
             places.append(self.folder / "samples")
+            photos = self.prepared.training_photos
+            images = samples.draw(self.model, weights, places[-1], "final", photos)
+            log_images(self.loggers, "samples", images, samples.captions)
+        with self.costs.stage("verification"):
+            self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
@@ -77,8 +84,8 @@ class Finish:
         finish_loggers(self.loggers, summary, self.folder)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        print_summary(self.folder, exported.program, self.spec.subject.words, total, scores)
-        return scores
+        words, program = self.spec.subject.words, exported.programs.get("diffusers")
+        return Finished(self.folder, words, program, total, scores, self.verified)
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""
@@ -105,7 +112,9 @@ class Finish:
         self._forget_end()
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
+            self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
+        self.exported = file_hashes(self.folder / "model")
         self._write_record()
         moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
         if moved:
@@ -134,6 +143,9 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.export.kind,
+            "programs": self.programs,
+            "verified": self.verified,
+            "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],

@@ -20,21 +20,15 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.architectures import load_model
+from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import targets_in
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
-from dreambooth.sampling.class_images import (
-    ClassImages,
-    base_images,
-    describe_faults,
-    own_class_images,
-)
-from dreambooth.sampling.provenance import Weights
-from dreambooth.sampling.spec import Sampling
+from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
+from dreambooth.training.frozen_images import class_images_of, kernel_images
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -78,7 +72,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = StableDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
+    model = load_model(model_path(base.path), base.revision, base.variant)
     subject = spec.subject
     photos = find_photos(
         subject.name,
@@ -93,12 +87,26 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
+    _refuse_float16(spec, model)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
-    compared = _kernel_images(spec, model, costs)
+    compared = kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
+    if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
+        log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
+
+
+def _refuse_float16(spec: TrainSpec, model: BaseModel) -> None:
+    if model.overflows_in_float16 and "float16" in (
+        spec.hardware.frozen_dtype,
+        spec.sampling.dtype,
+    ):
+        raise UserError(
+            f"the autoencoder of model={spec.model.name} overflows in float16: set "
+            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
+        )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
@@ -173,13 +181,11 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
 
 
 def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
-    """Make the owner of what trains, and refuse a token or adapters that the model cannot take."""
+    """Make the owner of what trains; refuse a token, adapters or names that the model lacks."""
     method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
     for phase in method.phases:
-        for network, kind in phase.parts.kinds(model).items():
-            if kind == "lora" and method.lora is not None:
-                targets_in(model, network, method.lora.targets)
-    return TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
+        phase.parts.check(model, method.adapter)
+    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype)
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
@@ -191,13 +197,14 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
-            paths = _class_images(spec, model)
+            paths, made_from = class_images_of(spec, model)
             places += paths
             if is_first() and (faults := describe_faults(paths)):
                 log.warning("%s", faults)
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
-            prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
+            crops = Crops(data.crops.resolution)
+            prior = encode(paths=paths, prompts=texts, crops=crops, made_from=made_from)
     elif spec.prior is not None:
         prior = replace(instance, prompts=(words.class_prompt,) * len(instance))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
@@ -213,43 +220,3 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         data.noise_offset,
         data.pairing,
     )
-
-
-def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
-    """Return the user's own class images, or those of the model, which is still frozen."""
-    prior = spec.prior
-    assert prior is not None
-    if prior.images_dir is not None:
-        return own_class_images(prior.images_dir, prior.num_class_images)
-    return _base_images(
-        spec,
-        model,
-        spec.subject.words.class_prompt,
-        prior.num_class_images,
-        prior.seed,
-        prior.sampling,
-    )
-
-
-def _base_images(
-    spec: TrainSpec, model: BaseModel, prompt: str, count: int, seed: int, sampling: Sampling
-) -> list[Path]:
-    """Draw class images of the model, which is still frozen, or take them from the cache."""
-    wanted = ClassImages(prompt, count, seed, sampling.batch_size)
-    base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
-    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir)
-
-
-def _kernel_images(spec: TrainSpec, model: BaseModel, costs: Costs) -> dict[str, list[Path]]:
-    """Draw the images that kernel distances compare with, by prompt; none without them."""
-    settings, words = spec.evaluation, spec.subject.words
-    prompts = settings.base_prompts(words) if settings else []
-    images: dict[str, list[Path]] = {}
-    if settings is None or not prompts:
-        return images
-    with costs.stage("base_images") as places:
-        for prompt in prompts:
-            count, seed = settings.class_images, settings.class_seed
-            images[prompt] = _base_images(spec, model, prompt, count, seed, spec.sampling)
-            places += images[prompt]
-    return images
