@@ -62,10 +62,8 @@ def train(cfg: DictConfig) -> int | float:
 
     keep_heap()
     spec = train_spec(cfg)
-    memory, there = (
-        memory_of(config, spec.hardware.device == "cuda"),
-        memory_gib(spec.hardware.device),
-    )
+    device = spec.hardware.device
+    memory, there = memory_of(config, on_gpu=device == "cuda"), memory_gib(device)
     if is_first():
         show_needs(config, memory, there)
     refuse_small_memory(config, memory, there)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
@@ -195,7 +196,7 @@ def _peak_of_step(
             extra = {"text_embeds": torch.empty(rows, pooled, dtype=dtype)}
             more["added_cond_kwargs"] = {**extra, "time_ids": torch.empty(rows, 6, dtype=dtype)}
         loss = unet(noisy, times, words, **more).sample.float().square().mean()
-        torch.autograd.backward(loss)  # loss.backward() would leave the contexts
+        loss.backward()
     return live.peak
 
 
@@ -221,13 +222,13 @@ def _drop(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _attention() -> Any:
-    """Make a context in which attention needs what its fused kernels do; "meta" has none.
+@contextmanager
+def _attention() -> Iterator[None]:
+    """Have attention need what its fused kernels do while the context lasts; "meta" has none.
 
     They keep queries, keys, values, the result and a sum for each query, not every pair.
     """
     import torch
-    from torch.overrides import TorchFunctionMode
 
     class Fused(torch.autograd.Function):
         @staticmethod
@@ -241,15 +242,16 @@ def _attention() -> Any:
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
             return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
-    class Replace(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
-            kwargs = kwargs or {}
-            if func is torch.nn.functional.scaled_dot_product_attention:
-                names = ("query", "key", "value")[len(args) :]
-                return Fused.apply(*args[:3], *(kwargs[name] for name in names))
-            return func(*args, **kwargs)
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+        return Fused.apply(query, key, value)
 
-    return Replace()
+    functional: Any = torch.nn.functional
+    # not a function mode, which the recomputation of gradient checkpointing does not see
+    own, functional.scaled_dot_product_attention = functional.scaled_dot_product_attention, attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
 
 
 class _Live:
