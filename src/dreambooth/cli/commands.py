@@ -14,6 +14,7 @@ from dreambooth.cli.checks import (
     check_generate,
     check_merge,
     check_packages,
+    check_report,
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
@@ -179,6 +180,7 @@ def tokens(cfg: DictConfig) -> int:
 
 def report(cfg: DictConfig) -> int:
     """Compare many runs in tables; return the exit code."""
+    check_report(cfg)
     with postponed_imports():
         from dreambooth.cli.specs import report_spec
         from dreambooth.study import tables

@@ -79,7 +79,7 @@ def load_photo(path: str | Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty (0 bytes): remove it or copy the photo again.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
+            warnings.simplefilter("ignore")  # pages of them on a damaged file; our limit is lower
             with Image.open(path, formats=_formats(path)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
