@@ -106,10 +106,14 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     copies += 4.0 * others if frozen < 4 and not on_gpu else 0.0  # exact weights, to go back to
     if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
-    activations = _activations(config, phase, is_half)
-    parts = (own * 4 + others * frozen + (trained - own) * 4, trained * 4)
-    parts += (trained * moments(config), activations, copies)
-    return Memory(*(part / GIB for part in parts), 0.0 if on_gpu else LIBRARIES)
+    return Memory(
+        weights=(trained * 4 + others * frozen) / GIB,
+        gradients=trained * 4 / GIB,
+        optimizer=trained * moments(config) / GIB,
+        activations=_activations(config, phase, is_half) / GIB,
+        copies=copies / GIB,
+        libraries=0.0 if on_gpu else LIBRARIES,
+    )
 
 
 def _predicts_prior(config: Plain) -> bool:
@@ -259,7 +263,8 @@ class _Live:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.now = self.peak = 0
-        self._seen = {id(p.untyped_storage()): p.untyped_storage() for p in parameters}
+        self._parameters = [p.untyped_storage() for p in parameters]  # kept, as ids name them
+        self._seen = {id(storage) for storage in self._parameters}
 
     def watched(self) -> Any:
         """Make a context in which every new storage is counted until it is freed."""
@@ -282,11 +287,11 @@ class _Live:
         key, size = id(storage), storage.nbytes()
         if key in self._seen:
             return
-        self._seen[key] = None
+        self._seen.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
-        self._seen.pop(key, None)
+        self._seen.discard(key)
         self.now -= size
