@@ -202,6 +202,7 @@ def check(cfg: DictConfig) -> None:
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
         (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
+        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -255,6 +256,16 @@ def check_evaluate(cfg: DictConfig) -> None:
     _check_drawing(cfg)
 
 
+def check_report(cfg: DictConfig) -> None:
+    """`check` for report.py.
+
+    Raises:
+        UserError: `runs` is not a folder.
+    """
+    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
+        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
+
+
 def check_extract(cfg: DictConfig) -> None:
     """`check` for `dreambooth extract`.
 
@@ -287,7 +298,7 @@ def check_tokens(cfg: DictConfig) -> None:
     for key in ("screened", "drawn"):
         _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
     _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))
-    _hold(cfg, "seed", "a whole number, 0 or greater", lambda v: is_whole(v, 0))
+    _hold(cfg, "seed", SEED, is_seed)
     _check_drawing(cfg)
 
 

@@ -72,6 +72,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         data=_data(config),
         prior=_prior(config),
         method=method,
+        init_adapter=config["init_adapter"],
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
@@ -114,15 +115,9 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
-    """Build what report.py shows.
-
-    Raises:
-        UserError: `runs` is no folder.
-    """
+    """Build what report.py shows."""
     evaluation = cfg.evaluation.name if "evaluation" in cfg else None
     keys = ("other_subjects", "device", "encoders_dir", "cache_dir")
-    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
-        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
     return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 
