@@ -403,14 +403,16 @@ def page(campaign: Campaign, arguments: list[str]) -> str:
         f"samples, an export and a score; {campaign.boundaries} write boundaries).",
         "*As it should be*: the same command then gave the same weights and pictures to the last",
         "bit. *Refused*: one sentence, exit code 2. *Traceback*, *silent* (another result without",
-        "a word) and *lost* (the command cannot finish the run) are defects.",
+        "a word) and *lost* (the command cannot finish the run) are defects. *Of*: the cases that",
+        "there are; another call with the same `--work` goes on with those that were not tried.",
         "",
-        "| fault | cases | " + " | ".join(OUTCOMES) + " |",
-        "|---|" + "---|" * (len(OUTCOMES) + 1),
+        "| fault | tried | of | " + " | ".join(OUTCOMES) + " |",
+        "|---|" + "---|" * (len(OUTCOMES) + 2),
     ]
-    for kind in campaign.kinds:
+    for kind, cases in campaign.kinds.items():
         numbers = [counts[kind, outcome] for outcome in OUTCOMES]
-        lines.append(f"| {kind} | {sum(numbers)} | " + " | ".join(map(str, numbers)) + " |")
+        row = [kind, sum(numbers), len(list(cases())), *numbers]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     bad = [case for case in done if case["outcome"] not in OUTCOMES[:2]]
     if bad:
         lines += ["", "Defects:", ""]
