@@ -8,6 +8,7 @@ import json
 import sys
 import weakref
 
+import bitsandbytes  # noqa: F401  it warns once, and pytest keeps the frames of its warning
 import pytest
 import pytorch_lightning as pl
 import torch
