@@ -60,7 +60,6 @@ def test_only_the_first_process_writes_and_prints(sweep):
     assert {p.name for p in sweep.parent.iterdir()} == {"sweep"}  # no folder of another's
     for method, steps in zip(METHODS, ((0, 2), (0, 2, 4)), strict=True):
         out = sweep / method
-        assert len(list((out / "logs").glob("version_*"))) == 1
         record = json.loads((out / "run.json").read_text())
         assert record["config"]["output_dir"] == str(out)
         names = {p.name for p in (out / "samples").glob("step-*.png")}

@@ -54,7 +54,7 @@ def test_another_evaluation_stands_beside_the_runs_own(run, evaluate, tmp_path):
     assert Run.read(run).metrics() == quick and Run.read(run).metrics("cornell") == cornell
     variant = dino_id(quick["encoders"]["dino"]["variant"])
     for name, shown, scores in ((None, "quick", quick), ("cornell", "cornell", cornell)):
-        report(ReportSpec(run, name, False, "cpu", None, str(tmp_path / "cache")))
+        report(ReportSpec(run, name, False, "cpu", None, str(tmp_path / "cache"), False))
         with open(run / "runs.csv", newline="") as file:
             (row,) = csv.DictReader(file)
         assert row["evaluation"] == shown

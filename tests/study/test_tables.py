@@ -26,7 +26,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def spec(runs: Path, evaluation: str | None = None) -> ReportSpec:
-    return ReportSpec(runs, evaluation, True, "cpu", None, str(runs / "cache"))
+    return ReportSpec(runs, evaluation, True, "cpu", None, str(runs / "cache"), False)
 
 
 def test_variants_of_one_metric_have_columns_of_their_own(tmp_path, capsys):
@@ -100,7 +100,7 @@ def test_a_report_is_of_the_runs_own_evaluation_or_of_the_one_asked_for(tmp_path
 def test_an_evaluation_is_named_as_everywhere(tmp_path, overrides, expected):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("report", [f"runs='{tmp_path}'", "cache_dir=c", *overrides])
-    assert report_spec(cfg) == ReportSpec(tmp_path, expected, True, "auto", None, "c")
+    assert report_spec(cfg) == ReportSpec(tmp_path, expected, True, "auto", None, "c", False)
 
 
 WIDE = {  # of two metrics for each variant id of three

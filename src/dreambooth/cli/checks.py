@@ -35,6 +35,7 @@ POSITIVE = (
     "sampling.batch_size",
     "photos.rendered",
     "reuse.keep_gib",
+    "logger.wait",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -93,6 +94,9 @@ SWITCHES = (
     "augment.random_crop",
     "augment.flip",
     "reuse.enabled",
+    "logger.wandb",
+    "logger.tensorboard",
+    "logger.artifacts",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
@@ -252,3 +256,5 @@ def check_packages(cfg: DictConfig) -> None:
             need("scipy", f"{key}.name=LMSDiscreteScheduler", f"choose another {key}")
     if OmegaConf.select(cfg, "evaluation.every_n_steps"):
         need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")
+    if OmegaConf.select(cfg, "logger.tensorboard"):
+        need("tensorboard", "logger=tensorboard", "choose logger=csv")

@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import Evaluation, explain
 from dreambooth.evaluation.networks import Encoders, load_encoders
-from dreambooth.evaluation.score import score
+from dreambooth.evaluation.score import Scores, score
 from dreambooth.evaluation.write import (
     print_scores,
     refuse_a_runs_scores,
@@ -28,6 +28,7 @@ from dreambooth.sampling.store import Item, read_manifest
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.study.runs import Run
 from dreambooth.training.costs import Costs
+from dreambooth.training.loggers import viewers_of
 
 IMAGE_METRICS = ("dino", "clip_i")  # that need no prompt
 
@@ -78,10 +79,20 @@ def _run(cfg: DictConfig) -> int:
         places.append(output)
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
+    if cfg.output_dir is None:
+        show_scores(run, scores, settings.name, output)
     print_scores(scores, f"{settings.name}: {run.folder}", references)
     print(f"{record['images_made']} of {record['images']} images made, the others were there.")
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
+
+
+def show_scores(run: Run, scores: Scores, evaluation: str, folder: Path) -> None:
+    """Show scores where the run was logged: in its W&B run, and in TensorBoard."""
+    is_own = evaluation == run.config["evaluation"]["name"]
+    loggers = viewers_of(run.folder)
+    loggers.scores(scores, None if is_own else evaluation, folder, run.last_step)
+    loggers.end({})
 
 
 def _images(cfg: DictConfig) -> int:

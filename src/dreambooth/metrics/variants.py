@@ -106,3 +106,25 @@ def lower_is_better(variant: str) -> bool:
     True
     """
     return variant.partition(".")[0] == "pres"
+
+
+def short_id(variant: str) -> str:
+    """Shorten an id to the metric and what of it no setting of an evaluation chooses.
+
+    >>> short_id("dino.pocket.sq64_bicubic.allpairs.macro")
+    'dino'
+    >>> short_id("clip_t.b32.with_id.matched.cos")
+    'clip_t_with_id'
+
+    CLIP-T `class_only` and PRES `class_prompt` are the plain ones, `clip_t` and `pres`. What is no
+    id stays as it is.
+    """
+    metric, _, rest = variant.partition(".")
+    fields = rest.split(".")
+    if metric == "real_ref":
+        return f"real_{fields[0]}" + ("_with_self" if fields[-1] == "include_self" else "")
+    plain, kinds = {"clip_t": ("class_only", TEXTS), "pres": ("class_prompt", PRESERVATIONS)}.get(
+        metric, ("", ())
+    )
+    kind = next((name for name in fields if name in kinds), plain)
+    return metric if kind == plain else f"{metric}_{kind}"

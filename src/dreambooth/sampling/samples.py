@@ -42,11 +42,6 @@ class SampleSet:
         plain = tuple(fill(template, None, words.class_noun) for template in templates)
         return cls(prompts, plain, tuple(seeds), sampling)
 
-    @property
-    def captions(self) -> list[str]:
-        """The prompt of every image, in the order in which they are drawn."""
-        return [prompt for prompt in self.prompts for _ in self.seeds]
-
     def draw(
         self, model: BaseModel, weights: Weights, folder: Path, name: str
     ) -> list[Image.Image]:
@@ -55,7 +50,7 @@ class SampleSet:
         Args:
             weights: those that the model has now, as each PNG names them.
         """
-        items = self._items()
+        items = self.items
         images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)
         shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
         ImageStore(folder / name, self.sampling.facts, shown.text).replace(items, images)
@@ -65,7 +60,7 @@ class SampleSet:
 
     def copy(self, source: Path, folder: Path, name: str) -> bool:
         """Copy what `draw` wrote under `name` in `source`; False if it is not there or differs."""
-        if not ImageStore(source / name, self.sampling.facts).holds(self._items()):
+        if not ImageStore(source / name, self.sampling.facts).holds(self.items):
             return False
         for each in (name, f"{name}.png"):
             copy = shutil.copytree if (source / each).is_dir() else shutil.copyfile
@@ -73,5 +68,7 @@ class SampleSet:
                 copy(source / each, temporary)
         return True
 
-    def _items(self) -> list[Item]:
+    @property
+    def items(self) -> list[Item]:
+        """Every image, in the order in which they are drawn."""
         return items_of_prompts(self.prompts, self.class_only, self.seeds)

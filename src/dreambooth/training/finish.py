@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.score import Scores
-from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
+from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, folder_hash, write_json
 from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.snippet import Picture, snippet
@@ -24,7 +23,7 @@ from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.training.costs import STOPPED
 from dreambooth.training.finished import contents
-from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
+from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import print_summary
@@ -44,7 +43,7 @@ class Finish:
     def __init__(
         self,
         prepared: Prepared,
-        loggers: list[Logger],
+        loggers: Loggers,
         curve: Curve | None,
         phases: dict[str, Any],
     ) -> None:
@@ -56,6 +55,7 @@ class Finish:
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
+        self.last_step = self.stopped_early_at or self.spec.method.steps_before(last + 1)
 
     def run(self) -> Scores | None:
         """Export, draw, score and record the run; return its scores, if it has any."""
@@ -66,26 +66,21 @@ class Finish:
         weights = self._weights()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            images = samples.draw(self.model, weights, self.folder / "samples", "final")
-            log_images(self.loggers, "samples", images, samples.captions)
+            samples.draw(self.model, weights, self.folder / "samples", "final")
+            self.loggers.samples(self.folder / "samples" / "final", samples.items, self.last_step)
             places.append(self.folder / "samples")
         scores = self._score(weights)
         total = self._write_record()
-        summary = {**total, **(summary_of(scores) if scores else {})}
-        finish_loggers(self.loggers, summary, self.folder)
+        self.loggers.end(total, self.folder / "model")
         self._write_record(total)
         print_summary(self.folder, program, self.spec.subject.words, total, scores)
         return scores
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
-        last = self.stopped_early_at
-        if last is None:
-            last = self.spec.method.steps_before(len(self.spec.method.phases))
+        last = self.last_step
         if curve.last_step is None or curve.last_step < last:
-            scores = curve.score(last)
-            for logger in self.loggers:
-                logger.log_metrics(scores, step=last)
+            self.loggers.numbers(curve.score(last), last)
         self.phases["curve"] = {"seconds": round(curve.seconds, 2)}
         if self.spec.checkpoint.best is not None:
             self.best_step = curve.load_best()
@@ -205,7 +200,7 @@ class Finish:
             )
             return None
         write_scores(images, scores, {**record, "cost": self.costs.record})
-        log_image_table(self.loggers, scores, images)
+        self.loggers.scores(scores, None, images, self.last_step)
         return scores
 
 

@@ -95,9 +95,6 @@ class DreamBooth(pl.LightningModule):
         terms = two_term_loss(self.errors(batch), batch["is_prior"], self.loss.prior_loss_weight)
         for name, value in terms._asdict().items():
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
-        if self.steps_before:
-            # "step" is Lightning's own name for the x-axis of every logger
-            self.log("step", float(self.steps_before + self.global_step), batch_size=1)
         return terms.total
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

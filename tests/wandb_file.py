@@ -1,0 +1,69 @@
+"""Read back what W&B has written offline: the records of a .wandb file, in their order.
+
+The file is a log in LevelDB's format: blocks of 32 KiB, each piece with a CRC, a length and a type.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK, HEAD, MAGIC = 2**15, 7, b":W&B\xe1\xbe\x00"
+FULL, FIRST, LAST = 1, 2, 4
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Every record of a file; a piece that is cut off ends it."""
+    data, position, begun = path.read_bytes(), len(MAGIC), b""
+    assert data.startswith(MAGIC), path
+    while position + HEAD <= len(data):
+        if BLOCK - position % BLOCK < HEAD:
+            position += BLOCK - position % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + HEAD])
+        piece = data[position + HEAD : position + HEAD + length]
+        position += HEAD + length
+        begun = piece if kind in (FULL, FIRST) else begun + piece
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(begun)
+            yield record
+
+
+class OfflineRun:
+    """What the sessions of one run have written below a folder: `folder/wandb/offline-run-*`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+        self.records = [record for path in self.files for record in records(path)]
+
+    def of(self, kind: str) -> list[Any]:
+        """The records of a kind."""
+        return [getattr(r, kind) for r in self.records if r.WhichOneof("record_type") == kind]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, flat at the first level, as the last session leaves it."""
+        parts = [u for run in self.of("run") for u in run.config.update]
+        parts += [u for config in self.of("config") for u in config.update]
+        return {u.key or ".".join(u.nested_key): json.loads(u.value_json) for u in parts}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was logged, without W&B's own columns."""
+        rows = [
+            {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history.item}
+            for history in self.of("history")
+        ]
+        return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The summary's last values."""
+        updates = [u for summary in self.of("summary") for u in summary.update]
+        return {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
