@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,22 @@ class OfflineRun:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What was logged, without W&B's own columns."""
-        rows = [
-            {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history.item}
-            for history in self.of("history")
-        ]
+        rows = [_values(history.item) for history in self.of("history")]
         return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
 
     @property
     def summary(self) -> dict[str, Any]:
         """The summary's last values."""
-        updates = [u for summary in self.of("summary") for u in summary.update]
-        return {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
+        return _values(update for summary in self.of("summary") for update in summary.update)
+
+
+def _values(items: Iterable[Any]) -> dict[str, Any]:
+    """Values by key; those of a picture or a table are a dictionary of their own."""
+    values: dict[str, Any] = {}
+    for item in items:
+        *path, last = list(item.nested_key) or [item.key]
+        place = values
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+    return values

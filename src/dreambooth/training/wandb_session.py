@@ -130,6 +130,8 @@ class Session:
                     words = " ".join(str(error).split())[:200]
                     log.warning("%s does not answer (%s): W&B is offline.", server, words)
                     mode = "offline"
+            # without this, W&B's own telemetry makes the process wait for the server as it ends
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             return self._init(wandb, mode)
 
     def _init(self, wandb: Any, mode: Any) -> Run:
