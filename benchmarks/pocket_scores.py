@@ -171,10 +171,10 @@ def correlations(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def interval_of(values: Mapping[str, float]) -> dict[str, float]:
-    """Average over subjects, with a 95 % bootstrap interval over them."""
+    """Average over subjects, with a 95 % bootstrap interval over them if they are several."""
     mean = Mean.over(values)
-    low, high = mean.interval or (math.nan, math.nan)
-    return {"mean": mean.value, "low_95": low, "high_95": high}
+    ends = dict(zip(("low_95", "high_95"), mean.interval, strict=True)) if mean.interval else {}
+    return {"mean": mean.value, **ends}
 
 
 def truth_table(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:
@@ -197,9 +197,10 @@ def truth_table(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:
 
 def cell(value: Any) -> str:
     """Write a value or a mean with its interval."""
-    if isinstance(value, dict):
-        return f"{value['mean']:.2f} ({value['low_95']:.2f} to {value['high_95']:.2f})"
-    return str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    ends = "{low_95:.2f} to {high_95:.2f}".format(**value) if "low_95" in value else ""
+    return f"{value['mean']:.2f} ({ends})" if ends else f"{value['mean']:.2f}"
 
 
 def main() -> None:
@@ -226,7 +227,7 @@ def main() -> None:
         print("| " + " | ".join(cell(line[column]) for column in columns) + " |")
     rho = correlations(rows)
     for name, values in rho.items():
-        count = len(values) - 3
+        count = len(values.keys() - {"mean", "low_95", "high_95"})
         print(f"{name:10s} with {TRUTH[name]:8s} rho {cell(values)} over {count} subjects")
     if args.sheet:
         sheet(runs, by, args.sheet)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreambooth.evaluation.score import Groups, Scores
+from dreambooth.evaluation.record import Groups, Scores
 from dreambooth.evaluation.write import write_scores
 
 DINO = "dino.vits16.hub.r256c224_bicubic.allpairs.macro"

@@ -128,7 +128,7 @@ def test_the_metric_scores_a_runs_images_as_a_plain_loop_does():
     rows = [{"file": f"{i}.png", "prompt": f"prompt {i % 2}"} for i in range(4)]
     result = score.Scores(rows)
     encoder = SimpleNamespace(images=torch.stack, variant="dino.vits16.hub.r256c224")
-    parts = score._Part(rows, list(made)), score._Part([], list(photos))
+    parts = score.Part(rows, list(made)), score.Part([], list(photos))
     metric_example()["_nearest"](result, encoder, *parts)
     expected = [max(float((g * r).sum()) for r in photos) for g in made]
     variant = "nearest.vits16.hub.r256c224"

@@ -46,6 +46,24 @@ def test_a_batch_depends_on_seed_step_and_slot_alone():
     assert later[0]["key"] != later[1]["key"] != batches(seed=1).batch(1)["key"]
 
 
+def test_instance_rows_draw_a_variant_of_their_prompt_and_keep_their_noise():
+    words = {f"prompt of {kind}0": ("x", "y", "z") for kind in ("instance", "prior")}
+    plain, varied = batches(size=3), batches(size=3, variants=words)
+    assert varied.prompts == sorted({*plain.prompts, "x", "y", "z"} - {"prompt of instance0"})
+    drawn = []
+    for step in range(8):
+        a, b = plain.batch(step), varied.batch(step)
+        assert same(b, varied.batch(step))
+        for name, before, now in zip(a["names"], a["prompts"], b.pop("prompts"), strict=True):
+            assert now == before or name == "instance0"
+            drawn += [now] if name == "instance0" else []
+        a.pop("prompts")
+        assert same(a, b)
+    assert set(drawn) == {"x", "y", "z"}
+    other = [batches(size=3, variants=words, seed=1).batch(s)["prompts"] for s in range(8)]
+    assert other != [varied.batch(s)["prompts"] for s in range(8)]
+
+
 def test_every_row_has_its_own_noise_and_its_own_examples_facts():
     batch = batches(size=3).batch(0)
     assert batch["noise"].shape == batch["mean"].shape == (6, 4, 2, 2)

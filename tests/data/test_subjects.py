@@ -18,6 +18,7 @@ from dreambooth.data.subjects import (
     dataset_subjects,
     fetch_dataset,
     find_photos,
+    gallery_photos,
     subject_folder,
     suggest,
 )
@@ -289,3 +290,16 @@ def test_suggest_names_the_nearest_or_all() -> None:
     assert suggest("Teapott", CLASS_NOUNS).endswith("did you mean 'teapot'?")
     assert suggest("lamp", ["dog", "cat"]) == "unknown subject 'lamp': choose one of cat, dog."
     assert suggest("dimm", ["ddim", "pndm"], "scheduler").startswith("unknown scheduler 'dimm'")
+
+
+def test_the_gallery_is_from_where_the_subjects_photos_are(tmp_path):
+    for name in ("dog", "dog2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"a photo")
+    own, names = str(tmp_path / "dog"), ("dog2", "dog3")
+    found = gallery_photos(names, "dog", own, str(tmp_path), 2, tmp_path)
+    assert found == {"dog2": [tmp_path / "dog2" / "0.png"]}  # dog3 is not there
+    assert gallery_photos(names, "dog", own, None, 2, tmp_path) == {}
+    rendered = gallery_photos(names, "dog", None, None, 2, tmp_path)
+    assert {name: len(paths) for name, paths in rendered.items()} == {"dog2": 2, "dog3": 2}
+    assert gallery_photos((), "vase", None, None, 2, tmp_path) == {}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
-from dreambooth.evaluation.score import Groups, Scores, score
+from dreambooth.evaluation.record import Groups, References, Scores
+from dreambooth.evaluation.score import score
 from dreambooth.metrics.aggregate import bootstrap_interval
 from dreambooth.sampling.store import Item
 
@@ -22,7 +23,7 @@ def names(networks: Encoders, photos: list[Path], *class_prompts: str):
     items = [Item("subject", f"{i}.png", "a sks dog", "a dog", i) for i in range(2)]
     items += [Item("class", "c.png", prompt, prompt, -1) for prompt in class_prompts]
     images = [photos[i % len(photos)] for i in range(len(items))]
-    scores = score(items, images, photos, networks, METRICS)
+    scores = score(items, images, References(photos), networks, METRICS[:5])
     return {entry["metric"] for entry in scores.summary.values()}, scores.notes
 
 
@@ -43,7 +44,7 @@ def test_a_prompt_that_is_too_long_costs_its_own_score_alone(networks, spine):
     photos = sorted(spine.photos.iterdir())
     long = "a <" + "grey_sloth_plushie_" * 40 + "> on the beach"
     items = [Item("subject", f"{i}.png", long, "a dog on the beach", i) for i in range(2)]
-    scores = score(items, photos[:2], photos, networks, ["dino", "clip_t"])
+    scores = score(items, photos[:2], References(photos), networks, ["dino", "clip_t"])
     metrics = {entry["metric"] for entry in scores.summary.values()}
     assert {"DINO", "CLIP-T class_only"} <= metrics and "CLIP-T with_id" not in metrics
     assert "CLIP-T with_id is left out" in scores.notes[0] and "shorten it" in scores.notes[0]
@@ -73,7 +74,7 @@ def test_an_interval_is_over_groups_and_a_mean_over_values():
 def test_unequal_counts_of_images_are_part_of_divs_variant(networks, spine):
     photos = sorted(spine.photos.iterdir())
     items = [Item("subject", f"{i}.png", f"prompt {i // 2 % 2}", "a dog", i) for i in range(5)]
-    scores = score(items, [photos[i % 3] for i in range(5)], photos, networks, ["div"])
+    scores = score(items, [photos[i % 3] for i in range(5)], References(photos), networks, ["div"])
     (variant,) = scores.summary
     assert variant.endswith("within_prompt.2to3")
     assert scores.summary[variant]["mean_over"] == "prompts"
@@ -84,6 +85,52 @@ def test_one_photo_has_no_score_among_the_photos(networks, spine):
     photos = sorted(spine.photos.iterdir())
     items = [Item("subject", "0.png", "a sks dog", "a dog", 0)]
     for references, count in ((photos[:1], 0), (photos, 3)):
-        scores = score(items, photos[:1], references, networks, ["dino"])
+        scores = score(items, photos[:1], References(references), networks, ["dino"])
         assert sum(row["set"] == "photo" for row in scores.rows) == count
         assert any(v.startswith("real_ref.") for v in scores.summary) == bool(count)
+
+
+def test_kernel_distances_compare_with_the_base_models_images_of_the_prompt(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    items = [Item("class", f"{i}.png", "a dog", "a dog", i) for i in range(2)]
+    items += [Item("other", f"{i}.png", "a cat", "a cat", i) for i in range(2)]
+    images = [photos[0], photos[1], photos[1], photos[2]]
+    base = {"a dog": photos[:2], "a cat": [photos[2], photos[0]]}
+    scores = score(items, images, References(photos, base=base), networks, ["kernel"])
+    entries = {entry["metric"]: entry for entry in scores.summary.values()}
+    own, other = (entries[f"Kernel distance {k}"] for k in ("own class", "other classes"))
+    assert own["mean"] == 0 and other["mean"] != 0 and other["images"] == 2
+    (variant,) = (v for v in scores.summary if v.startswith("kernel.other_classes.dino.pocket."))
+    rows = [row[variant] for row in scores.rows if row["set"] == "other"]
+    assert sum(rows) / 2 == pytest.approx(other["mean"])
+    scores = score(items, images, References(photos, base={"a dog": photos}), networks, ["kernel"])
+    assert not scores.summary and "own class are not there" in scores.notes[0]
+
+
+def test_gallery_identity_needs_another_subject_of_the_class(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    items = [Item("subject", f"{i}.png", "a sks dog", "a dog", i) for i in range(2)]
+    references = References(photos[:1], {"dog2": photos[1:2]})
+    scores = score(items, photos[:2], references, networks, ["gallery"])
+    entries = {e["metric"]: (e["mean"], e["gallery"]) for e in scores.summary.values()}
+    assert entries == {"Gallery recall@1": (0.5, 2), "Gallery rank": (1.5, 2)}
+    scores = score(items, photos[:2], References(photos[:1]), networks, ["gallery"])
+    assert not scores.summary and "no photos of other subjects" in scores.notes[0]
+
+
+def test_prompts_without_an_identifier_have_one_clip_t(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    items = [Item("subject", f"{i}.png", "a dog", "a dog", i) for i in range(2)]
+    scores = score(items, photos[:2], References(photos), networks, ["clip_t", "div"])
+    assert {e["metric"] for e in scores.summary.values()} == {"CLIP-T class_only", "DIV"}
+    assert "no identifier" in scores.notes[0]
+
+
+def test_a_prompt_with_one_image_is_left_out_of_div(networks, spine):
+    photos = sorted(spine.photos.iterdir())
+    prompts = ["a red dog", "a wet dog", "a wet dog"]
+    items = [Item("subject", f"{i}.png", p, p, i) for i, p in enumerate(prompts)]
+    scores = score(items, photos, References(photos), networks, ["div"])
+    (entry,) = scores.summary.values()
+    assert (entry["images"], entry["prompts"]) == (2, 1)
+    assert scores.notes[0] == 'DIV leaves out 1 prompts with one image, "a red dog" first.'

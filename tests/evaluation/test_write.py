@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import (
     COLUMNS,
     print_scores,

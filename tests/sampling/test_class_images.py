@@ -16,7 +16,7 @@ from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.sampling.class_images import ClassImages, own_class_images
+from dreambooth.sampling.class_images import ClassImages, describe_faults, own_class_images
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
 from dreambooth.training.costs import Costs
@@ -54,6 +54,18 @@ def test_each_image_has_its_own_seed(tmp_path):
         assert (np.asarray(Image.open(path)) == np.asarray(image)).all()
     facts = json.loads((paths[0].parent / "facts.json").read_text())
     assert facts == {**FACTS, "prompt": "a dog", "seed": 10}
+
+
+def test_black_blank_and_repeated_images_are_counted(tmp_path):
+    noise = paint([], range(3))
+    near_black = Image.fromarray(np.full((16, 16, 3), 3, np.uint8))
+    images = [*noise, noise[0], noise[0], near_black, Image.new("RGB", (16, 16), "white")]
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    assert describe_faults(paths[:3]) is None
+    sentence = "of 7 class images, 1 black, 1 blank, 2 copies of others: the prior loss"
+    assert describe_faults(paths).startswith(sentence)
 
 
 def test_more_are_topped_up_and_fewer_are_taken(tmp_path):

@@ -64,7 +64,7 @@ def test_images_are_counted_by_hand():
     assert both.samples == 2 * 10 and both.scored == 2 * (4 * 2 + 8)
     curve = ("max_steps=25", "evaluation.every_n_steps=10", "samples.every_n_steps=20")
     seen = work((prompts, *curve, "ppl=false"), (prompts, *curve, "ppl=false", "scheduler=lms"))
-    assert seen.class_images == []
+    assert seen.class_images == work((prompts, "prior.kind=prediction")).class_images == []
     assert seen.samples == 2 * 10 + 2 * 10  # at steps 0 and 20 of one training, and two ends
     assert seen.scored == 3 * (4 * 1 + 4) + 2 * 16  # the curve at 0, 10, 20
 

@@ -148,6 +148,7 @@ def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
         ("method=lora", "method"),
         ("method=textual_inversion", "phase"),
         ("lr_schedule=linear", "max_steps"),
+        ("prior.weight_schedule=linear", "max_steps"),
     ],
 )
 def test_what_weights_depend_on_by_content_is_a_fact(spine, tmp_path, override, fact):

@@ -18,6 +18,7 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
+from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
@@ -166,6 +167,36 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
     torch.testing.assert_close(module.errors(batch), expected, rtol=1e-5, atol=1e-6)
     assert is_v == (folder == "tiny_v_model_dir")
     assert (snr(times, module.alphas_cumprod) > 0).all()
+
+
+def test_a_predicted_prior_is_what_the_base_model_predicts(spine, tiny_v_model_dir):
+    """No loss and no gradient before training; then the squared distance to the base's output."""
+    module = make_module(tiny_v_model_dir, loss=Loss(1.0, min_snr_gamma=5.0))
+    module.base = BasePrediction(module.model, ["a dog"], torch.float32)
+    module.base.keep()
+    batch = make_batches(spine, module.model).batch(3)
+    noise = batch["noise"].clone()
+    terms = two_term_loss(module.errors(batch), batch["is_prior"], 1.0)
+    assert terms.prior.item() < 1e-10 and terms.instance.item() > 1e-2
+    terms.prior.backward()
+    gradients = [p.grad for p in module.weights.parameters().values() if p.grad is not None]
+    assert gradients and max(g.abs().max().item() for g in gradients) < 1e-5
+    assert torch.equal(batch["noise"], noise)
+
+    fresh = StableDiffusion.from_pretrained(str(tiny_v_model_dir))
+    with torch.no_grad():
+        for p in module.weights.parameters().values():
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        after = module.errors(batch)[2:]
+        latents = fresh.sample_latents(batch["mean"], batch["logvar"], batch["posterior_noise"])
+        times = batch["timesteps"]
+        noisy = fresh.noise_scheduler.add_noise(latents, noise, times)[2:]
+        dogs, times = fresh.embed(["a dog"] * 2), times[2:]
+        distance = module.model.predict(noisy, times, dogs) - fresh.predict(noisy, times, dogs)
+    ratio = snr(times, module.alphas_cumprod)
+    expected = distance.square().mean((1, 2, 3)) * ratio.clamp(max=5) / (ratio + 1)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-8)
+    assert after.min() > 1e-6
 
 
 def test_clipping_is_one_joint_norm(tiny_model_dir):

@@ -15,10 +15,16 @@ from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
 pytestmark = pytest.mark.slow
 
+PREDICTION = ("prior.kind=prediction",)
 METHODS = {
-    "full": ("train_text_encoder=true", "accumulate=2"),
+    "full": (
+        "train_text_encoder=true",
+        "accumulate=2",
+        *PREDICTION,
+        "prior.weight_schedule=linear",
+    ),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),
-    "lora": ("method=lora", "train_text_encoder=true", "accumulate=2", "method.lora.dropout=0.2"),
+    "lora": ("method=lora", "train_text_encoder=true", "method.lora.dropout=0.2", *PREDICTION),
     "average": ("ema_decay=0.9999", "accumulate=2"),
     "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
     "ti_then_full": ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2"),

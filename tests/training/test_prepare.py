@@ -6,6 +6,7 @@ import csv
 import logging
 
 import pytest
+import torch
 
 from dreambooth.errors import UserError
 from dreambooth.training import prepare as prepare_module
@@ -86,10 +87,20 @@ def test_class_images_are_drawn_with_their_own_sampler_in_the_runs_dtype(
     assert len(drawn) == 1  # they are cached
 
 
-def test_a_users_own_class_images_are_used(spine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["images", "prediction"])
+def test_a_users_own_class_images_are_used(spine, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(prepare_module, "draw", None)
-    spec = spine.spec(tmp_path, f"prior.images_dir='{spine.photos}'")
+    spec = spine.spec(tmp_path, f"prior.images_dir='{spine.photos}'", f"prior.kind={kind}")
     assert prepare(spec, Costs()).batches.prior.names == ("0.png", "1.png")
+
+
+def test_a_predicted_prior_needs_no_class_images(spine, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "draw", None)
+    spec = spine.spec(tmp_path, f"cache_dir='{tmp_path}'", "prior.kind=prediction")
+    prepared = prepare(spec, costs := Costs())
+    instance, prior = prepared.batches.instance, prepared.batches.prior
+    assert prior.prompts == ("a dog",) * 3 and torch.equal(prior.mean, instance.mean)
+    assert list(costs.stages) == ["latents"] and not (tmp_path / "class_images").exists()
 
 
 @pytest.mark.parametrize("path, warns", (("pocket", True), ("some/other-model", False)))

@@ -72,7 +72,9 @@ OTHER_NAMES = {
 
 
 def quote_axes(overrides: Sequence[str]) -> list[str]:
-    """Quote the values of `grid.x`, `grid.y` and `grid.z`, whose commas are no sweep of Hydra's.
+    """Quote the values of `grid.x`, `grid.y`, `grid.z` and `layout`, which are texts to Hydra.
+
+    The commas of an axis are no sweep, and the braces of a layout no dictionary.
 
     >>> quote_axes(["grid.x=seed=0,1", "seed=0,1"])
     ["grid.x='seed=0,1'", 'seed=0,1']
@@ -80,8 +82,8 @@ def quote_axes(overrides: Sequence[str]) -> list[str]:
     result = []
     for override in overrides:
         key, _, value = override.partition("=")
-        is_axis = key in {f"grid.{place}" for place in PLACES}
-        if is_axis and value[:1] not in ("'", '"', "", "$") and value != "null":
+        is_text = key in {"layout", *(f"grid.{place}" for place in PLACES)}
+        if is_text and value[:1] not in ("'", '"', "", "$") and value != "null":
             override = f"{key}={quoted(value)}"
         result.append(override)
     return result

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
+from dreambooth.data.templates import templates
 from dreambooth.errors import UserError
 from dreambooth.model.lora import LoRASettings
 from dreambooth.model.settings import build
@@ -79,10 +80,12 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
                     f"method.phases[{number}] trains {kind}, and method.{kind} has no settings: "
                     f"choose a method that has them, or set method.{kind}."
                 )
+    own = {key: value for key, value in (token or {}).items() if key != "templates"}
     return MethodSpec(
         tuple(phases),
         None if lora is None else build(LoRASettings, "method.lora", lora),
-        None if token is None else build(TokenSettings, "method.token", token),
+        None if token is None else build(TokenSettings, "method.token", own),
+        () if token is None else templates(token["templates"]),
     )
 
 

@@ -41,6 +41,7 @@ NOT_NEGATIVE = (
     "seed",
     "prior.seed",
     "prior.weight",
+    "prior.weight_end",
     "prior.guidance_scale",
     "sampling.guidance_scale",
     "lr_warmup_steps",
@@ -100,6 +101,8 @@ SWITCHES = (
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
+    "prior.kind": ("images", "prediction"),
+    "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
@@ -131,6 +134,18 @@ DRAWING = {  # of generate.py
         "null or an even number greater than 0",
         lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
     ),
+}
+
+
+BENCHMARK = {  # of evaluate.py
+    **dict.fromkeys(
+        ("run", "images", "tree", "manifest", "output_dir", "identifier", "published"),
+        ("null or a text", lambda v: v is None or isinstance(v, str) and bool(v.strip())),
+    ),
+    "layout": ("a text such as {subject}/{prompt}/{seed}.png", lambda v: isinstance(v, str)),
+    "prompts": ("the name of a prompt set", lambda v: isinstance(v, str)),
+    "images_per_prompt": ("a whole number greater than 0", lambda v: is_whole(v) and v > 0),
+    "first_index": ("null, 0 or 1", lambda v: v is None or is_whole(v) and v in (0, 1)),
 }
 
 
@@ -216,6 +231,8 @@ def check_evaluate(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    for key, (kind, holds) in BENCHMARK.items():
+        _hold(cfg, key, kind, holds)
     _check_drawing(cfg)
 
 

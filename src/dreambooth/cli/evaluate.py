@@ -1,29 +1,39 @@
-"""The work of evaluate.py: score a finished run, a folder of images, or photos among themselves."""
+"""The work of evaluate.py: score a run, a folder of images, a benchmark, or photos alone."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dreambooth.cli.benchmark import BenchmarkCommand
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.specs import evaluation_spec
+from dreambooth.cli.subjects import same_class
 from dreambooth.data.photos import list_photos
+from dreambooth.data.subjects import gallery_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import Evaluation, explain
 from dreambooth.evaluation.networks import Encoders, load_encoders
-from dreambooth.evaluation.score import Scores, score
+from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.evaluation.record import References, Scores
+from dreambooth.evaluation.score import score
 from dreambooth.evaluation.write import (
     print_scores,
     refuse_a_runs_scores,
+    refuse_copies,
     scores_folder,
     write_scores,
 )
 from dreambooth.files import file_hash
+from dreambooth.model.interface import BaseModel
+from dreambooth.sampling.class_images import ClassImages, base_images
 from dreambooth.sampling.draw import torch_device
+from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import Item, read_manifest
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.study.runs import Run
@@ -39,16 +49,21 @@ def evaluate(cfg: DictConfig) -> int:
     Raises:
         UserError: nothing or too much to score, and whatever keeps it from being scored.
     """
-    asked = [key for key in ("run", "images", "calibrate") if cfg[key]]
+    asked = [key for key in ("run", "images", "tree", "calibrate") if cfg[key]]
     if len(asked) != 1:
         raise UserError(
-            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, or calibrate=true "
-            "photos.root=DIR; one of them."
+            "Say what to score: run=DIR (a finished run), images=DIR photos=DIR, tree=DIR "
+            "photos.root=DIR (a whole benchmark), or calibrate=true photos.root=DIR; one of them."
         )
     if asked == ["run"]:
         return _run(cfg)
     if asked == ["images"]:
         return _images(cfg)
+    if asked == ["tree"]:
+        command, metrics = BenchmarkCommand(cfg), list(cfg.evaluation.metrics)
+        cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
+        command.run(_encoders(cfg, metrics), metrics)
+        return 0
     root = cfg.photos if isinstance(cfg.photos, str) else cfg.photos.root
     photos = dataset_photos(root, cfg.cache_dir)
     output = Path(cfg.output_dir or ".")
@@ -69,15 +84,19 @@ def _run(cfg: DictConfig) -> int:
         )
     photos, what, references = _references(cfg, run.photos, run.training_photos)
     encoders = _encoders(cfg, settings.metrics)
-    evaluation = Evaluation(settings, run.words, sampling_of(cfg, run), photos, encoders)
+    sampling = sampling_of(cfg, run)
+    gallery = _gallery(cfg, run) if "gallery" in settings.metrics else {}
     output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
     costs = Costs(run.record["costs"])
+    weights = RunWeights(run, method_spec(run.config["method"]))
     with costs.stage("evaluation") as places:
+        base = _base_images(cfg, settings, weights, sampling)
         model = run.load_model().to(torch_device(cfg.device))
-        weights = RunWeights(run, method_spec(run.config["method"])).describe()
-        scores, record = evaluation.score_model(model, weights, output)
+        evaluation = Evaluation(
+            settings, run.words, sampling, photos, encoders, what, gallery, base
+        )
+        scores, record = evaluation.score_model(model, weights.describe(), output)
         places.append(output)
-    record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
     if cfg.output_dir is None:
         show_scores(run, scores, settings.name, output)
@@ -111,11 +130,12 @@ def _images(cfg: DictConfig) -> int:
             "prompts: add one with the columns file, prompt and class_only."
         )
     photos, what, references = _references(cfg, None, [])
-    _refuse_copies([folder / item.file for item in items], photos)
+    refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
     with costs.stage("evaluation"):
-        scores = score(items, [folder / i.file for i in items], photos, encoders, metrics)
+        files = [folder / item.file for item in items]
+        scores = score(items, files, References(photos), encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)
@@ -123,6 +143,36 @@ def _images(cfg: DictConfig) -> int:
     print_scores(scores, str(folder), references)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
+
+
+def _gallery(cfg: DictConfig, run: Run) -> dict[str, list[Path]]:
+    """Return the photos of the other subjects of the run's class."""
+    subject, config = run.record["subject"], run.config
+    return gallery_photos(
+        same_class(subject["name"], subject["class_noun"]),
+        subject["class_noun"],
+        config["subject"]["photos"],
+        None if "identity" in config["subject"] else config["photos"]["root"],
+        config["photos"]["rendered"] if config["model"]["rendered_subjects"] else None,
+        cfg.cache_dir,
+    )
+
+
+def _base_images(
+    cfg: DictConfig, settings: EvaluationSpec, weights: RunWeights, sampling: Sampling
+) -> dict[str, list[Path]]:
+    """Return the base model's images that kernel distances need; draw the missing ones."""
+
+    @cache
+    def load() -> BaseModel:
+        model = weights.load_base().requires_grad_(False).eval()
+        return model.to(torch_device(cfg.device))
+
+    seed, images = settings.class_seed, {}
+    for prompt in settings.base_prompts(weights.run.words):
+        wanted = ClassImages(prompt, settings.class_images, seed, sampling.batch_size)
+        images[prompt] = base_images(wanted, load, weights.base(), sampling, cfg.cache_dir)
+    return images
 
 
 def _references(
@@ -161,16 +211,6 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     if not trained_on or not all(path.is_file() for path in trained_on):
         return "photos", "whether a model trained on them is not known"
     return "other photos", count
-
-
-def _refuse_copies(images: list[Path], photos: list[Path]) -> None:
-    known = {file_hash(path): path for path in photos}
-    for path in images:
-        if copied := known.get(file_hash(path)):
-            raise UserError(
-                f"{path} is the same file as the photo {copied}, and beside itself it would score "
-                "1: take it out of images=DIR; calibrate=true compares photos with photos."
-            )
 
 
 def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:

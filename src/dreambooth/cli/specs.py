@@ -20,6 +20,7 @@ from dreambooth.cli.blocks import (
     sampling_spec,
 )
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
+from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
@@ -64,6 +65,8 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
             config["loss"]["noise_schedule_dtype"],
+            config["prior"]["weight_schedule"],
+            config["prior"]["weight_end"],
         ),
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
@@ -94,7 +97,8 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
     if block["prompts"] is None:
         return None
     own = {k: v for k, v in block.items() if k not in ("every_n_steps", "curve")}
-    return named("evaluation", EvaluationSpec, **{**own, "metrics": tuple(own["metrics"])})
+    lists = {key: tuple(own[key]) for key in ("metrics", "other_classes")}
+    return named("evaluation", EvaluationSpec, **{**own, **lists})
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
@@ -130,6 +134,7 @@ def _subject(config: Mapping[str, Any]) -> SubjectSpec:
         None if is_of_world else photos["root"],
         photos["rendered"] if config["model"]["rendered_subjects"] else None,
         photos["use"],
+        same_class(subject["name"], subject["class_noun"]),
     )
 
 
@@ -144,9 +149,10 @@ def _data(config: Mapping[str, Any]) -> DataSpec:
 
 
 def _prior(config: Mapping[str, Any]) -> PriorSpec | None:
-    """Build the class images' settings; they are checked even if the run does not use them."""
+    """Build the prior loss's settings; they are checked even if the run does not use them."""
     prior = config["prior"]
     spec = PriorSpec(
+        prior["kind"],
         prior["num_class_images"],
         prior["images_dir"],
         prior["seed"],
@@ -168,7 +174,8 @@ def _curve(config: Mapping[str, Any]) -> CurveSpec | None:
     if not every:
         return None
     shared = {key: block[key] for key in ("class_seed", "encoders", "encoders_dir")}
-    values = {**block["curve"], **shared, "name": "curve", "metrics": METRICS}
+    shared |= {"name": "curve", "metrics": METRICS, "other_classes": ()}
+    values = {**block["curve"], **shared}
     return CurveSpec(named("evaluation.curve", EvaluationSpec, **values), every)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,9 +20,10 @@ class KeyedBatches(IterableDataset):
     """Batches that are a function of the step, so that resuming has no state to restore.
 
     A batch holds the instance rows, then the prior rows: `mean, logvar, posterior_noise, noise
-    [N,C,h,w]`, `timesteps [N]`, `is_prior [N]`, the lists `prompts` and `names`, and `key`, the
-    seed for what the networks draw themselves (dropout). A row's slot is counted over all ranks:
-    two ranks draw together what one process draws for the joint batch.
+    [N,C,h,w]`, `timesteps [N]`, `is_prior [N]`, the lists `prompts`, `names` and `kinds`
+    (`instance` or `prior`, for those who must not wait for the device), and `key`, the seed for
+    what the networks draw themselves (dropout). A row's slot is counted over all ranks: two ranks
+    draw together what one process draws for the joint batch.
 
     Attributes:
         batch_size, prior_batch_size: instance and prior rows per rank and micro-step.
@@ -31,6 +32,7 @@ class KeyedBatches(IterableDataset):
         pairing: `independent` shuffles instance and class examples each with a key of its own;
             `diffusers` fixes class example j % M beside instance j % K, as train_dreambooth.py.
         start: the micro-step of the first batch when iterating.
+        variants: prompts of instance rows in whose place each row draws one of several.
     """
 
     instance: Examples
@@ -44,6 +46,13 @@ class KeyedBatches(IterableDataset):
     rank: int = 0
     world_size: int = 1
     start: int = 0
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every prompt that a batch may hold, each once, sorted."""
+        own = {v for p in self.instance.prompts for v in self.variants.get(p, (p,))}
+        return sorted(own.union(self.prior.prompts if self.prior is not None else ()))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(self.batch, itertools.count(self.start))
@@ -55,7 +64,7 @@ class KeyedBatches(IterableDataset):
             rows += self._rows("prior", self.prior, self.prior_batch_size, micro_step)
         tensors = ("mean", "logvar", "posterior_noise", "noise", "timesteps", "is_prior")
         batch: dict[str, Any] = {key: torch.stack([row[key] for row in rows]) for key in tensors}
-        batch |= {key: [row[key] for row in rows] for key in ("prompts", "names")}
+        batch |= {key: [row[key] for row in rows] for key in ("prompts", "names", "kinds")}
         key = keyed_generator(self.seed, "network", micro_step, self.rank).initial_seed()
         return batch | {"key": key}
 
@@ -81,11 +90,21 @@ class KeyedBatches(IterableDataset):
                     "noise": noise,
                     "timesteps": torch.randint(self.num_timesteps, (), generator=generator),
                     "is_prior": torch.tensor(kind == "prior"),
-                    "prompts": examples.prompts[index],
+                    "kinds": kind,
+                    "prompts": self._prompt(kind, examples.prompts[index], micro_step, slot),
                     "names": examples.names[index],
                 }
             )
         return rows
+
+    def _prompt(self, kind: str, prompt: str, micro_step: int, slot: int) -> str:
+        """Draw one of the variants of an instance row's prompt, if it has any."""
+        variants = self.variants.get(prompt) if kind == "instance" else None
+        if not variants:
+            return prompt
+        # a key of its own, so that the noise does not depend on the prompts
+        generator = keyed_generator(self.seed, "prompt", micro_step, slot)
+        return variants[int(torch.randint(len(variants), (), generator=generator))]
 
     def _index(self, kind: str, count: int, position: int) -> int:
         """Choose which of `count` examples is drawn at a position of the whole training."""

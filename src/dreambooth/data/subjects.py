@@ -76,6 +76,36 @@ def find_photos(
     return list_photos(subject_folder(name, photos_dir, root, cache_dir))
 
 
+def gallery_photos(
+    names: Iterable[str],
+    class_noun: str,
+    photos_dir: str | None,
+    root: str | None,
+    rendered: int | None,
+    cache_dir: str | Path,
+) -> dict[str, list[Path]]:
+    """List the photos of other subjects of a class, where those of the subject come from.
+
+    A subject with a folder of its own and no dataset beside it has no others.
+
+    Args:
+        names: the other subjects' names.
+        photos_dir, root, rendered: of the subject, as in `find_photos`.
+
+    Returns:
+        the photos by name; empty if a download fails.
+    """
+    if root is None and photos_dir is not None:
+        return {}
+    if root is not None:
+        names = [name for name in names if (Path(root).expanduser() / name).is_dir()]
+    try:
+        return {n: find_photos(n, class_noun, None, root, rendered, cache_dir) for n in names}
+    except UserError as error:
+        log.warning("The scores have no gallery of other subjects: %s", error)
+        return {}
+
+
 def subject_folder(
     name: str, photos_dir: str | None, root: str | None, cache_dir: str | Path
 ) -> Path:

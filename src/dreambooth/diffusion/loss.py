@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 
 class TwoTermLoss(NamedTuple):
-    """The scalar loss and its two terms; `prior` is 0 without class images."""
+    """The scalar loss and its two terms; `prior` is 0 without prior rows."""
 
     instance: Tensor
     prior: Tensor
@@ -43,11 +44,11 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
 def two_term_loss(error: Tensor, is_prior: Tensor, prior_loss_weight: float) -> TwoTermLoss:
     """Average each kind over its own samples and add the two (Ruiz et al. 2023, eq. 2).
 
-        total = mean(error of instance images) + prior_loss_weight x mean(error of class images)
+        total = mean(error of instance rows) + prior_loss_weight x mean(error of prior rows)
 
     Args:
         error: `[N]`, already weighted per sample where a weighting is used.
-        is_prior: `[N]` bool, true for class images. The counts of both kinds may differ.
+        is_prior: `[N]` bool, true for prior rows. The counts of both kinds may differ.
         prior_loss_weight: lambda of the paper.
 
     A kind that is absent contributes 0. Nothing here waits for the device.
@@ -59,6 +60,25 @@ def two_term_loss(error: Tensor, is_prior: Tensor, prior_loss_weight: float) -> 
     instance = _mean_over(error, ~is_prior)
     prior = _mean_over(error, is_prior)
     return TwoTermLoss(instance, prior, instance + prior_loss_weight * prior)
+
+
+def scheduled_weight(first: float, last: float, schedule: str, step: int, steps: int) -> float:
+    """Compute the prior loss's weight at step `step` of 0 to `steps - 1`.
+
+    It is `first` throughout if `schedule` is `constant`; `linear`, and `cosine` (half a period of
+    it), go from `first` at the first step to `last` at the last.
+
+    >>> [scheduled_weight(1.0, 0.0, "linear", step, 3) for step in range(3)]
+    [1.0, 0.5, 0.0]
+    >>> [round(scheduled_weight(1.0, 0.0, "cosine", step, 5), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if schedule == "constant":
+        return first
+    done = step / max(1, steps - 1)
+    if schedule == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return first + (last - first) * done
 
 
 def _mean_over(error: Tensor, mask: Tensor) -> Tensor:

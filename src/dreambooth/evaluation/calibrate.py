@@ -34,7 +34,7 @@ def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Pa
     """List each subject's photos: the sub-folders of `root`, or the dataset, which is fetched once.
 
     Raises:
-        UserError: no such folder, no sub-folder with photos, or a subject with one photo.
+        UserError: no such folder, or no sub-folder with photos.
     """
     folder = fetch_dataset(Path(cache_dir) / "dreambooth") if root is None else Path(root)
     if not folder.is_dir():
@@ -43,9 +43,6 @@ def dataset_photos(root: str | None, cache_dir: str | Path) -> dict[str, list[Pa
     photos = {path.name: list_photos(path) for path in subjects}
     if not photos:
         raise UserError(f"photos.root={root} has no sub-folder: give one folder per subject.")
-    for name, paths in photos.items():
-        if len(paths) < 2:
-            raise UserError(f"{folder / name} holds one photo: real against real needs two.")
     return photos
 
 
@@ -61,8 +58,11 @@ def calibrate(
     The scores are printed beside the paper's; the other variants are named with the reason.
 
     Raises:
-        UserError: no weights are available at all.
+        UserError: a subject with one photo, or no weights are available at all.
     """
+    for name, paths in photos.items():
+        if len(paths) < 2:
+            raise UserError(f"{paths[0].parent} holds one photo of {name}: two are compared.")
     rows, missing = [], {}
     for name in ENCODER_NAMES:
         try:

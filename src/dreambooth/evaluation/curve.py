@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.evaluate import Evaluation
+from dreambooth.evaluation.record import References
 from dreambooth.evaluation.score import score
 from dreambooth.files import atomic, cache_key, file_hash, link, read_csv, write_csv
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
@@ -76,8 +77,8 @@ class Curve:
         start = time.monotonic()
         prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
         images = self.evaluation.drawn(self.weights.model, prompts, seeds)
-        photos, encoders = self.evaluation.photos, self.evaluation.encoders
-        summary = score(self.items, images, photos, encoders, METRICS).summary
+        references, encoders = References(self.evaluation.photos), self.evaluation.encoders
+        summary = score(self.items, images, references, encoders, METRICS).summary
         scores = {k: v["mean"] for k, v in summary.items() if not k.startswith("real_ref.")}
         row = {"step": step, **scores, "harmonic_mean": harmonic_mean(*self._rule(scores))}
         self.rows = [r for r in self.rows if r["step"] < step] + [row]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from PIL import Image
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
-from dreambooth.evaluation.score import BOOTSTRAP_SEED, Scores, score
+from dreambooth.evaluation.record import BOOTSTRAP_SEED, References, Scores
+from dreambooth.evaluation.score import score
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
@@ -22,7 +23,11 @@ from dreambooth.sampling.store import ImageStore, Item
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to draw of a subject, how, the photos to compare with, and the networks that score."""
+    """What to draw of a subject, how, the photos to compare with, and the networks that score.
+
+    `gallery` has photos of the other subjects of its class, by name; `base` the base model's images
+    of class prompts, by prompt.
+    """
 
     spec: EvaluationSpec
     subject: SubjectWords
@@ -30,6 +35,8 @@ class Evaluation:
     photos: Sequence[Path]
     encoders: Encoders
     references: str = "training photos"  # what kind of photos they are
+    gallery: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    base: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     @property
     def items(self) -> list[Item]:
@@ -65,7 +72,8 @@ class Evaluation:
             title="Images to score",
         )
         files = [folder / item.file for item in items]
-        scores = score(items, files, self.photos, self.encoders, self.spec.metrics)
+        references = References(self.photos, self.gallery, self.base)
+        scores = score(items, files, references, self.encoders, self.spec.metrics)
         return scores, {
             "evaluation": self.spec.name,
             "images_made": made,
@@ -74,6 +82,7 @@ class Evaluation:
             "protocol": self.spec.protocol,
             "provenance": shown.facts,
             "subject": asdict(self.subject),
+            "gallery": sorted(self.gallery),
             **explain(self.photos, self.references, self.encoders),
         }
 

@@ -13,13 +13,14 @@ from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_d
 from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.packages import need
 
-METRICS = ("dino", "clip_i", "clip_t", "pres", "div")
+METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "gallery", "kernel")
 FAMILIES = {
     "canonical": {"dino": "dino_vits16", "clip": "clip_b32", "lpips": "alex"},
     "pocket": {"dino": "pocket_dino", "clip": "pocket_clip", "lpips": "pocket"},
 }
 NETWORKS = (*FAMILIES, *ENCODERS, *BACKBONES)  # what `evaluation.encoders` may name
-NEEDS = {"dino": "dino", "pres": "dino", "clip_i": "clip", "clip_t": "clip", "div": "lpips"}
+NEEDS = {"dino": "dino", "pres": "dino", "gallery": "dino", "kernel": "dino"}
+NEEDS |= {"clip_i": "clip", "clip_t": "clip", "div": "lpips"}
 
 
 @dataclass(frozen=True)

@@ -2,146 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from dreambooth.evaluation.networks import Encoders
-from dreambooth.metrics import fidelity, preservation, variants
-from dreambooth.metrics.aggregate import bootstrap_interval, mean
+from dreambooth.evaluation.prior_scores import class_scores, div, kernel_scores
+from dreambooth.evaluation.record import Part, References, Scores
+from dreambooth.metrics import fidelity, identity, variants
 from dreambooth.metrics.features import Encoder, TextTooLong
-from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.metrics.preprocess import ImageLike
 from dreambooth.sampling.store import SETS, Item
-
-BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class Groups:
-    """What a bootstrap interval draws whole: the group of each value, and what a group is."""
-
-    names: list[str]
-    what: str
-
-
-@dataclass
-class Scores:
-    """The scores of one subject's images.
-
-    `rows` says what each image is and its scores by variant id; `summary` holds one record per
-    variant; `notes` are sentences on what was not scored.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def add(
-        self,
-        variant: str,
-        metric: str,
-        rows: Sequence[dict[str, Any]],
-        scores: Iterable[float] | Tensor,
-        groups: Groups | None,
-        **counts: int,
-    ) -> None:
-        """Record a variant's score of each row, and their mean."""
-        values = [float(score) for score in scores]
-        for row, value in zip(rows, values, strict=True):
-            row[variant] = value
-        self.summarise(variant, metric, values, groups, {"images": len(rows), **counts})
-
-    def summarise(
-        self,
-        variant: str,
-        metric: str,
-        values: list[float],
-        groups: Groups | None,
-        counts: dict[str, int],
-        mean_over: str = "images",
-    ) -> None:
-        """Record the mean of `values` and its 95 % bootstrap interval over whole groups."""
-        interval = None
-        if groups is not None:
-            interval = bootstrap_interval(values, groups.names, seed=BOOTSTRAP_SEED)
-        self.summary[variant] = {
-            "metric": metric,
-            "mean": mean(torch.tensor(values, dtype=torch.float64)),
-            "mean_over": mean_over,
-            "interval_95": interval,
-            "interval_over": groups.what if groups and interval else None,
-            **counts,
-        }
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Images of one kind (of the subject, of the class, or the photos), each with its row."""
-
-    rows: list[dict[str, Any]]
-    images: list[ImageLike]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompt of each image."""
-        return [row["prompt"] for row in self.rows]
-
-    @property
-    def by_prompt(self) -> Groups:
-        """Every prompt's images as one group."""
-        return Groups(self.prompts, "prompts")
 
 
 def score(
     items: Sequence[Item],
     images: Sequence[ImageLike],
-    photos: Sequence[Path],
+    references: References,
     encoders: Encoders,
     metrics: Sequence[str],
 ) -> Scores:
-    """Score one subject's images, which `items` describes, against its photos.
+    """Score one subject's images, which `items` describes.
 
-    Means are defined in `docs/metrics.md`: over images (all pairs), for DIV over prompts. PRES and
-    DIV of class need images of one class prompt, "a [class]"; a note says why they were left out.
+    Means are defined in `docs/metrics.md`: over images (all pairs), for DIV over prompts. Notes say
+    what was asked for and left out: PRES and DIV of class need images of one class prompt,
+    "a [class]", gallery identity other subjects, and kernel distances the base model's images.
 
     Raises:
-        UserError: no images, features that are NaN, or DIV of a prompt with one image.
+        UserError: no images, features that are NaN, or DIV where every prompt has one image.
     """
     result = Scores([asdict(item) for item in items])
     pairs = list(zip(result.rows, images, strict=True))
-    subject, prior = (
-        _Part([r for r, _ in pairs if r["set"] == name], [i for r, i in pairs if r["set"] == name])
+    subject, prior, other = (
+        Part([r for r, _ in pairs if r["set"] == name], [i for r, i in pairs if r["set"] == name])
         for name in SETS
     )
+    photos = references.photos
     rows = [{"set": "photo", "file": str(p), "prompt": "", "class_only": ""} for p in photos]
-    real = _Part(rows, list(photos))
+    real = Part(rows, list(photos))
     if "dino" in metrics:
         _fidelity(result, "DINO", encoders.of("dino"), subject, real)
     if "clip_i" in metrics:
         _fidelity(result, "CLIP-I", encoders.of("clip_i"), subject, real)
     if "clip_t" in metrics:
         _clip_t(result, encoders.of("clip_t"), subject)
-    has_class = len(set(prior.prompts)) == 1
-    if "pres" in metrics and has_class:
-        _pres(result, encoders.of("pres"), prior, real)
+    if "gallery" in metrics:
+        _gallery(result, encoders.of("gallery"), subject, real, references)
     if "div" in metrics:
         assert encoders.distance is not None
-        _div(result, "DIV", encoders.distance, subject)
-        if has_class and len(prior.images) > 1:
-            _div(result, "DIV of class", encoders.distance, prior)
-    if not has_class and {"pres", "div"} & set(metrics):
-        result.notes.append(_why_no_class(prior))
+        div(result, "DIV", encoders.distance, subject)
+    class_scores(result, encoders, metrics, prior, real)
+    if "kernel" in metrics:
+        kernel_scores(result, encoders.of("kernel"), prior, other, references.base)
     if len(photos) > 1 and {"dino", "clip_i"} & set(metrics):
         result.rows += real.rows
     return result
 
 
-def _fidelity(result: Scores, metric: str, encoder: Encoder, made: _Part, real: _Part) -> None:
+def _fidelity(result: Scores, metric: str, encoder: Encoder, made: Part, real: Part) -> None:
     """DINO or CLIP-I: each image's mean similarity to the photos; and the photos among themselves.
 
     The latter without and with self-pairs; a single photo has no such score.
@@ -161,7 +78,7 @@ def _fidelity(result: Scores, metric: str, encoder: Encoder, made: _Part, real: 
         )
 
 
-def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
+def _clip_t(result: Scores, clip: Encoder, made: Part) -> None:
     """CLIP-T: similarity to the prompt without the identifier, and to the prompt as it was.
 
     A variant with a text that the network cannot read whole is left out, and a note says so: a new
@@ -170,6 +87,9 @@ def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
     images, prompts = clip.images(made.images), len(set(made.prompts))
     for text, column in (("class_only", "class_only"), ("with_id", "prompt")):
         texts = [row[column] for row in made.rows]
+        if text == "with_id" and all(row["prompt"] == row["class_only"] for row in made.rows):
+            result.notes.append("The prompts hold no identifier, so CLIP-T with_id is not scored.")
+            continue
         try:
             features = clip.texts(texts)
         except TextTooLong as error:
@@ -180,40 +100,21 @@ def _clip_t(result: Scores, clip: Encoder, made: _Part) -> None:
         result.add(variant, f"CLIP-T {text}", made.rows, scores, made.by_prompt, prompts=prompts)
 
 
-def _pres(result: Scores, dino: Encoder, prior: _Part, real: _Part) -> None:
-    """PRES: similarity of images of the class prompt to the subject's photos; high means drift."""
-    variant = variants.pres_id("class_prompt", variants.dino_id(dino.variant))
-    references = dino.images(real.images)
-    scores = preservation.class_prompt_scores(dino.images(prior.images), references)
-    each = Groups([row["file"] for row in prior.rows], "images")
-    result.add(variant, "PRES", prior.rows, scores, each, references=len(real.images))
-
-
-def _div(result: Scores, metric: str, distance: PerceptualDistance, part: _Part) -> None:
-    """DIV: mean distance of the images of a prompt; a row has its distance to the others."""
-    own: dict[int, float] = {}
-
-    def matrix(indices: list[int]) -> Tensor:
-        distances = distance.distance([part.images[i] for i in indices])
-        own.update(zip(indices, (distances.sum(1) / (len(indices) - 1)).tolist(), strict=True))
-        return distances
-
-    means = preservation.diversity(part.prompts, matrix)
-    sizes = {part.prompts.count(prompt) for prompt in means}
-    variant = variants.div_id(distance.variant, min(sizes))
-    if len(sizes) > 1:
-        variant = f"{variant}to{max(sizes)}"
-    if metric != "DIV":
-        variant = f"div_class.{variant.removeprefix('div.')}"
-    for index, row in enumerate(part.rows):
-        row[variant] = own[index]
-    groups, counts = Groups(list(means), "prompts"), {"images": len(own), "prompts": len(means)}
-    result.summarise(variant, metric, list(means.values()), groups, counts, mean_over="prompts")
-
-
-def _why_no_class(prior: _Part) -> str:
-    prompts = sorted(set(prior.prompts))
-    why = "There are no images of the class prompt"
-    if prompts:
-        why = f'The class has images of {len(prompts)} prompts ("{prompts[0]}", "{prompts[1]}")'
-    return f"{why}, so PRES and DIV of class are not scored."
+def _gallery(result: Scores, dino: Encoder, made: Part, real: Part, references: References) -> None:
+    """Gallery identity: whether the subject is nearer than the others of its class."""
+    others = references.gallery
+    if not others:
+        result.notes.append(
+            "There are no photos of other subjects of the class, so gallery identity is not scored."
+        )
+        return
+    features = {name: dino.images(photos) for name, photos in others.items()}
+    ranks = identity.gallery_ranks(dino.images(made.images), dino.images(real.images), features)
+    first = (ranks == 1).double()
+    counts = {"prompts": len(set(made.prompts)), "gallery": len(others) + 1}
+    for kind, metric, values in (
+        ("recall1", "Gallery recall@1", first),
+        ("rank", "Gallery rank", ranks),
+    ):
+        variant = variants.gallery_id(kind, variants.dino_id(dino.variant))
+        result.add(variant, metric, made.rows, values, made.by_prompt, **counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.errors import UserError
-from dreambooth.evaluation.score import Scores
-from dreambooth.files import write_csv, write_json
+from dreambooth.evaluation.record import Scores
+from dreambooth.files import file_hash, read_csv, write_csv, write_json
 from dreambooth.metrics.variants import lower_is_better
 from dreambooth.sampling.store import Item
 
@@ -44,6 +44,21 @@ def refuse_a_runs_scores(folder: Path) -> None:
         )
 
 
+def refuse_copies(images: Sequence[Path], photos: Sequence[Path]) -> None:
+    """Refuse images that are photos, which would be compared with themselves.
+
+    Raises:
+        UserError: names the first image with the bytes of a photo.
+    """
+    known = {file_hash(path): path for path in photos}
+    for path in images:
+        if copied := known.get(file_hash(path)):
+            raise UserError(
+                f"{path} is the same file as the photo {copied}, and beside itself it would score "
+                "1: take it out of the images; calibrate=true compares photos with photos."
+            )
+
+
 def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> None:
     """Write `scores.csv`, one row per image, and `metrics.json`, the means and `record`.
 
@@ -52,6 +67,21 @@ def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> Non
     names = dict.fromkeys(key for row in scores.rows for key in row if key not in COLUMNS)
     write_csv(folder / "scores.csv", scores.rows, [*COLUMNS, *names])
     write_json(folder / "metrics.json", {**record, "scores": scores.summary})
+
+
+def read_scores(folder: Path) -> tuple[Scores, dict[str, Any]]:
+    """Read what `write_scores` wrote: the scores, without their notes, and the record.
+
+    Raises:
+        UserError, OSError, ValueError, KeyError: files that are missing or cannot be read.
+    """
+    record = json.loads((folder / "metrics.json").read_text())
+    rows: list[dict[str, Any]] = []
+    for row in read_csv(folder / "scores.csv"):
+        scores = {k: float(v) for k, v in row.items() if k not in COLUMNS and v}
+        seed = {"seed": int(row["seed"])} if row["seed"] else {}
+        rows.append({**{key: row[key] for key in COLUMNS if key != "seed"}, **seed, **scores})
+    return Scores(rows, record.pop("scores")), record
 
 
 def print_scores(scores: Scores, title: str, references: str) -> None:

@@ -13,7 +13,11 @@ PAIRINGS = ("allpairs", "paired", "oneref", "max")
 AVERAGES = ("macro", "micro")
 TEXTS = ("with_id", "class_only", "subject_removed")
 SCALES = ("cos", "x100", "clipscore2.5")
+KERNELS = ("own_class", "other_classes")
+GALLERIES = ("recall1", "rank")
 PRESERVATIONS = ("class_prompt", "other_subjects", "adapter_drift")
+KINDS = {"clip_t": TEXTS, "kernel": KERNELS, "gallery": GALLERIES, "pres": PRESERVATIONS}
+PLAIN_KINDS = {"clip_t": "class_only", "kernel": "own_class", "pres": "class_prompt"}
 
 
 def _one_of(value: str, allowed: tuple[str, ...], field: str) -> str:
@@ -99,13 +103,36 @@ def real_ref_id(metric: str, *, include_self: bool) -> str:
     return f"real_ref.{metric}.{'include_self' if include_self else 'exclude_self'}"
 
 
+def gallery_id(kind: str, dino: str) -> str:
+    """Name a gallery score by its kind and the whole id of its DINO; errors as `dino_id`.
+
+    >>> gallery_id("recall1", dino_id("dino.pocket.sq64_bicubic"))
+    'gallery.recall1.dino.pocket.sq64_bicubic.allpairs.macro'
+    """
+    _family(dino, "dino", "gallery identity")
+    return f"gallery.{_one_of(kind, GALLERIES, 'gallery')}.{dino}"
+
+
+def kernel_id(kind: str, dino: str) -> str:
+    """Name a kernel distance by the class that it is of and its encoder; errors as `dino_id`.
+
+    >>> kernel_id("own_class", "dino.pocket.sq64_bicubic")
+    'kernel.own_class.dino.pocket.sq64_bicubic.poly3'
+
+    Args:
+        dino: the `variant` of a DINO encoder.
+    """
+    _family(dino, "dino", "the kernel distance")
+    return f"kernel.{_one_of(kind, KERNELS, 'kernel')}.{dino}.poly3"
+
+
 def lower_is_better(variant: str) -> bool:
-    """Tell whether a score is better when it is lower, as PRES alone is.
+    """Tell whether a score is better when it is lower: PRES, a gallery's rank, kernel distances.
 
     >>> lower_is_better("pres.class_prompt.dino.pocket.sq64_bicubic.allpairs.macro")
     True
     """
-    return variant.partition(".")[0] == "pres"
+    return variant.startswith(("pres.", "gallery.rank.", "kernel."))
 
 
 def short_id(variant: str) -> str:
@@ -116,15 +143,11 @@ def short_id(variant: str) -> str:
     >>> short_id("clip_t.b32.with_id.matched.cos")
     'clip_t_with_id'
 
-    CLIP-T `class_only` and PRES `class_prompt` are the plain ones, `clip_t` and `pres`. What is no
-    id stays as it is.
+    The kinds in `PLAIN_KINDS` need no name: `clip_t`, `pres`, `kernel`. What is no id stays as it is.
     """
     metric, _, rest = variant.partition(".")
     fields = rest.split(".")
     if metric == "real_ref":
         return f"real_{fields[0]}" + ("_with_self" if fields[-1] == "include_self" else "")
-    plain, kinds = {"clip_t": ("class_only", TEXTS), "pres": ("class_prompt", PRESERVATIONS)}.get(
-        metric, ("", ())
-    )
-    kind = next((name for name in fields if name in kinds), plain)
-    return metric if kind == plain else f"{metric}_{kind}"
+    kind = next((name for name in fields if name in KINDS.get(metric, ())), None)
+    return metric if kind in (None, PLAIN_KINDS.get(metric)) else f"{metric}_{kind}"

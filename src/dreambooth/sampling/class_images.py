@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.data.photos import list_photos
+import numpy as np
+
+from dreambooth.data.photos import list_photos, load_photos
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
+from dreambooth.model.interface import BaseModel
+from dreambooth.sampling.draw import draw
+from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
+from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import Draw, ImageStore, Item, Text
 
 log = logging.getLogger(__name__)
+
+FLAT = 4  # of 255: what compression or rounding makes of a single colour
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,55 @@ class ClassImages:
         store = ImageStore(folder, facts, text)
         store.fill(draw, items, self.batch_size, keep_others=True, title="Class images")
         return paths
+
+
+def base_images(
+    wanted: ClassImages,
+    load: Callable[[], BaseModel],
+    weights: Weights,
+    sampling: Sampling,
+    cache_dir: str | Path,
+) -> list[Path]:
+    """Return class images of a base model from the cache; draw the missing ones.
+
+    Args:
+        load: gives the model; it is called only where an image is missing.
+        weights: the base model's, named.
+    """
+    facts = {"model": weights.hashes["base"], **sampling.facts}
+    return wanted.drawn(
+        lambda prompts, seeds: draw(load(), prompts, seeds, sampling),
+        facts,
+        cache_dir,
+        lambda prompt, seed: Provenance(weights, sampling, tuple(network_dtypes(load()))).text(
+            prompt, seed
+        ),
+    )
+
+
+def describe_faults(paths: Sequence[Path]) -> str | None:
+    """Count black, blank and repeated images in one sentence; None where there are none.
+
+    Black is what a safety checker returns; blank is any other single colour.
+
+    Raises:
+        UserError: an image that cannot be read, by name.
+    """
+    counts, seen = {"black": 0, "blank": 0, "copies of others": 0}, set()
+    for image in load_photos(paths):
+        pixels = np.asarray(image).reshape(-1, 3)
+        key = hash((image.size, pixels.tobytes()))
+        if pixels.max() <= FLAT:
+            counts["black"] += 1
+        elif (np.ptp(pixels, axis=0) <= FLAT).all():
+            counts["blank"] += 1
+        elif key in seen:
+            counts["copies of others"] += 1
+        seen.add(key)
+    found = [f"{count} {kind}" for kind, count in counts.items() if count]
+    if not found:
+        return None
+    return f"of {len(paths)} class images, {', '.join(found)}: the prior loss learns these too."
 
 
 def own_class_images(folder: str | Path, count: int) -> list[Path]:

@@ -19,7 +19,7 @@ from dreambooth.files import atomic, cache_key, file_hash, locked, read_csv, wri
 from dreambooth.png_text import png_info
 from dreambooth.sampling.progress import progress_bar
 
-SETS = ("subject", "class")
+SETS = ("subject", "class", "other")
 SLUG_BYTES = 160  # of a file name's 255, with room for a seed, a hash and a temporary name
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """`prompts, seeds => images`, each depending on its own prompt and seed alone."""
@@ -33,7 +33,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 class Item:
     """One image of a folder; `class_only` is its prompt without the identifier.
 
-    `set` is `subject`, or `class` for images of the class prompt; `seed` is -1 if unknown.
+    `set` is `subject`, `class` for images of the class prompt, or `other` for those of another
+    class; `seed` is -1 if unknown.
     """
 
     set: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dreambooth.study.columns import Column
+from dreambooth.study.effects import Effect
 from dreambooth.study.paired import Mean
 from dreambooth.study.pareto import Front
 from dreambooth.study.published import Published
@@ -17,6 +18,8 @@ from dreambooth.study.sweeps import Unfinished
 class Row:
     """One setting: a row of the source's table, a setting that is in none, or the real images.
 
+    A row of the kind `source` has the source's numbers alone, for no run here could belong to it.
+
     `setting` is what its runs share, by dotted key; `others` the part of it that tells the row from
     rows of the same published name. `runs` are the folders of its runs; none means that it was not
     run. `scores` are by variant id, `published` by the source's names of metrics. `baseline` names
@@ -24,7 +27,7 @@ class Row:
     """
 
     name: str
-    kind: Literal["published", "setting", "real"]
+    kind: Literal["published", "setting", "real", "source"]
     setting: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
@@ -40,20 +43,22 @@ class Row:
 class Answer:
     """Everything that an answer shows; `published` is None where no source was recorded.
 
-    `notes` are sentences that a reader must know, such as that runs do not agree on the source.
+    `effects` are those of a grid's settings, each over runs that differ in nothing else. `notes`
+    are sentences that a reader must know, such as that runs do not agree on the source.
     """
 
     published: Published | None
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     fronts: tuple[Front, ...] = ()
+    effects: tuple[Effect, ...] = ()
     notes: tuple[str, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
 
     @property
     def has_source(self) -> bool:
         """Whether rows have the names that a source gave."""
-        return any(row.kind == "published" for row in self.rows)
+        return any(row.kind in ("published", "source") for row in self.rows)
 
     @property
     def adds_to_runs(self) -> bool:

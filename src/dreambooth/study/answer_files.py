@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from dreambooth.study.answer_lines import (
     legend,
     lines_of,
 )
+from dreambooth.study.columns import Column
+from dreambooth.study.effect_lines import HEADERS, HEADING, MEANING, effect_lines
 from dreambooth.study.paired import as_columns
 
 FILES = ("answer.md", "answer.csv", "answer.tex")
@@ -60,7 +62,7 @@ def _records(answer: Answer) -> Iterator[dict[str, Any]]:
     for row in answer.rows:
         start = {"row": row.name, **row.setting}
         counts = {"subjects": len(row.subjects), "runs": len(row.runs)}
-        kind = "real images" if row.kind == "real" else "scores"
+        kind = {"real": "real images", "source": "published"}.get(row.kind, "scores")
         published = {f"published.{name}": score for name, score in row.published.items()}
         yield {**start, "kind": kind, **counts, **as_columns(row.scores), **published}
         if row.differences:
@@ -90,27 +92,20 @@ def _record_columns(answer: Answer) -> list[str]:
 
 def markdown(answer: Answer) -> str:
     """Write an answer as GitHub Markdown: question, table, ids, notes."""
-    lines = lines_of(answer)
-    headers = [*(_md(header) for header in lead_headers(answer)), "n"]
-    scores = [f"{_md(column.header)} {column.arrow}" for column in answer.columns]
-    rule = [*["---"] * (len(headers) - 1), *["---:"] * (1 + len(scores))]
-    table = [[*headers, *scores], rule]
-    for line in lines:
-        leads = [_md(lead.strip()) for lead in line.leads]
-        if line.kind in ("published", "difference"):
-            leads[0] = f"&nbsp;&nbsp;*{leads[0]}*"
-        table.append([*leads, line.n, *(_md_cell(cell) for cell in line.cells)])
     published, parts = answer.published, []
     if published:
         parts = [f"# {_md(published.title)}" if published.title else "", _md(published.question)]
         parts += [f"Source: {_md(published.source)}" if published.source else ""]
         parts += [f"The source's finding: {_md(published.finding)}" if published.finding else ""]
-    parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+    parts.append(_md_table(lead_headers(answer), lines_of(answer), answer.columns))
+    if changes := effect_lines(answer):
+        parts += [f"**{HEADING}**", _md_table(HEADERS, changes, answer.columns)]
     ids = [
         f"{_md(header)}: `{variant}`" + (f"; published: {_md(stated)}" if stated else "")
         for header, variant, stated in ids_of(answer)
     ]
-    notes = [_md(sentence) for sentence in (*legend(answer, "bold"), *answer.notes)]
+    meaning = [MEANING] if answer.effects else []
+    notes = [_md(sentence) for sentence in (*legend(answer, "bold"), *meaning, *answer.notes)]
     unfinished = [
         _md(f"{run.name} {run.state}: {run.reason}".rstrip(": ")) for run in answer.unfinished
     ]
@@ -119,6 +114,18 @@ def markdown(answer: Answer) -> str:
         if items:
             parts.append("\n".join([f"**{heading}**", "", *(f"- {item}" for item in items)]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _md_table(leads: Sequence[str], lines: Sequence[Line], columns: Sequence[Column]) -> str:
+    headers = [*(_md(header) for header in leads), "n"]
+    scores = [f"{_md(column.header)} {column.arrow}" for column in columns]
+    table = [[*headers, *scores], [*["---"] * len(leads), *["---:"] * (1 + len(scores))]]
+    for line in lines:
+        cells = [_md(lead.strip()) for lead in line.leads]
+        if line.kind in ("published", "difference"):
+            cells[0] = f"&nbsp;&nbsp;*{cells[0]}*"
+        table.append([*cells, line.n, *(_md_cell(cell) for cell in line.cells)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
 def _md(text: str) -> str:

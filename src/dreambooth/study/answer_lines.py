@@ -51,6 +51,9 @@ def lines_of(answer: Answer) -> list[Line]:
     best = {column.variant: answer.best(column) for column in columns}
     lines = []
     for row in answer.rows:
+        if row.kind == "source":
+            lines.append(_published(row.name, row.published, columns, ()))
+            continue
         mark = f" {ON_FRONT}" if row.name in on_front else ""
         if keys and row.kind == "setting":
             leads = [word(key, row.setting.get(key)) for key in keys]

@@ -9,6 +9,7 @@ from typing import Any
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.study.answer import Answer, Row
 from dreambooth.study.columns import columns_of
+from dreambooth.study.effects import effects
 from dreambooth.study.paired import means, paired_differences
 from dreambooth.study.pareto import fronts
 from dreambooth.study.published import PublishedRow, Study
@@ -48,6 +49,7 @@ def build_answer(runs: Sequence[ScoredRun], unfinished: Sequence[Unfinished] = (
         tuple(columns_of(runs, published)),
         (*compared, *real_rows(runs, study)),
         fronts([(row.name, members, row.scores) for row, members in rows]),
+        effects(runs),
         tuple(_notes(runs, study, rows, compared)),
         tuple(unfinished),
     )

@@ -14,6 +14,10 @@ SHORT = {
     "CLIP-T with_id": "CLIP-T id",
     "DIV of class": "DIV class",
     "PRES other subjects": "PRES other",
+    "Gallery recall@1": "recall@1",
+    "Gallery rank": "rank",
+    "Kernel distance own class": "KD class",
+    "Kernel distance other classes": "KD others",
 }
 
 
@@ -49,12 +53,20 @@ class Column:
 
 
 def columns_of(runs: Sequence[ScoredRun], published: Published | None = None) -> list[Column]:
-    """List a column for each variant that a run has: first the source's metrics, in its order.
-
-    A published number stands beside the variant that the source names, if a run has it; else beside
-    every variant of the metric of that name.
-    """
+    """List a column for each variant that a run has, as `columns_of_metrics` orders them."""
     full = {variant: name for run in runs for variant, name in run.metric_names.items()}
+    return columns_of_metrics(full, published)
+
+
+def columns_of_metrics(full: Mapping[str, str], published: Published | None = None) -> list[Column]:
+    """List a column for each variant: first the source's metrics, in its order.
+
+    A published number stands beside the variant that the source names, if it is there; else beside
+    every variant of the metric of that name.
+
+    Args:
+        full: the name of each variant's metric.
+    """
     names = {v: SHORT.get(n, n) for v, n in full.items() if not v.startswith("real_ref.")}
     published = published or Published()
     sources = _sources(full, names, published)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.data.prompts import prompts
-from dreambooth.training.fingerprint import CONTENT, WEIGHTS, flat, is_under
+from dreambooth.training.fingerprint import CONTENT, WEIGHTS, depends_on_length, flat, is_under
 
 Plain = Mapping[str, Any]
 # parts of CONTENT that name no content, or that a phase says by itself
@@ -78,7 +78,7 @@ class Work:
                 known = trainings.get(key)
                 if known is None or known.steps < training.steps:
                     trainings[key] = training
-            if _uses_prior(config) and config["prior"]["images_dir"] is None:
+            if _draws_class_images(config):
                 key, count = _class_images(config)
                 if key not in drawn or drawn[key][1] < count:
                     drawn[key] = config, count
@@ -106,15 +106,21 @@ class Work:
 
     @property
     def scored(self) -> int:
-        """Images that are drawn to be scored, while training and at the end."""
+        """Images that are drawn to be scored, while training and at the end.
+
+        Those of the base model, which kernel distances need, are drawn once for all runs.
+        """
         at_the_end = sum(scored_images(config) for config in self.configs)
-        return sum(t.scored for t in self.trainings) + at_the_end
+        base = {key: count for config in self.configs for key, count in _base_images(config)}
+        return sum(t.scored for t in self.trainings) + at_the_end + sum(base.values())
 
 
 def scored_images(config: Plain) -> int:
     """Count the images of a run's evaluation."""
     block = config["evaluation"]
-    return 0 if block["prompts"] is None else _images(config, block)
+    if block["prompts"] is None:
+        return 0
+    return _images(config, block) + len(_other_classes(config)) * block["class_images"]
 
 
 def final_samples(config: Plain) -> int:
@@ -135,8 +141,7 @@ def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
     facts |= {} if is_shared else {"run": run}
     for number, phase in enumerate(config["method"]["phases"]):
         own = {key: value for key, value in phase.items() if key != "max_steps"}
-        is_constant = config["lr_schedule"] == "constant"
-        length = {} if is_constant else {"max_steps": phase["max_steps"]}
+        length = {"max_steps": phase["max_steps"]} if depends_on_length(config) else {}
         key = json.dumps({**facts, **own, **length}, sort_keys=True)
         yield key, Training(config, number, phase["max_steps"])
         facts[f"phase_{number}"] = dict(phase)
@@ -148,9 +153,36 @@ def _class_images(config: Plain) -> tuple[str, int]:
     names = ("seed", "sampler", "num_inference_steps", "guidance_scale")
     facts = {key: prior[key] for key in names}
     facts |= {key: config[key] for key in ("class_prompt", "resolution")}
+    return json.dumps([facts, *_model(config)], sort_keys=True), prior["num_class_images"]
+
+
+def _model(config: Plain) -> list[Any]:
+    """List what the frozen model is, and how it computes."""
     model = {key: config["model"][key] for key in ("path", "revision", "variant")}
-    dtype = (config["sampling"]["dtype"], config["trainer"]["precision"])
-    return json.dumps([facts, model, dtype], sort_keys=True), prior["num_class_images"]
+    return [model, (config["sampling"]["dtype"], config["trainer"]["precision"])]
+
+
+def _base_images(config: Plain) -> list[tuple[str, int]]:
+    """List the sets of base images of a run: what each depends on, and how many images it has."""
+    block = config["evaluation"]
+    if block["prompts"] is None or "kernel" not in block["metrics"]:
+        return []
+    drawn = [*_model(config), config["sampling"], config["scheduler"], config["resolution"]]
+    drawn.append(block["class_seed"])
+    nouns = [config["class_prompt"], *(f"a {noun}" for noun in _other_classes(config))]
+    return [(json.dumps([*drawn, noun], sort_keys=True), block["class_images"]) for noun in nouns]
+
+
+def _other_classes(config: Plain) -> list[str]:
+    block, own = config["evaluation"], config["subject"]["class_noun"]
+    asked = block["other_classes"] if "kernel" in block["metrics"] else []
+    return [noun for noun in dict.fromkeys(asked) if noun != own]
+
+
+def _draws_class_images(config: Plain) -> bool:
+    prior = config["prior"]
+    is_drawn = prior.get("kind", "images") == "images" and prior["images_dir"] is None
+    return _uses_prior(config) and is_drawn
 
 
 def _uses_prior(config: Plain) -> bool:

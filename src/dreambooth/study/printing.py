@@ -20,6 +20,7 @@ from dreambooth.study.answer_lines import (
     lines_of,
 )
 from dreambooth.study.columns import Column
+from dreambooth.study.effect_lines import HEADERS, HEADING, MEANING, effect_lines
 from dreambooth.study.fitting import Block, print_fitted
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short, varying, word
@@ -63,12 +64,18 @@ def _best_of_subjects(runs: Sequence[ScoredRun], column: Column) -> Mapping[str,
 
 
 def _score(run: ScoredRun, variant: str, best: Mapping[str, float]) -> Text:
-    """Write a run's score and half the width of its interval: `0.712 ±.021`."""
+    """Write a run's score, if it has one; the best of its subject is marked."""
     if variant not in run.scores:
         return Text("")
-    value, interval = run.scores[variant], run.intervals.get(variant)
+    value = run.scores[variant]
+    return with_half_interval(value, run.intervals.get(variant), best.get(run.subject) == value)
+
+
+def with_half_interval(
+    value: float, interval: Sequence[float] | None, is_best: bool = False
+) -> Text:
+    """Write a score and half the width of its interval: `0.712 ±.021`."""
     half = f" ±{(interval[1] - interval[0]) / 2:.3f} ".replace("±0", "±") if interval else ""
-    is_best = best.get(run.subject) == value
     text = Text(f"{value:.3f}{BEST if is_best else ' '}", "bold" if is_best else "")
     return text + Text(half, "dim")
 
@@ -86,19 +93,25 @@ def print_answer(console: Console, answer: Answer) -> None:
             if text:
                 console.print(Text(start + text))
         console.print()
-    if not answer.adds_to_runs:
-        return
-    lines = lines_of(answer)
+    if answer.adds_to_runs:
+        _print_lines(console, "means over subjects", lead_headers(answer), lines_of(answer), answer)
+    if lines := effect_lines(answer):
+        _print_lines(console, HEADING, HEADERS, lines, answer)
+
+
+def _print_lines(
+    console: Console, title: str, headers: Sequence[str], lines: Sequence[Line], answer: Answer
+) -> None:
     leads = [
         Block(header, [Text(line.leads[i]) for line in lines], is_number=False)
-        for i, header in enumerate(lead_headers(answer))
+        for i, header in enumerate(headers)
     ]
     leads.append(Block("n", [Text(f"{line.n} ") for line in lines]))
     columns = [
         Block(f"{c.header} {c.arrow}", [_cell(line, line.cells[i]) for line in lines])
         for i, c in enumerate(answer.columns)
     ]
-    print_fitted(console, "means over subjects", leads, columns)
+    print_fitted(console, title, leads, columns)
 
 
 def _cell(line: Line, cell: Cell) -> Text:
@@ -109,8 +122,18 @@ def _cell(line: Line, cell: Cell) -> Text:
     return text + Text(f"\n{cell.interval} ", "dim") if cell.interval else text
 
 
-def print_legend(console: Console, answer: Answer) -> None:
-    """Print the id behind each heading, what the marks mean, and what a reader must know."""
+RUNS = (
+    "In the table of runs: ± half the width of a run's own 95 % interval; "
+    f"{BEST} best of the subject's runs."
+)
+
+
+def print_legend(console: Console, answer: Answer, above: str = RUNS) -> None:
+    """Print the id behind each heading, what the marks mean, and what a reader must know.
+
+    Args:
+        above: a sentence on the table that stands above the answer.
+    """
     ids = Table.grid(padding=(0, 2))
     for header, variant, stated in ids_of(answer):
         ids.add_row(header, Text(variant), style="dim")
@@ -118,11 +141,8 @@ def print_legend(console: Console, answer: Answer) -> None:
             ids.add_row("", Text(f"published: {stated}"), style="dim")
     console.print(ids)
     if answer.columns:
-        runs = (
-            f"In the table of runs: ± half the width of a run's own 95 % interval; {BEST} best of "
-            "the subject's runs."
-        )
-        console.print(Text(runs, "dim"))
+        console.print(Text(above, "dim"))
     sentences = list(legend(answer, BEST))[0 if answer.adds_to_runs else 1 :]
-    for sentence in (*sentences, *answer.notes):
+    meaning = [MEANING] if answer.effects else []
+    for sentence in (*sentences, *meaning, *answer.notes):
         console.print(Text(sentence, "dim"))

@@ -80,12 +80,19 @@ class RunWeights:
         path = model_path(base["path"])
         return locate(path, base["revision"], base["variant"], layout).weights_hash
 
+    def base(self) -> Weights:
+        """Name the base model's weights, without loading them."""
+        return Weights(self.run.record["model"]["name"], "base", "", {"base": self._base_hash()})
+
+    def load_base(self) -> StableDiffusion:
+        """Load the base model, on the CPU."""
+        base = self.run.record["model"]
+        path = model_path(base["path"])
+        return StableDiffusion.from_pretrained(path, base["revision"], base["variant"])
+
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""
-        base, config = self.run.record["model"], self.run.config
-        model = StableDiffusion.from_pretrained(
-            model_path(base["path"]), base["revision"], base["variant"]
-        )
+        model, config = self.load_base(), self.run.config
         weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)

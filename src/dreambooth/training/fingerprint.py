@@ -112,8 +112,8 @@ def facts_of(
 ) -> dict[str, Any]:
     """List what the weights of all phases depend on, as plain values that a user can compare."""
     facts = {key: _select(spec.config, key) for key in WEIGHTS}
-    if spec.optimizer.lr_schedule != "constant":
-        facts["max_steps"] = spec.config["max_steps"]  # such a schedule depends on its length
+    if depends_on_length(spec.config):
+        facts["max_steps"] = spec.config["max_steps"]
     return facts | {
         "model": model.weights_hash(),
         "method": {part: spec.config["method"][part] for part in ("lora", "token")},
@@ -123,10 +123,16 @@ def facts_of(
     }
 
 
+def depends_on_length(config: Mapping[str, Any]) -> bool:
+    """Tell whether a step of a phase depends on how many there are, as a schedule's steps do."""
+    weight = config["prior"].get("weight_schedule", "constant")  # of an earlier version: none
+    return config["lr_schedule"] != "constant" or config["ppl"] and weight != "constant"
+
+
 def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List what each phase's weights depend on: its own settings, and the phases before it.
 
-    The number of steps is left out at a constant learning rate: more steps continue the phase.
+    The number of steps is left out if no step depends on it: more steps continue the phase.
     """
     result, facts = [], dict(facts)
     for number, phase in enumerate(spec.method.phases):

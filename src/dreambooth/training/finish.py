@@ -13,7 +13,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, folder_hash, write_json
 from dreambooth.model.adapters.lora_files import save_lora

@@ -108,9 +108,14 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
         and set(asked["metrics"]) <= set(metrics["metrics"])
         and metrics["encoders"]["family"] == asked["encoders"]
         and all(protocol[key] == asked[key] for key in PROTOCOL)
+        and ("kernel" not in asked["metrics"] or _others(protocol) == _others(asked))
         and all(drawn[name] == sampling[key] for key, name in DRAWN.items())
     )
     return metrics["scores"] if is_asked else None
+
+
+def _others(block: Plain) -> list[str]:
+    return list(block.get("other_classes") or ())
 
 
 def _are_same(references: Sequence[str], photos: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dreambooth.evaluation.curve import Curve
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
 from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first

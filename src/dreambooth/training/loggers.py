@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.sampling.store import Item
 from dreambooth.training.distributed import is_first
 from dreambooth.training.run_log import RunLog

@@ -11,8 +11,14 @@ from diffusers.optimization import get_scheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from dreambooth.diffusion.loss import error_per_sample, min_snr_weights, two_term_loss
+from dreambooth.diffusion.loss import (
+    error_per_sample,
+    min_snr_weights,
+    scheduled_weight,
+    two_term_loss,
+)
 from dreambooth.diffusion.noise import add_noise, snr, target
+from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.interface import Embeddings
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.sharding import gathered
@@ -23,7 +29,8 @@ class DreamBooth(pl.LightningModule):
     """Train the weights of a base model that are already prepared for `phase`.
 
     Checkpoints hold only what trains; see `checkpoints.py`. `steps_before` counts the optimizer
-    steps of earlier phases, so that the logged step continues from there.
+    steps of earlier phases, so that the logged step continues from there. With `base`, the target
+    of prior rows is its prediction.
     """
 
     alphas_cumprod: Tensor  # [T], a buffer
@@ -35,6 +42,7 @@ class DreamBooth(pl.LightningModule):
         optimization: OptimizerSpec,
         phase: PhaseSpec,
         steps_before: int = 0,
+        base: BasePrediction | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave the frozen weights out
@@ -42,7 +50,7 @@ class DreamBooth(pl.LightningModule):
         self.model = weights.model
         self.loss = loss
         self.optimization, self.phase = optimization, phase
-        self.steps_before = steps_before
+        self.steps_before, self.base = steps_before, base
         self.register_buffer("alphas_cumprod", self.model.alphas_cumprod, persistent=False)
         self.trains_text = self.model.trains_text
         self._embedded: dict[str, Embeddings] = {}
@@ -64,7 +72,7 @@ class DreamBooth(pl.LightningModule):
     def errors(self, batch: dict) -> Tensor:
         """Compute each sample's squared error `[N]`, weighted by Min-SNR if the loss asks for it.
 
-        Weights apply per sample, before the loss splits instance from class images.
+        Weights apply per sample, before the loss splits instance from prior rows.
         """
         latents = self.model.sample_latents(
             batch["mean"], batch["logvar"], batch["posterior_noise"]
@@ -80,11 +88,22 @@ class DreamBooth(pl.LightningModule):
         prediction = self.model.predict(noisy, timesteps, self.embeddings(batch["prompts"]))
         prediction_type = self.model.prediction_type
         aim = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
+        rows = [row for row, kind in enumerate(batch["kinds"]) if kind == "prior"]
+        if self.base is not None and rows:
+            prompts = [batch["prompts"][row] for row in rows]
+            aim = aim.clone()  # it may be the batch's noise
+            aim[rows] = self.base.predict(noisy[rows], timesteps[rows], prompts).to(aim)
         error = error_per_sample(prediction, aim)
         if self.loss.min_snr_gamma is None:
             return error
         ratio = snr(timesteps, self.alphas_cumprod)
         return error * min_snr_weights(ratio, self.loss.min_snr_gamma, prediction_type)
+
+    def prior_weight(self) -> float:
+        """Compute the weight of the prior loss at this optimizer step of the phase."""
+        loss, step, steps = self.loss, self.global_step, self.phase.max_steps
+        ends = (loss.prior_loss_weight, loss.prior_weight_end)
+        return scheduled_weight(*ends, loss.prior_weight_schedule, step, steps)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """Seed the global generators for each batch, for dropout."""
@@ -92,9 +111,11 @@ class DreamBooth(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Compute the two-term loss; log the instance, prior and total terms."""
-        terms = two_term_loss(self.errors(batch), batch["is_prior"], self.loss.prior_loss_weight)
+        terms = two_term_loss(self.errors(batch), batch["is_prior"], self.prior_weight())
         for name, value in terms._asdict().items():
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
+        if self.loss.prior_weight_schedule != "constant":
+            self.log("prior_weight", self.prior_weight(), batch_size=1)
         return terms.total
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

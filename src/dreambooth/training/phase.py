@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
+from dreambooth.data.prompts import fill
 from dreambooth.evaluation.curve import Curve
+from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
@@ -31,9 +34,11 @@ def train_phases(
     prepared: Prepared, starts: list[Start], loggers: Loggers, curve: Curve | None
 ) -> tuple[dict[str, dict], int | None]:
     """Train every phase; return their costs, and the signal that stopped the last one, if any."""
-    costs, stopped = {}, None
+    costs, stopped, base = {}, None, _base_prediction(prepared)
     for number, start in enumerate(starts):
-        costs[f"phase_{number}"] = result = _Phase(prepared, number, loggers, curve).train(start)
+        phase = _Phase(prepared, number, loggers, curve, base)
+        costs[f"phase_{number}"] = result = phase.train(start)
+        del phase
         free_memory()  # the phase's optimizer state, before anything else needs room
         if start.trained is not None:
             start.trained.release()
@@ -43,17 +48,31 @@ def train_phases(
     return costs, stopped
 
 
+def _base_prediction(prepared: Prepared) -> BasePrediction | None:
+    """Make what predicts as the model does now, before it trains, if the prior loss asks for it."""
+    spec, examples = prepared.spec, prepared.batches.prior
+    if spec.prior is None or spec.prior.kind != "prediction" or examples is None:
+        return None
+    dtype = getattr(torch, spec.hardware.frozen_dtype)
+    return BasePrediction(prepared.model, examples.prompts, dtype)
+
+
 class _Phase:
     """One phase: its module, its batches and its callbacks."""
 
     def __init__(
-        self, prepared: Prepared, number: int, loggers: Loggers, curve: Curve | None
+        self,
+        prepared: Prepared,
+        number: int,
+        loggers: Loggers,
+        curve: Curve | None,
+        base: BasePrediction | None,
     ) -> None:
         self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
         self.is_last = number == len(self.spec.method.phases) - 1
         self.loggers, self.curve = loggers, curve
-        self.module = self._module()
+        self.module = self._module(base)
         self.trained = list(self.weights.parameters().values())
         self.batches = self._batches(prepared.batches)
         decay = self.spec.optimizer.ema_decay
@@ -74,10 +93,7 @@ class _Phase:
         Raises:
             UserError: a loss that is not finite.
         """
-        prompts = set(self.batches.instance.prompts)
-        if self.batches.prior is not None:
-            prompts.update(self.batches.prior.prompts)
-        self.module.embed_once(prompts)
+        self.module.embed_once(self.batches.prompts)
         stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
         first = history["step"]
         if first < self.phase.max_steps and not self._is_over(first):
@@ -101,23 +117,31 @@ class _Phase:
             "reused": history["reused"],
         }
 
-    def _module(self) -> DreamBooth:
+    def _module(self, base: BasePrediction | None) -> DreamBooth:
         """Make the model train this phase's parts, and the module that trains them."""
         spec, method, hardware = self.spec, self.spec.method, self.spec.hardware
         self.weights.prepare(self.phase.parts)
+        if base is not None:
+            base.keep()
         if hardware.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
         if hardware.compile:
             self.model.network(self.model.denoiser).compile()
         steps_before = method.steps_before(self.number)
-        return DreamBooth(self.weights, spec.loss, spec.optimizer, self.phase, steps_before)
+        return DreamBooth(self.weights, spec.loss, spec.optimizer, self.phase, steps_before, base)
 
     def _batches(self, batches: KeyedBatches) -> KeyedBatches:
-        """Leave the class images out where only a token trains: no class prompt holds it."""
-        parts = self.phase.parts
-        if (parts.unet, parts.text_encoder) == ("frozen", "token"):
-            return replace(batches, prior=None)
-        return batches
+        """Give a phase that trains a token its templates.
+
+        Where nothing else trains, the class images are left out: no class prompt holds the token.
+        """
+        parts, subject = self.phase.parts, self.spec.subject
+        if parts.text_encoder != "token":
+            return batches
+        if parts.unet == "frozen":
+            batches = replace(batches, prior=None)
+        filled = tuple(fill(t, subject.words.phrase, "") for t in self.spec.method.templates)
+        return replace(batches, variants={subject.instance_prompt: filled} if filled else {})
 
     def _fit(self, start: Start, stop: StopAtStepBoundary) -> None:
         """Run Lightning's Trainer, with our handling of signals."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import captions
-from dreambooth.data.subjects import find_photos
+from dreambooth.data.subjects import find_photos, gallery_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
@@ -25,10 +25,16 @@ from dreambooth.model.lora import targets_in
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
-from dreambooth.sampling.class_images import ClassImages, own_class_images
-from dreambooth.sampling.draw import draw
-from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
+from dreambooth.sampling.class_images import (
+    ClassImages,
+    base_images,
+    describe_faults,
+    own_class_images,
+)
+from dreambooth.sampling.provenance import Weights
+from dreambooth.sampling.spec import Sampling
 from dreambooth.training.costs import Costs
+from dreambooth.training.distributed import is_first
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -36,13 +42,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the phases of a run work with; `photos` are all of the subject's."""
+    """What the phases of a run work with; `photos` are all of the subject's.
+
+    `base` has the base model's images that the scores compare with, by class prompt.
+    """
 
     spec: TrainSpec
     costs: Costs
     weights: TrainableWeights
     photos: list[Path]
     batches: KeyedBatches
+    base: Mapping[str, list[Path]] = field(default_factory=dict)
 
     @property
     def training_photos(self) -> list[Path]:
@@ -86,8 +96,9 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
+    compared = _kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
-    return Prepared(spec, costs, weights, photos, batches)
+    return Prepared(spec, costs, weights, photos, batches, compared)
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
@@ -139,13 +150,25 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
         settings.encoders_dir,
         str(spec.cache_dir),
     )
+    subject, gallery = spec.subject, {}
+    if "gallery" in settings.metrics:
+        gallery = gallery_photos(
+            subject.gallery,
+            subject.words.class_noun,
+            subject.photos,
+            subject.root,
+            subject.rendered,
+            spec.cache_dir,
+        )
     return Evaluation(
         settings,
-        spec.subject.words,
+        subject.words,
         spec.sampling,
         prepared.photos,
         encoders,
         prepared.references,
+        gallery,
+        prepared.base,
     )
 
 
@@ -160,21 +183,25 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:
-    """Encode every photo, and the class images if the run uses them."""
+    """Encode every photo, and the images of the prior loss, if these are others."""
     data, words = spec.data, spec.subject.words
     encode = partial(encode_examples, model, seed=spec.seed, cache_dir=spec.cache_dir)
     with costs.stage("latents"):  # before the class images: a bad photo is found at once
         texts = captions(photos, spec.subject.instance_prompt)
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
-    if spec.prior is not None:
+    if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
             paths = _class_images(spec, model)
             places += paths
+            if is_first() and (faults := describe_faults(paths)):
+                log.warning("%s", faults)
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
             prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
+    elif spec.prior is not None:
+        prior = replace(instance, prompts=(words.class_prompt,) * len(instance))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
-        if examples is not None:
+        if examples is not None and stage in costs.stages:
             costs.stages[stage]["bytes"] = examples.mean.nbytes + examples.logvar.nbytes
     return KeyedBatches(
         instance,
@@ -194,18 +221,35 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
     assert prior is not None
     if prior.images_dir is not None:
         return own_class_images(prior.images_dir, prior.num_class_images)
-    wanted = ClassImages(
+    return _base_images(
+        spec,
+        model,
         spec.subject.words.class_prompt,
         prior.num_class_images,
         prior.seed,
-        prior.sampling.batch_size,
+        prior.sampling,
     )
-    facts = {"model": model.weights_hash(), **prior.sampling.facts}
+
+
+def _base_images(
+    spec: TrainSpec, model: BaseModel, prompt: str, count: int, seed: int, sampling: Sampling
+) -> list[Path]:
+    """Draw class images of the model, which is still frozen, or take them from the cache."""
+    wanted = ClassImages(prompt, count, seed, sampling.batch_size)
     base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
-    shown = Provenance(base, prior.sampling, tuple(network_dtypes(model)))
-    return wanted.drawn(
-        lambda prompts, seeds: draw(model, prompts, seeds, prior.sampling),
-        facts,
-        spec.cache_dir,
-        shown.text,
-    )
+    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir)
+
+
+def _kernel_images(spec: TrainSpec, model: BaseModel, costs: Costs) -> dict[str, list[Path]]:
+    """Draw the images that kernel distances compare with, by prompt; none without them."""
+    settings, words = spec.evaluation, spec.subject.words
+    prompts = settings.base_prompts(words) if settings else []
+    images: dict[str, list[Path]] = {}
+    if settings is None or not prompts:
+        return images
+    with costs.stage("base_images") as places:
+        for prompt in prompts:
+            count, seed = settings.class_images, settings.class_seed
+            images[prompt] = _base_images(spec, model, prompt, count, seed, spec.sampling)
+            places += images[prompt]
+    return images

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.metrics.variants import short_id
 from dreambooth.training.run_log import CURVE
 
-SPEED = ("images_per_second", "memory_gib")
+GROUPS = {"images_per_second": "speed", "memory_gib": "speed", "prior_weight": "loss"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def shown_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     for name, value in numbers.items():
         if name.startswith(CURVE):
             name = CURVE + short_id(name.removeprefix(CURVE))
-        elif name in SPEED:
-            name = f"speed/{name}"
+        elif name in GROUPS:
+            name = f"{GROUPS[name]}/{name}"
         shown[name] = value
     return shown
 

@@ -36,7 +36,7 @@ class SubjectSpec:
 
     `photos` is a folder. Without it `root` is a copy of the dataset. Without both, `rendered`
     pictures of the embedded world are made; with None the dataset is downloaded. The first `use`
-    photos train; None is all.
+    photos train; None is all. `gallery` names the other known subjects of the class.
     """
 
     name: str
@@ -47,16 +47,28 @@ class SubjectSpec:
     root: str | None
     rendered: int | None
     use: int | None = None
+    gallery: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The class images of prior preservation; `images_dir` is a folder of the user's own."""
+    """What prior preservation trains on; `images_dir` is a folder of the user's own images.
 
+    With `kind` "images" these are class images, drawn without a folder. With "prediction" the
+    target is what the model predicted before training: on the folder's images, or else on the
+    photos under the class prompt.
+    """
+
+    kind: str
     num_class_images: int
     images_dir: str | None
     seed: int
     sampling: Sampling
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether there are images beside the photos to train on."""
+        return self.kind == "images" or self.images_dir is not None
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,15 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """The phases in order, with the adapters and the new token that they train."""
+    """The phases in order, with the adapters and the new token that they train.
+
+    A phase that trains the token draws each row's prompt from `templates`; empty keeps the photos'.
+    """
 
     phases: tuple[PhaseSpec, ...]
     lora: LoRASettings | None
     token: TokenSettings | None
+    templates: tuple[str, ...] = ()
 
     @property
     def export(self) -> str:
@@ -102,6 +118,7 @@ class MethodSpec:
 class Loss:
     """The two-term loss. `prior_loss_weight` is the paper's lambda.
 
+    `prior_weight_schedule` takes it to `prior_weight_end` over a phase (`scheduled_weight`).
     `min_snr_gamma` None leaves errors unweighted. `noise_schedule_dtype` "latents" casts the
     schedule to the latents' dtype, as diffusers does; float32 is exact.
     """
@@ -109,6 +126,8 @@ class Loss:
     prior_loss_weight: float
     min_snr_gamma: float | None = None
     noise_schedule_dtype: str = "float32"
+    prior_weight_schedule: str = "constant"
+    prior_weight_end: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from dreambooth.data.prompts import SubjectWords
-from dreambooth.evaluation.score import Scores
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores
 from dreambooth.quoting import quoted, typed
 
