@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import Progress as RichProgress
+from rich.progress import TextColumn
 
 from dreambooth.training.progress import EveryNSteps, Progress, Rates
 from fake_trainer import FakeModule, FakeTrainer, micro_steps
@@ -47,11 +52,13 @@ def test_the_bar_reads_its_numbers_twice_a_second_at_most(monkeypatch):
     times, values = iter([1.0, 1.0, 1.1, 1.4, 1.6, 1.6]), iter([0.5, 0.25])
     monkeypatch.setattr("dreambooth.training.progress.time.monotonic", lambda: next(times))
     monkeypatch.setattr(
-        RichProgressBar, "get_metrics", lambda *_: {"v_num": 1, "loss/prior": next(values)}
+        RichProgressBar,
+        "get_metrics",
+        lambda *_: {"v_num": 1, "loss/instance": 0.0, "loss/prior": next(values)},
     )
     bar = Progress()
     shown = [bar.get_metrics(None, None) for _ in range(4)]
-    assert shown == [{"prior": 0.5}] * 3 + [{"prior": 0.25}]
+    assert shown == [{"prior": "0.500"}] * 3 + [{"prior": "0.250"}]
 
 
 def test_the_bar_counts_optimizer_steps_of_the_whole_phase(monkeypatch):
@@ -81,3 +88,16 @@ def test_rates_count_the_images_of_whole_steps_of_this_session(monkeypatch):
     assert all(value > 0 for name, value in logged if name == "memory_gib")
     assert (rates.steps, rates.seconds) == (2, 2.0)
     assert rates.images_per_second == pytest.approx(6)
+
+
+def test_the_bar_fits_on_80_columns(monkeypatch):
+    numbers = {"loss/instance": 0.12345, "loss/prior": 0.54321, "images_per_second": 123.456}
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: {**numbers, "memory_gib": 12.34})
+    bar = Progress()
+    shown = " ".join(f"{name}: {value}" for name, value in bar.get_metrics(None, None).items())
+    assert shown == "instance: 0.123 prior: 0.543 img/s: 123 GiB: 12.3"
+    console = Console(width=80, file=io.StringIO())
+    progress = RichProgress(*bar.configure_columns(None), TextColumn(shown), console=console)
+    progress.add_task("", total=9999, completed=1234)
+    lines = console.render_lines(progress.get_renderable())
+    assert len(lines) == 1 and "GiB: 12.3" in "".join(segment.text for segment in lines[0])

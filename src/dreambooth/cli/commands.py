@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.heap import keep_heap
@@ -60,7 +59,7 @@ def train(cfg: DictConfig) -> int | float:
 def say_stopped(folder: Path) -> None:
     """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
     print("\nStopped; everything is saved.", end="")
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if is_of_sweep():
         print(flush=True)
     else:
         again = typed(f"hydra.run.dir={quoted(folder)}")
@@ -68,13 +67,13 @@ def say_stopped(folder: Path) -> None:
 
 
 def show_page(folder: Path) -> None:
-    """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    """Write a finished run's `run.html`; print where it is, but in a sweep; an error is a warning."""
     with postponed_imports():
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
     page = attempted("run.html", lambda: write_run_page(folder))
-    if page is not None:
+    if page is not None and not is_of_sweep():
         print(f"\nThe run's page: {page}")
 
 

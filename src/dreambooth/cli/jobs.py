@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -99,6 +100,11 @@ class FailedJobs(Callback):
 def is_training(config: DictConfig) -> bool:
     """Tell whether a composed job is one of train.py, whose folder is its own."""
     return "resume_sweep" in config
+
+
+def is_of_sweep() -> bool:
+    """Tell whether the job that runs here is one of a sweep's."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def log_error(error: Any) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
+from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.study.sweeps import sweep_name
 from dreambooth.training.fingerprint import NEITHER, is_under
 
@@ -73,10 +73,9 @@ def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 def group_name(config: Mapping[str, Any]) -> str:
     """Name the study that a run belongs to: its preset or sweep; a single run's is its subject."""
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    if hydra is None or hydra.mode != RunMode.MULTIRUN:
+    if not is_of_sweep():
         return config["subject"]["name"]
-    return sweep_name(Path(str(hydra.sweep.dir)))[:LENGTH]
+    return sweep_name(Path(str(HydraConfig.get().sweep.dir)))[:LENGTH]
 
 
 def number(value: Any) -> str:

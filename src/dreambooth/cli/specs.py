@@ -19,6 +19,7 @@ from dreambooth.cli.blocks import (
     optimizer_spec,
     sampling_spec,
 )
+from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
@@ -77,6 +78,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         evaluation=evaluation_spec(config["evaluation"]),
         curve=_curve(config),
         logger=_logger(config),
+        is_of_sweep=is_of_sweep(),
         config=config,
         written=plain(cfg),
     )

@@ -143,7 +143,7 @@ def short_id(variant: str) -> str:
     >>> short_id("clip_t.b32.with_id.matched.cos")
     'clip_t_with_id'
 
-    The kinds in `PLAIN_KINDS` need no name: `clip_t`, `pres`, `kernel`. What is no id stays as it is.
+    The kinds in `PLAIN_KINDS` are not named: `clip_t`, `pres`. What is no id stays as it is.
     """
     metric, _, rest = variant.partition(".")
     fields = rest.split(".")

@@ -26,7 +26,7 @@ from dreambooth.training.finished import contents
 from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import print_line, print_summary
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,10 @@ class Finish:
         total = self._write_record()
         self.loggers.end(total, self.folder / "model")
         self._write_record(total)
-        print_summary(self.folder, program, self.spec.subject.words, total, scores)
+        if self.spec.is_of_sweep:
+            print_line(self.spec.logger.name, total, scores)
+        else:
+            print_summary(self.folder, program, self.spec.subject.words, total, scores)
         return scores
 
     def _finish_curve(self, curve: Curve) -> None:

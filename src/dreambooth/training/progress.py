@@ -10,13 +10,21 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from dreambooth.training.memory import peak_memory_gib
 from dreambooth.training.sharding import Sharded
 
+BAR = {  # what the bar shows of what is logged, under short names and with few digits
+    "loss/instance": ("instance", ".3f"),
+    "loss/prior": ("prior", ".3f"),
+    "images_per_second": ("img/s", ".3g"),
+    "memory_gib": ("GiB", ".1f"),
+}
+
 
 class Progress(RichProgressBar):
-    """Show Lightning's bar, counting a phase's optimizer steps and no epochs."""
+    """Show Lightning's bar on a line of 80 columns: a phase's optimizer steps and the time left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,8 +36,9 @@ class Progress(RichProgressBar):
         """The bar's end, in a resumed phase too."""
         return self.trainer.max_steps
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Training"
+    def configure_columns(self, trainer: Trainer) -> list:
+        """List the columns before the numbers."""
+        return [BarColumn(bar_width=8), MofNCompleteColumn(), TimeRemainingColumn()]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,13 +49,14 @@ class Progress(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, last)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return both losses, images per second and memory; no version number.
+        """Return both losses, images per second and memory, as text; none that is 0 is shown.
 
         They are read at most twice a second, because reading them waits for the device.
         """
         if time.monotonic() >= self.due:
-            items = super().get_metrics(trainer, pl_module)
-            self.shown = {k.removeprefix("loss/"): v for k, v in items.items() if k != "v_num"}
+            items: dict[str, Any] = super().get_metrics(trainer, pl_module)
+            shown = {name: items[name] for name in BAR if items.get(name)}
+            self.shown = {BAR[name][0]: f"{value:{BAR[name][1]}}" for name, value in shown.items()}
             self.due = time.monotonic() + 0.5
         return self.shown
 

@@ -221,7 +221,7 @@ class TrainSpec:
     """Everything that one run of train.py does.
 
     `config` is the configuration with every reference resolved, `written` as it was written; both
-    are plain values, kept in run.json.
+    are plain values, kept in run.json. A run of a sweep ends with one line in place of a summary.
     """
 
     folder: Path
@@ -242,5 +242,6 @@ class TrainSpec:
     evaluation: EvaluationSpec | None
     curve: CurveSpec | None
     logger: LoggerSpec
+    is_of_sweep: bool
     config: Mapping[str, Any]
     written: Mapping[str, Any]

@@ -14,7 +14,17 @@ from rich.table import Table
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores
+from dreambooth.metrics.variants import short_id
 from dreambooth.quoting import quoted, typed
+
+SHOWN = ("dino", "clip_i", "clip_t", "pres", "div")  # of a run's scores, in its line
+
+
+def print_line(name: str, costs: Mapping[str, Any], scores: Scores | None) -> None:
+    """Print the scores and the time of a run of a sweep, whose closing table has everything."""
+    found = {short_id(v): entry["mean"] for v, entry in scores.summary.items()} if scores else {}
+    shown = ", ".join(f"{key} {found[key]:.3f}" for key in SHOWN if key in found)
+    print(f"{name}: {shown or 'no scores'}, {costs['seconds']:.0f} s in all", flush=True)
 
 
 def print_summary(
