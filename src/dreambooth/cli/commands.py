@@ -67,7 +67,10 @@ def say_stopped(folder: Path) -> None:
 
 
 def show_page(folder: Path) -> None:
-    """Write a finished run's `run.html`; print where it is, but in a sweep; an error is a warning."""
+    """Write a finished run's `run.html`, and outside of a sweep print where it is.
+
+    An error is a warning.
+    """
     with postponed_imports():
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
