@@ -18,7 +18,7 @@ from dreambooth.study.sweeps import FAILED, SweepPlan
 
 
 class SweepProgress(Callback):
-    """Hydra callback: print the line. It is pickled with each job, so it has no count of its own."""
+    """Hydra callback: print the line. Each job has a copy of it, so it counts nothing itself."""
 
     started = 0.0
 
@@ -53,9 +53,8 @@ def progress_line(folder: Path, started: float, now: float) -> str | None:
     if not left or not own:
         return f"{line}.\n"
     seconds = round((now - started) / own * left)
-    until = datetime.fromtimestamp(now + seconds).strftime(
-        "%H:%M" if seconds < 43200 else "%x %H:%M"
-    )
+    clock = "%H:%M" if seconds < 12 * 3600 else "%Y-%m-%d %H:%M"
+    until = datetime.fromtimestamp(now + seconds).strftime(clock)
     return f"{line}; the others take about {timedelta(seconds=seconds)}, until {until}.\n"
 
 
