@@ -22,7 +22,6 @@ from dreambooth.study.printing import print_answer, print_legend, print_runs
 from dreambooth.study.scored_runs import ScoredRun, read_runs
 from dreambooth.study.settings import by_setting, in_order, varying
 from dreambooth.study.sweeps import Unfinished, find_unfinished
-from dreambooth.study.wandb_summary import log_study
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,8 @@ def print_tables(
     written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
     if wandb:
+        from dreambooth.study.wandb_summary import log_study  # matplotlib takes a second
+
         attempted("The summary in W&B", lambda: log_study(folder, runs, answer))
 
 
