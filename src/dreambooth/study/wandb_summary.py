@@ -60,20 +60,21 @@ def _runs_table(runs: Sequence[ScoredRun]) -> Any:
     keys = varying(runs)
     variants = list(dict.fromkeys(v for run in runs for v in run.scores if "real_ref" not in v))
     costs = ("seconds", "peak_memory_gib")
+    settings = [_column([run.settings.get(key) for run in runs]) for key in keys]
     rows = []
-    for run in runs:
+    for number, run in enumerate(runs):
         final, record = run.run.folder / "samples" / "final.png", run.run.record["costs"]
         rows.append(
             [
                 run.name,
                 image(final) if final.exists() else None,
-                *(_cell(run.settings.get(key)) for key in keys),
+                *(column[number] for column in settings),
                 *(run.scores.get(variant) for variant in variants),
                 *(record.get(name) for name in costs),
             ]
         )
     headers = ["run", "final samples", *(short(key) for key in keys), *_headers(variants), *costs]
-    return wandb.Table(columns=headers, data=rows, allow_mixed_types=True)
+    return wandb.Table(columns=headers, data=rows)
 
 
 def _settings(answer: Answer) -> Any:
@@ -88,7 +89,7 @@ def _settings(answer: Answer) -> Any:
     ]
     differences = [f"{header} - baseline" for header in _headers(compared)]
     headers = ["setting", "kind", *_headers(variants), *differences]
-    return wandb.Table(columns=headers, data=rows, allow_mixed_types=True)
+    return wandb.Table(columns=headers, data=rows)
 
 
 def _values(means: Mapping[str, Mean], variants: Sequence[str]) -> list[float | None]:
@@ -101,5 +102,9 @@ def _headers(variants: Sequence[str]) -> list[str]:
     return [v if names[short_id(v)] > 1 else short_id(v) for v in variants]
 
 
-def _cell(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | None) else str(value)
+def _column(values: Sequence[Any]) -> list[Any]:
+    """Write values of different types as text: a column of W&B's has one type."""
+    types = {type(value) for value in values if value is not None}
+    if types in ({bool}, {str}) or types <= {int, float}:
+        return list(values)
+    return [None if value is None else str(value) for value in values]
