@@ -14,9 +14,13 @@ from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import grid
+from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
+
+
+FINAL = "final"  # the samples that follow training
 
 
 def step_name(step: int) -> str:
@@ -47,11 +51,19 @@ class SampleSet:
     ) -> list[Image.Image]:
         """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`.
 
+        A bar shows the time left of the final ones; training has a bar of its own.
+
         Args:
             weights: those that the model has now, as each PNG names them.
         """
         items = self.items
-        images = draw(model, [i.prompt for i in items], [i.seed for i in items], self.sampling)
+        images: list[Image.Image] = []
+        with progress_bar("Final samples" if name == FINAL else "", len(items)) as advance:
+            for start in range(0, len(items), self.sampling.batch_size):
+                part = items[start : start + self.sampling.batch_size]
+                prompts, seeds = [i.prompt for i in part], [i.seed for i in part]
+                images += draw(model, prompts, seeds, self.sampling)
+                advance(len(part))
         shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
         ImageStore(folder / name, self.sampling.facts, shown.text).replace(items, images)
         with atomic(folder / f"{name}.png") as temporary:

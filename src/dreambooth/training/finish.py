@@ -21,6 +21,7 @@ from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights, export_hashes
+from dreambooth.sampling.samples import FINAL
 from dreambooth.training.costs import STOPPED
 from dreambooth.training.finished import contents
 from dreambooth.training.loggers import Loggers
@@ -66,8 +67,8 @@ class Finish:
         weights = self._weights()
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            samples.draw(self.model, weights, self.folder / "samples", "final")
-            self.loggers.samples(self.folder / "samples" / "final", samples.items, self.last_step)
+            samples.draw(self.model, weights, self.folder / "samples", FINAL)
+            self.loggers.samples(self.folder / "samples" / FINAL, samples.items, self.last_step)
             places.append(self.folder / "samples")
         scores = self._score(weights)
         total = self._write_record()
