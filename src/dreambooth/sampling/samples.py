@@ -19,7 +19,6 @@ from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
 
-
 FINAL = "final"  # the samples that follow training
 
 
