@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 log = logging.getLogger(__name__)
 
 FOLDER = "wandb"  # below the run's; W&B itself calls it so
-ANSWER = 3.0  # seconds in which a server must answer; else the run is logged offline
+ANSWER = 2.0  # seconds in which a server must answer; else the run is logged offline
 INIT = 10.0  # seconds in which an online run must have begun; else it is logged offline
 _one_at_a_time = threading.Lock()  # W&B reads where files lie from the environment
 
@@ -59,7 +59,7 @@ class Session:
         self.seconds = seconds
         self.place: str | None = None  # where the files are, once the run has begun
         self.url: str | None = None  # of an online run
-        self.failed, self.ended = False, threading.Event()
+        self.failed, self.is_left, self.ended = False, False, threading.Event()
         self.calls: queue.SimpleQueue[Call | int] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="wandb", daemon=True).start()
 
@@ -75,6 +75,7 @@ class Session:
         if self.failed:
             return
         if not ended:
+            self.is_left = True
             left = "has not begun" if self.place is None else "has not taken everything"
             where = f"; `wandb sync --include-online {self.place}` sends the rest"
             log.warning(
@@ -101,8 +102,9 @@ class Session:
                 run = None
             except Exception as error:  # whatever W&B raises, training is worth more
                 self.failed = True
-                words = " ".join(str(error).split()) or type(error).__name__
-                log.warning("Weights & Biases failed (%s): metrics.csv has everything.", words)
+                if not self.is_left:
+                    words = " ".join(str(error).split()) or type(error).__name__
+                    log.warning("Weights & Biases failed (%s): metrics.csv has everything.", words)
             try:
                 if run is not None:
                     run.finish(exit_code=1)
@@ -113,6 +115,8 @@ class Session:
     def _begin(self) -> Run:
         """Begin the run, offline where it cannot be online."""
         os.environ.setdefault("WANDB_SILENT", "true")  # it warns of its own settings before a run
+        # W&B's reports on itself make the process wait at its end for a server that is away
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         with _without_launch():
             import wandb
 
@@ -127,11 +131,10 @@ class Session:
                     self.url = run.url
                     return run
                 except Exception as error:
-                    words = " ".join(str(error).split())[:200]
-                    log.warning("%s does not answer (%s): W&B is offline.", server, words)
+                    words = " ".join(str(error).split())[:120]
+                    log.warning("%s cannot be used (%s): W&B is offline.", server, words)
                     mode = "offline"
-            # without this, W&B's own telemetry makes the process wait for the server as it ends
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+                    wandb.teardown()  # else the id would be in use
             return self._init(wandb, mode)
 
     def _init(self, wandb: Any, mode: Any) -> Run:
@@ -165,13 +168,15 @@ class Session:
 
 
 def _ask(server: str) -> None:
-    """Ask a server for anything.
+    """Ask a server what W&B asks first, without logging in.
 
     Raises:
         OSError: it does not answer.
     """
+    head = {"Content-Type": "application/json"}
+    query = urllib.request.Request(f"{server}/graphql", b'{"query": "{ __typename }"}', head)
     try:
-        urllib.request.urlopen(server, timeout=ANSWER).close()
+        urllib.request.urlopen(query, timeout=ANSWER).close()
     except urllib.error.HTTPError:  # an answer too
         return
 
