@@ -15,6 +15,7 @@ import wandb
 from dreambooth.training import wandb_session
 from dreambooth.training.wandb_session import Session, WandbNames
 from wandb_file import OfflineRun
+from wandb_server import wandb_server
 
 NAMES = WandbNames("abc123", "dreambooth", "dog-ppl", "study", "train", ("dog",))
 SOON = 5.0  # seconds, on a machine that does much else
@@ -28,6 +29,7 @@ def home(monkeypatch, tmp_path, caplog) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
+    wandb.teardown()  # W&B reads the environment once
     caplog.set_level(logging.INFO)
     return tmp_path / "home"
 
@@ -63,10 +65,6 @@ def test_without_a_key_the_run_is_offline_under_its_names(tmp_path, caplog):
     assert not any(name.startswith("wandb.sdk.launch") for name in sys.modules)  # takes long
 
 
-def closed_port() -> str:
-    return "http://localhost:9"
-
-
 def silent() -> tuple[socket.socket, str]:
     server = socket.create_server(("127.0.0.1", 0))
     return server, f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -83,6 +81,27 @@ def test_a_server_that_does_not_answer_costs_no_time(tmp_path, monkeypatch, capl
         out = logged(tmp_path / "run")
     assert is_logged(out)
     assert "cannot be used" in caplog.text and "wandb sync" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_online_run_and_a_server_that_falls_silent(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        logged(tmp_path / "run")
+        assert {"loss": 0.5, "step": 3}.items() <= server.rows[0].items()
+        assert f"{server.url}/me/dreambooth/runs/abc123" in caplog.text
+        made = session(tmp_path / "later", seconds=0.5)
+        while made.url is None and not made.failed:
+            time.sleep(0.05)
+        server.answers.clear()
+        made.send(lambda run: run.log({"loss": 0.5, "step": 3}))
+        started = time.monotonic()
+        made.close()
+        assert time.monotonic() - started < SOON
+        assert "has not taken everything" in caplog.text
+        assert f"wandb sync --include-online {made.place}` sends the rest" in caplog.text
+        made.ended.wait(60)
 
 
 def test_the_end_waits_for_seconds_and_no_longer(tmp_path, monkeypatch, caplog):

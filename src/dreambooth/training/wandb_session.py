@@ -59,7 +59,8 @@ class Session:
         self.seconds = seconds
         self.place: str | None = None  # where the files are, once the run has begun
         self.url: str | None = None  # of an online run
-        self.failed, self.is_left, self.ended = False, False, threading.Event()
+        self.failed, self.ended = False, threading.Event()
+        self.is_left = False  # whether the end was not waited for
         self.calls: queue.SimpleQueue[Call | int] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="wandb", daemon=True).start()
 
@@ -71,11 +72,10 @@ class Session:
     def close(self, failed: bool = False) -> None:
         """End the session, and say where it is; wait for `seconds` at most."""
         self.calls.put(int(failed))
-        ended = self.ended.wait(self.seconds)
+        self.is_left |= not self.ended.wait(self.seconds)
         if self.failed:
             return
-        if not ended:
-            self.is_left = True
+        if self.is_left:
             left = "has not begun" if self.place is None else "has not taken everything"
             where = f"; `wandb sync --include-online {self.place}` sends the rest"
             log.warning(
@@ -100,6 +100,8 @@ class Session:
                     call(run)
                 run.finish(exit_code=call)
                 run = None
+            except TimeoutError:  # of finish
+                self.is_left, run = True, None
             except Exception as error:  # whatever W&B raises, training is worth more
                 self.failed = True
                 if not self.is_left:
@@ -121,21 +123,25 @@ class Session:
             import wandb
 
             mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-            if mode == "online":
-                server = wandb.Settings().base_url
-                if os.environ.get("WANDB_BASE_URL"):
-                    server = os.environ["WANDB_BASE_URL"]
-                try:
-                    _ask(server)
-                    run = self._init(wandb, mode)
-                    self.url = run.url
-                    return run
-                except Exception as error:
-                    words = " ".join(str(error).split())[:120]
-                    log.warning("%s cannot be used (%s): W&B is offline.", server, words)
-                    mode = "offline"
-                    wandb.teardown()  # else the id would be in use
-            return self._init(wandb, mode)
+            if mode != "online":
+                return self._init(wandb, mode)
+            return self._online(wandb) or self._init(wandb, "offline")
+
+    def _online(self, wandb: Any) -> Run | None:
+        """Begin the run online; None after a warning if that cannot be."""
+        server, has_tried = wandb.setup().settings.base_url, False
+        try:
+            _ask(server)
+            has_tried = True
+            run = self._init(wandb, "online")
+            self.url = run.url
+            return run
+        except Exception as error:
+            words = " ".join(str(error).split())[:120]
+            log.warning("%s cannot be used (%s): W&B is offline.", server, words)
+            if has_tried:
+                wandb.teardown()  # else the id would be in use
+            return None
 
     def _init(self, wandb: Any, mode: Any) -> Run:
         names = self.names
@@ -156,7 +162,7 @@ class Session:
                 init_timeout=INIT,
                 # offline, everything is on the disk when a run ends
                 finish_timeout=self.seconds if mode == "online" else 0,
-                finish_timeout_raises=False,
+                finish_timeout_raises=True,
                 console="off",
                 silent=True,
             ),
