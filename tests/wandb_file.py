@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,23 @@ def records(path: Path) -> Iterator[Any]:
             yield record
 
 
+def whole(path: Path, seconds: float = 10.0) -> list[Any]:
+    """The records of a session that has ended: W&B's own process writes the last a little later."""
+    until = time.monotonic() + seconds
+    while True:
+        found = list(records(path)) if path.stat().st_size else []
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < until, f"{path} has no end"
+        time.sleep(0.05)
+
+
 class OfflineRun:
     """What the sessions of one run have written below a folder: `folder/wandb/offline-run-*`."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-        self.records = [record for path in self.files for record in records(path)]
+        self.records = [record for path in self.files for record in whole(path)]
 
     def of(self, kind: str) -> list[Any]:
         """The records of a kind."""

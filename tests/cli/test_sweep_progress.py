@@ -9,7 +9,7 @@ from datetime import datetime
 from dreambooth.cli.sweep_progress import progress_line
 from dreambooth.study.sweeps import SweepPlan, record_failure
 
-START = 1_800_000_000.0
+START = 1_700_000_000.0
 
 
 def test_a_line_says_how_many_have_ended_and_when_the_others_will(tmp_path):
