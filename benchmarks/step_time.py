@@ -40,7 +40,7 @@ from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
-from dreambooth.training.progress import LogEveryNSteps, Progress, Rates
+from dreambooth.training.progress import LogEveryNSteps, Rates, TrainingBar
 from dreambooth.training.run_log import RunLog
 from dreambooth.training.safety import StopOnNonFinite
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
@@ -87,12 +87,13 @@ def ours(args, weights, batches, folder) -> list[float]:
         logger=False,
         enable_checkpointing=False,
         callbacks=[
-            Progress(),
             Rates(2),
             LogEveryNSteps(0, RunLog(folder).add),
+            TrainingBar(has_prior=True),
             StopOnNonFinite(list(weights.parameters().values()), 10),
             clock,
         ],
+        enable_progress_bar=False,  # Lightning's own
         enable_model_summary=False,
         use_distributed_sampler=False,
     )

@@ -38,6 +38,7 @@ SMALL = (
     "trainer=cpu",
     "logger=csv",
     "evaluation=none",
+    "checkpoint.keep_when_finished=2",
     "reuse=off",  # tests share a cache, and each trains what it looks at
 )
 CONSTANT = ("max_steps=4", "checkpoint.every_n_steps=100", "checkpoint.keep=2")

@@ -34,12 +34,12 @@ COUNTS = {
     "logger": 2,
     "method": 4,
     "model": 4,
-    "optimizer": 2,
+    "optimizer": 5,
     "preset": 8,
     "reuse": 2,
     "scheduler": 8,
     "subject": 33,
-    "trainer": 6,
+    "trainer": 7,
 }
 ALL = [file.removesuffix(".yaml").split("/") for file in FILES if file.count("/") == 1]
 CHOICES = [choice for choice in ALL if choice[0] != "preset"]  # which belongs to generate.py

@@ -19,11 +19,11 @@ from dreambooth.files import (
     cache_key,
     file_hash,
     folder_hash,
-    locked,
     read_csv,
     write_csv,
     write_json,
 )
+from dreambooth.locks import locked
 
 
 def test_a_key_depends_on_every_fact_and_not_on_their_order():

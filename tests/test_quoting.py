@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.quoting import quoted, typed
 from dreambooth.study.runs import Run
-from dreambooth.training.summary import print_summary
+from dreambooth.training.summary import Finished, print_summary
 
 TEXTS = ("lr=1e-3,ppl=true", "it's", "a\\b", "a\\", "a\\'b", '$HOME `x` "y" !', "[1]{2}(3) <dog>")
 
@@ -36,7 +36,7 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     costs = {"seconds": 1.0, "peak_memory_gib": 1.0, "bytes_written": 1}
     snippet = f'load("{"a long path/" * 20}")\n'
     words = SubjectWords("<it's> dog", "dog", "a dog", live=True)
-    print_summary(folder, snippet, words, costs, None)
+    print_summary(Finished(folder, words, snippet, costs, None))
     printed = capsys.readouterr().out
     assert snippet in printed  # whole, however narrow the terminal
     line = next(line for line in printed.splitlines() if line.startswith("python generate.py"))

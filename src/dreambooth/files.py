@@ -1,7 +1,8 @@
-"""Write files whole or not at all, lock them, hash them, and read and write tables.
+"""Write files whole or not at all, hash them, and read and write tables.
 
 A file or folder in the cache is either absent or whole. It is written under a temporary name in
-the same folder, flushed to the disk, and renamed. Parallel jobs of a sweep take a lock first.
+the same folder, flushed to the disk, and renamed. Parallel jobs of a sweep take a lock first
+(`locks`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
-
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, reason
+from dreambooth.scratch import EARLIER, make_scratch
 
 # -- keys and hashes --------------------------------------------------------------------------
 
@@ -40,15 +40,24 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
-    """Hash the relative names and the bytes of files below a folder: 16 hex digits.
+def file_hashes(folder: Path, files: Iterable[Path] | None = None) -> dict[str, str]:
+    """Hash each file below a folder: its relative name => SHA-256, sorted by name.
 
     Args:
         files: those that count, in any order; all of them by default.
     """
     chosen = folder.rglob("*") if files is None else files
     names = {path.relative_to(folder).as_posix(): path for path in chosen if path.is_file()}
-    return cache_key(**{name: file_hash(path) for name, path in names.items()})
+    return {name: file_hash(names[name]) for name in sorted(names)}
+
+
+def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """Hash the relative names and the bytes of files below a folder: 16 hex digits.
+
+    Args:
+        files: as in `file_hashes`.
+    """
+    return cache_key(**file_hashes(folder, files))
 
 
 def bytes_of(places: Iterable[Path]) -> int:
@@ -57,25 +66,7 @@ def bytes_of(places: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-# -- locks and whole files --------------------------------------------------------------------
-
-
-@contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock file `<path>.lock`; wait while another process holds it.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    path = Path(path)
-    lock = FileLock(f"{path}.lock")
-    with _room(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+# -- whole files ------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -89,10 +80,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
         UserError: the disk is full.
     """
     path = Path(path)
-    with _room(path.parent):
+    with room(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary, earlier = scratch / path.name, scratch / "earlier"
+        scratch = make_scratch(path)
+        temporary, earlier = scratch / path.name, scratch / EARLIER
         try:
             yield temporary
             _flush(temporary)
@@ -121,8 +112,8 @@ def link(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk below `folder` into a UserError."""
+def room(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk that holds `folder` into a UserError."""
     try:
         yield
     except Exception as error:
@@ -148,7 +139,7 @@ def disk_full(error: BaseException | None) -> bool:
 def _flush(path: Path, recurse: bool = True) -> None:
     """Flush a file to the disk, or a folder and what it holds (fsync)."""
     entries = sorted(path.rglob("*")) if recurse and path.is_dir() else []
-    for entry in [*(e for e in entries if e.is_file()), path]:
+    for entry in [*(e for e in entries if e.is_file() or e.is_dir()), path]:
         descriptor = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -163,6 +154,40 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON atomically, indented, with a newline at the end."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object, which is data: nothing in it is resolved or run.
+
+    Raises:
+        UserError: a file that is missing, damaged, or holds anything else; the text says what is
+            wrong, and the caller what to do.
+    """
+    try:
+        value = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} cannot be read (it holds no JSON object)")
+    return value
+
+
+@contextmanager
+def reading(path: str | Path, fix: str) -> Iterator[None]:
+    """Turn whatever a damaged record at `path` causes in the block into one sentence.
+
+    Args:
+        fix: what the user can do, in words.
+
+    Raises:
+        UserError: the record lacks something or holds another kind of value.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{path} is damaged (it lacks {error}): {fix}.") from error
+    except (OSError, ValueError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}): {fix}.") from error
 
 
 def write_csv(

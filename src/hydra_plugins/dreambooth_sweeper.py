@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 
 from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
 from dreambooth.cli.ordering import ordered
-from dreambooth.cli.planning import PlannedJob, planned_jobs, refuse_shared_folders
+from dreambooth.cli.planning import PlannedJob, planned_jobs, refuse_shared_folders, to_run
 from dreambooth.cli.resume_sweep import command_of, saying_how_to_go_on, write_plan
+from dreambooth.cli.room import refuse_full_disk
 from dreambooth.errors import UserError
 
 
@@ -97,14 +98,17 @@ class EveryRun(BasicSweeper):
 
         Raises:
             ConfigCompositionException: overrides that do not compose.
-            UserError: runs that would share a folder, or a plan of the sweep that has changed.
+            UserError: runs that would share a folder or fill the disk, or a plan of the sweep that
+                has changed.
         """
         if self.batch_index > 1:  # the first batch has composed all
             return
         assert self.config is not None and self.overrides is not None
         jobs = self._planned([job for batch in self.overrides for job in batch])
         if is_training(self.config):
+            refuse_full_disk(to_run(jobs))
             write_plan(self.config, jobs)
+            print(f"{len(jobs)} run{'s' * (len(jobs) != 1)}, in {self.config.hydra.sweep.dir}")
 
     def _planned(self, jobs: Sequence[Sequence[str]]) -> list[PlannedJob]:
         assert self.config is not None and self.hydra_context is not None

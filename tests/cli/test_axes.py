@@ -65,3 +65,8 @@ def test_a_typed_axis_arrives_as_it_was_typed(text):
     assert not parsed.is_sweep_override() and parsed.value() == text
     assert quote_axes([override]) == [override]
     assert quote_axes(["seeds=[0,1]", "grid.z=null"]) == ["seeds=[0,1]", "grid.z=null"]
+
+
+def test_a_layout_needs_no_quotes_of_hydras():
+    layout = "{subject}/{prompt_index}_{seed}_*.png"
+    assert quote_axes([f"layout={layout}"]) == [f"layout='{layout}'"]

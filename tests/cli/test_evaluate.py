@@ -155,7 +155,23 @@ def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
         "images_per_prompt": 2,
         "class_images": 3,
         "class_seed": 1000000,
+        "other_classes": [],
         "templates": "",
     }
     assert len(made["protocol"]["templates"]) == 16
     assert len(made["encoders"]["lpips"]["weights"]) == 16
+
+
+def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
+    monkeypatch.setenv("SECRET", "the-password")
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    record["config"]["evaluation"]["encoders"] = "${oc.env:SECRET}"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError) as refused:
+        evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=null")
+    assert "the-password" not in str(refused.value)
+    record["sampling"]["extra"] = 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="run.json is damaged .*extra"):
+        evaluate(f"run='{run}'", "evaluation=quick")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +92,15 @@ def test_every_combination_is_drawn_once_and_kept(draws, lora, tmp_path, capsys)
     assert len(draws.loaded) == 1 and len(smaller) == 4  # the others are removed
 
 
-def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, tmp_path):
-    """train.py, evaluate.py and grids, at other batches: within one grey level."""
+def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, evaluate, tmp_path):
+    """train.py, evaluate.py, generate.py and its grids: equal bytes, or where batches differ within
+    one grey level."""
     prompts = [
         row["prompt"] for row in manifest(scored / "evaluation/quick") if row["set"] == "subject"
     ]
     once = list(dict.fromkeys(prompts))
     text = ",".join(f"'{prompt}'" for prompt in [*once, "a {subject}"])
-    draws(scored, f"prompts=[{text}]", "seeds=[0,1]")
+    images = draws(scored, f"prompts=[{text}]", "seeds=[0,1]")
     again = {(r["prompt"], r["seed"]): r["file"] for r in rows(tmp_path / "out")}
     folders = [scored / "samples/final", scored / "evaluation/quick"]
     for folder in folders:
@@ -110,6 +112,21 @@ def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, tmp_path):
                     json.loads(read_text(p)["dreambooth"]) for p in (folder / row["file"], other)
                 )
                 assert one == two  # and both say so
+    own = tmp_path / scored.name
+    shutil.copytree(scored, own)
+    evaluate(f"run='{own}'", "evaluation=quick", "evaluation.name=again")
+    for file in (row["file"] for row in manifest(folders[1])):
+        paths = [
+            run / "evaluation" / name / file for run, name in ((scored, "quick"), (own, "again"))
+        ]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    axes = ("grid.x=seed=0,1", f"grid.y=prompt={text}")
+    assert draws(scored, *axes, folder="grid").keys() == images.keys()
+    for name in images:
+        paths = [tmp_path / folder / "images" / name for folder in ("out", "grid")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    one_by_one = draws(scored, *axes, "batch_size=1", folder="alone")
+    assert all(apart(images[name], one_by_one[name]) <= 1 for name in images)
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:

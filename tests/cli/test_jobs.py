@@ -118,7 +118,6 @@ def test_a_search_with_optuna_goes_on_where_it_ended(tmp_path):
     assert first.returncode == 0 and "The best of 1 trials: dino=" in first.stdout, first.stderr
     more = sweep(tmp_path, *search, "hydra.sweeper.n_trials=4")
     assert more.returncode == 0 and "The best of 4 trials: dino=" in more.stdout, more.stderr
-    assert more.stdout.count("seed=") == 4  # three trials and the best
 
 
 def test_a_failed_run_does_not_end_later_batches(tmp_path):

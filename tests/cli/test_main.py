@@ -86,7 +86,7 @@ VALUES = {
     "ppl=maybe": r"ppl=maybe is not usable: ppl must be true or false\.",
     "max_steps=0": "max_steps must be greater than 0",
     "batch_size=1.5": "batch_size must be a whole number",
-    "seed=-1": "seed must be 0 or greater",
+    "seed=-1": "seed must be a whole number from 0 to 4294967295",
     "resolution=20": "resolution must be a multiple of 8",
     "hydra/launcher=joblib": "hydra/launcher launches sweeps: add -m",
     "ema_decay=1": "ema_decay must be null or between 0 and 1",

@@ -38,10 +38,13 @@ REFUSED = {
     "method=ti_then_full | model.recommended.textual_inversion.lr=-1": (
         r"method\.phases\[0\]\.lr=-1"
     ),
-    "optimizer.betas=[2,3]": r"^optimizer cannot be set up: .*beta.*optimizer\.\*",
-    "optimizer.eps=-1": r"^optimizer cannot be set up: .*epsilon",
-    "optimizer.weight_decay=much": "^optimizer cannot be set up",
-    "+optimizer.beta=1": r"^optimizer cannot be set up: .*'beta'",
+    "optimizer.betas=[2,3]": r"^optimizer\.betas=\[2, 3\] .*two numbers",
+    "optimizer.betas=null": r"^optimizer\.betas=None .*two numbers",
+    "optimizer.eps=-1": r"^optimizer\.eps=-1 .*0 or greater",
+    "optimizer=adafactor | optimizer.eps=[0,-1]": r"^optimizer\.eps=\[0, -1\] .*0 or greater",
+    "optimizer=lion | optimizer.weight_decay=nan": r"^optimizer\.weight_decay=nan .*finite",
+    "+optimizer.beta=1": r"^AdamW has no option optimizer\.beta: did you mean optimizer\.betas\?",
+    "optimizer=prodigy | text_encoder_lr=0.5": "^text_encoder_lr=0.5 .*prodigy.*null",
     "optimizer._target_=torch.optim.Adum": r"optimizer\._target_=torch\.optim\.Adum.*optimizer=",
     "optimizer._target_=nowhere.Adam": r"optimizer\._target_=nowhere\.Adam cannot be imported",
     "lr_schedule=cosin": "lr_schedule must be one of constant, .*cosine",
@@ -226,3 +229,13 @@ def test_a_report_is_typed(tmp_path):
         cfg = compose("report", [f"runs='{tmp_path}'", "other_subjects=true"])
     spec = report_spec(cfg)
     assert spec.runs == Path(tmp_path) and spec.other_subjects is True
+
+
+def test_more_processes_than_cores_are_refused(spine, tmp_path):
+    with pytest.raises(UserError, match="trainer.devices=999 is more than the .* cores"):
+        spine.spec(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=999")
+
+
+def test_a_value_of_another_kind_is_one_sentence(spine, tmp_path):
+    with pytest.raises(UserError, match="value of another kind than its key takes"):
+        spine.spec(tmp_path, "photos.root=[1]", "samples.prompts=['a {subject}']", "logger.tags=5")

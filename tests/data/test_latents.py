@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreambooth import tensors
 from dreambooth.data import latents
 from dreambooth.data.crops import Crops, cut_views
 from dreambooth.data.latents import encode_examples
@@ -80,12 +81,20 @@ def test_a_photo_that_cannot_be_read_is_named(model, tmp_path):
         encode_examples(model, list_photos(tmp_path), ["a"], Crops(16), 0, tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "bit", "another"])
 def test_damaged_latents_are_encoded_again(spine, model, tmp_path, caplog, damage):
     paths = list_photos(spine.photos)
     first = encode_examples(model, paths, ["a"] * 3, Crops(16), 0, tmp_path)
     (file,) = (tmp_path / "latents").glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[: -10 if damage == "cut" else 0])
+    whole = file.read_bytes()
+    if damage == "another":  # whole, and of other photos
+        encode_examples(model, paths[:1], ["a"], Crops(16), 0, tmp_path / "other")
+        (other,) = (tmp_path / "other" / "latents").glob("*.safetensors")
+        other.replace(file)
+    elif damage == "bit":  # in silence it would train other weights
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    else:
+        file.write_bytes(whole[: -10 if damage == "cut" else 0])
     assert torch.equal(
         encode_examples(model, paths, ["a"] * 3, Crops(16), 0, tmp_path).mean, first.mean
     )
@@ -93,11 +102,11 @@ def test_damaged_latents_are_encoded_again(spine, model, tmp_path, caplog, damag
 
 
 def test_an_interrupted_encoding_leaves_nothing(spine, model, tmp_path, monkeypatch):
-    def fail(state, path):
-        save_file(state, path)
+    def fail(state, path, metadata):
+        save_file(state, path, metadata)
         raise OSError("interrupted")
 
-    monkeypatch.setattr(latents, "save_file", fail)
+    monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(OSError, match="interrupted"):
         encode_examples(model, list_photos(spine.photos), ["a"] * 3, Crops(16), 0, tmp_path)
     assert [p.suffix for p in (tmp_path / "latents").iterdir()] in ([], [".lock"])

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -30,8 +31,8 @@ def corner(path: Path) -> tuple[int, ...]:
 
 
 def test_listing_is_sorted_and_skips_what_is_no_photo(tmp_path: Path) -> None:
-    wanted = ["00.jpg", "01.JPEG", "a.png", "b.WebP", "c.bmp", "d.tif", "e.TIFF"]
-    for name in [*reversed(wanted), ".hidden.jpg", ".DS_Store", "00.txt", "x.heic", "notes.pdf"]:
+    wanted = ["00.jpg", "01.JPEG", "a.png", "b.WebP", "c.bmp", "d.tif", "e.TIFF", "x.heic"]
+    for name in [*reversed(wanted), ".hidden.jpg", ".DS_Store", "00.txt", "notes.pdf"]:
         (tmp_path / name).write_bytes(b"x")
     for folder in [".ipynb_checkpoints", "more", "folder.jpg"]:
         (tmp_path / folder).mkdir()
@@ -46,6 +47,26 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "file.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match="is a file, not a folder"):
         list_photos(tmp_path / "file.jpg")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has none of these")
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "device.jpg"):
+        for read in (load_photo, image_hash):
+            with pytest.raises(UserError, match=f"{name} is a pipe or a device and no file"):
+                read(tmp_path / name)
+    with pytest.raises(UserError, match="device.jpg is a pipe or a device"):
+        list_photos(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+def test_a_name_that_is_not_utf8_is_shown_and_refused(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"\xff.jpg")).write_bytes(b"x")
+    with pytest.raises(UserError, match="x\ufffd.jpg is not UTF-8: rename it") as refused:
+        list_photos(tmp_path)
+    str(refused.value).encode()
 
 
 # -- what is converted ------------------------------------------------------------------------
@@ -253,3 +274,26 @@ def test_the_datasets_dog_loads() -> None:
     images = list(load_photos(list_photos(Path(root) / "dog")))
     assert len(images) == 5
     assert all(image.mode == "RGB" and image.width == image.height for image in images)
+
+
+# -- photos of phones -------------------------------------------------------------------------
+
+
+def test_avif_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (200, 30, 40)).save(tmp_path / "a.avif", quality=95)
+    assert np.abs(np.subtract(corner(tmp_path / "a.avif"), (200, 30, 40))).max() < 8
+
+
+def test_heic_is_read_with_its_package(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 40))).save(tmp_path / "a.heic")
+    assert load_photo(tmp_path / "a.heic").size == (64, 48)
+    assert np.abs(np.subtract(corner(tmp_path / "a.heic"), (200, 30, 40))).max() < 8
+
+
+def test_heic_without_its_package_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("dreambooth.packages.find_spec", lambda name: None)
+    (tmp_path / "a.HEIC").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a.HEIC needs the package pillow-heif.*save the photo as"):
+        load_photo(tmp_path / "a.HEIC")

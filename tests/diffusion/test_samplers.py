@@ -60,6 +60,12 @@ def test_sampler_keeps_the_schedule_and_prediction_type(name):
     torch.testing.assert_close(sampler.alphas_cumprod, training.alphas_cumprod)
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"])
+def test_a_sampler_of_another_family_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} does not sample from a model"):
+        check_scheduler(name, {}, 2)
+
+
 def test_options_reach_the_sampler():
     training = DDPMScheduler()
     sampler = make_scheduler(

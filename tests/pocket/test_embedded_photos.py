@@ -26,7 +26,26 @@ def test_photos_are_made_once(tmp_path):
     before = [p.stat().st_mtime_ns for p in list_photos(folder)]
     assert rendered_photos("cat", "mimi", 3, tmp_path) == folder
     assert [p.stat().st_mtime_ns for p in list_photos(folder)] == before
-    assert [p.name for p in (tmp_path / "rendered").iterdir()] == [folder.name]  # nothing is left
+    left = {p.name for p in (tmp_path / "rendered").iterdir()} - {f"{folder.name}.lock"}
+    assert left == {folder.name}
+
+
+@pytest.mark.parametrize("damage", ["removed", "bit", "added", "no hashes"])
+def test_damaged_photos_are_rendered_again(tmp_path, caplog, damage):
+    folder = rendered_photos("dog", "rex", 3, tmp_path)
+    first, *others = list_photos(folder)
+    whole = first.read_bytes()
+    if damage == "removed":
+        first.unlink()  # in silence a run would train on two
+    elif damage == "bit":
+        first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "added":
+        (folder / "03.png").write_bytes(whole)
+    else:
+        (folder / "hashes.json").unlink()
+    assert rendered_photos("dog", "rex", 3, tmp_path) == folder
+    assert list_photos(folder) == [first, *others] and first.read_bytes() == whole
+    assert "rendered again" in caplog.text
 
 
 def test_a_class_that_the_world_lacks_is_refused(tmp_path):

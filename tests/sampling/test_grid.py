@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from dreambooth.sampling.grid import Labels, captioned_grid, grid, labelled_grid
+from dreambooth.sampling.grid import (
+    GUTTER,
+    Labels,
+    before_and_after,
+    captioned_grid,
+    grid,
+    labelled_grid,
+)
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9), (99, 99, 99), (200, 0, 200)]
 IMAGES = [Image.new("RGB", (8, 8), color) for color in COLORS]
@@ -55,3 +62,26 @@ def test_each_picture_may_have_a_caption():
     assert sheet.getpixel((44, bottom + 40)) == COLORS[4]
     assert has_ink(sheet, (4, bottom - 20, 84, bottom))
     assert sheet.getpixel((128, bottom + 40)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("has_before", [True, False])
+def test_photos_stand_above_the_pictures_before_and_after(has_before):
+    photos = [Image.new("RGB", size, "green") for size in ((50, 20), (20, 90))]
+    after, before = IMAGES[:4], IMAGES[2:] if has_before else []
+    sheet = before_and_after(photos, ["a dog", "a dog on the beach " * 9], before, after)
+    block = 2 * 196
+    assert sheet.width == 4 + (2 * block + GUTTER if has_before else block)
+    for x in (0, 196):
+        assert sheet.getpixel((4 + x + 96, 25 + 96)) == (0, 128, 0)  # the middle of a photo
+    starts = [4, 4 + block + GUTTER] if has_before else [4]
+    bottom = sheet.height - 8 - 96  # the middle of the last row
+    for start, images in zip(starts, [before, after] if has_before else [after], strict=True):
+        for column, image in enumerate(images[2:]):
+            place = (start + column * 196 + 96, bottom)
+            assert sheet.getpixel(place) == image.getpixel((0, 0))
+
+
+def test_many_photos_are_small_and_none_take_no_room():
+    photos = [Image.new("RGB", (20, 20), "green")] * 30
+    many, none = (before_and_after(p, ["a"], [], IMAGES[:1]) for p in (photos, []))
+    assert many.size[0] == none.size[0] and none.size[1] < many.size[1] < none.size[1] + 90

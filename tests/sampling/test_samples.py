@@ -13,7 +13,7 @@ from dreambooth.files import cache_key
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.png_text import read_text
 from dreambooth.sampling.draw import draw
-from dreambooth.sampling.grid import grid
+from dreambooth.sampling.grid import before_and_after, grid
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
@@ -45,3 +45,12 @@ def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
         assert json.loads(text["dreambooth"])["seed"] == int(row["seed"])
     sheet = np.asarray(grid(images, 2, samples.prompts))
     assert (np.asarray(Image.open(tmp_path / "final.png")) == sheet).all()
+    photo = Image.new("RGB", (40, 20), "green")
+    photo.save(tmp_path / "photo.png")
+    for before in ([], images):
+        if before:
+            samples.draw(model, weights, tmp_path, "step-000000")
+        samples.draw(model, weights, tmp_path, "final", [tmp_path / "photo.png"])
+        expected = before_and_after([photo], samples.prompts, before, images)
+        with Image.open(tmp_path / "final.png") as sheet:
+            assert sheet.size == expected.size and sheet.tobytes() == expected.tobytes()

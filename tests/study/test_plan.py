@@ -6,14 +6,23 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
 from dreambooth.study.estimates import Earlier, Rates, estimate
 from dreambooth.study.plan import Work
-from dreambooth.study.sizes import bytes_of_parameters, memory_of_parameters
+from dreambooth.study.sizes import (
+    PER_RANK,
+    SD1,
+    disk_of,
+    disk_of_runs,
+    memory_of_parameters,
+)
 
 OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
 
@@ -92,7 +101,7 @@ def test_costs_are_those_of_earlier_runs(monkeypatch):
     monkeypatch.setattr(Earlier, "records", [record(config)])
     again = estimate(Work.of([config]), earlier)
     assert again.seconds == pytest.approx(2.0 + 1.6 + 4.0 + 1.9)
-    assert (again.memory_gib, again.run_bytes) == (1.5, 100)
+    assert again.memory_gib == 1.5
     assert again.sources == ["1 earlier run on cpu"]
     longer = composed("ppl=false", "batch_size=8", "max_steps=30")
     assert estimate(Work.of([longer]), earlier).seconds == pytest.approx(12.0 + 1.6 + 4.0 + 1.9)
@@ -110,7 +119,9 @@ def test_a_model_without_earlier_runs_is_estimated_by_its_size():
     """Stable Diffusion 1.5: full fine-tuning wrote checkpoints of 11.8 GB and 4.3 GB of export."""
     sd = ("model=sd15", "photos.root=x", "max_steps=1", "evaluation=none")
     both = composed(*sd, "train_text_encoder=true")
-    assert bytes_of_parameters(both) == pytest.approx(11.8e9 + 4.3e9, rel=0.01)
+    disk = disk_of(both)
+    assert disk is not None
+    assert disk.left + disk.shared == pytest.approx(11.8e9 + 4.3e9, rel=0.01)
     assert memory_of_parameters(both) == pytest.approx(
         (982.6e6 * 16 + 83.7e6 * 4) / 2**30, rel=1e-3
     )
@@ -119,4 +130,53 @@ def test_a_model_without_earlier_runs_is_estimated_by_its_size():
     assert memory_of_parameters(composed(*sd, "method=lora")) == pytest.approx(
         1066.2e6 * 4 / 2**30, rel=1e-3
     )
-    assert memory_of_parameters(composed("model.name=mine")) is None
+    assert memory_of_parameters(composed("model.name=mine", "model.path=org/mine")) is None
+
+
+STUDY = ("model=sd15", "photos.root=x", "max_steps=1000", "evaluation=paper", "samples.seeds=[0]")
+
+
+def study(*more: str) -> float:
+    """Gigabytes that 30 subjects x PPL on and off leave, pictures included."""
+    config = composed(*STUDY, "reuse=off", *more)
+    total = disk_of_runs([config] * 60)
+    disk = disk_of(config)
+    assert total is not None and disk is not None
+    return (total - disk.while_training) / 1e9  # which is gone when they have finished
+
+
+def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
+    """What float32 exports and two checkpoints a run left: 1.5 TB."""
+    assert study("checkpoint.keep_when_finished=2") > 1400
+    half = ("export.dtype=float16", "checkpoint.keep_when_finished=0")
+    assert study(*half) < 110
+    pictures = 60 * (100 + 32 + 4) * 512**2 * 1.5 / 1e9
+    assert study(*half, "method=lora", "export.kind=lora") - pictures < 3 > pictures - 0.3
+    assert study(*half, "export.kind=none") == pytest.approx(pictures)
+
+
+def test_the_counted_parameters_are_those_of_the_architecture():
+    """Stable Diffusion 1.5's U-Net and text encoder, with no memory for their weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+            )
+        )
+    for network, name in ((unet, "unet"), (text, "text_encoder")):
+        assert sum(p.numel() for p in network.parameters()) == SD1[name]
+        ends = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+        layers = [m for n, m in network.named_modules() if n.endswith(ends)]
+        assert sum(sum(m.weight.shape) for m in layers) == PER_RANK["sd15"][name]
+
+
+def test_the_disk_of_a_local_model_is_read_from_its_files():
+    pocket = disk_of(composed("checkpoint.keep_when_finished=0"))
+    lora = disk_of(composed("method=lora", "checkpoint.keep_when_finished=0"))
+    assert pocket is not None and lora is not None
+    assert pocket.left - pocket.images == pytest.approx(38.6e6, rel=0.01)
+    assert 1e5 < lora.left - lora.images < 1e6

@@ -39,7 +39,7 @@ def test_a_run_that_was_moved_is_where_it_is(scored, tmp_path):
         (None, r"is not a finished run .*hydra.run.dir='.*run'"),
         ("", "is not a finished run"),
         ("{", "is not a finished run"),
-        ("[]", "was written by an earlier version"),
+        ("[]", "is not a finished run .*it holds no JSON object"),
         ('{"config": {}}', "was written by an earlier version: repeat the command"),
         ('{"config": {}, "written": {}}', "was written by an earlier version"),
     ],
@@ -54,6 +54,18 @@ def test_a_record_that_cannot_be_used_is_one_sentence(tmp_path, content, expecte
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
     with pytest.raises(UserError, match="is not a folder"):
         Run.read(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("damage", ["bit", "removed"])
+def test_a_damaged_export_is_refused_by_name(scored, tmp_path, damage):
+    run = Run.read(shutil.copytree(scored, tmp_path / "run"))
+    run.check_export()
+    path = run.folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = path.read_bytes()
+    path.unlink() if damage == "removed" else path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    words = f"{path.name} is (missing|not what the run exported): remove .*model and run"
+    with pytest.raises(UserError, match=words):
+        run.load_model()
 
 
 def test_scores_are_those_of_the_runs_own_evaluation_or_of_the_one_asked_for(tmp_path):

@@ -79,6 +79,23 @@ def test_a_report_of_failures_alone_names_them(tmp_path):
         report(ReportSpec(tmp_path, None, True, "cpu", None, "cache", False))
 
 
+def test_another_command_in_a_sweeps_folder_forgets_none_of_its_runs(tmp_path):
+    first = SweepPlan(["seed=0,1"], [], [{"overrides": [], "folder": n} for n in ("0", "1")])
+    second = SweepPlan(["seed=2"], [], [{"overrides": [], "folder": "2"}])
+    second.after(first).write(tmp_path)
+    assert SweepPlan.read(tmp_path).overrides == ["seed=2"]
+    assert [run.name for run in find_unfinished(tmp_path)] == ["0", "1", "2"]
+    again = first.after(SweepPlan.read(tmp_path))  # the first command once more
+    assert [plan["overrides"] for plan in again.earlier] == [["seed=2"]]
+
+
+@pytest.mark.parametrize("folder", ["../other", "/etc"])
+def test_a_plan_names_no_folder_outside_its_own(tmp_path, folder):
+    SweepPlan([], [], [{"overrides": [], "folder": folder}]).write(tmp_path)
+    with pytest.raises(UserError, match="sweep.json is damaged .* lies outside"):
+        SweepPlan.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("folder", "overrides", "group"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_a_report_is_of_the_runs_own_evaluation_or_of_the_one_asked_for(tmp_path
     assert sorted(shown) == [("", ""), ("cornell", "0.75")]
     with pytest.raises(UserError, match="evaluation=paper has scored no run .* cornell, quick"):
         report(spec(tmp_path, "paper"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: "{",
+        lambda record: json.dumps([record]),
+        lambda record: json.dumps({**record, "config": 5}),
+        lambda record: json.dumps({**record, "costs": {"seconds": "long"}}),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_shown_and_the_others_too(tmp_path, capsys, damage):
+    for name, score in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+        write_run(tmp_path, name, score)
+    path = tmp_path / "b" / "run.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    assert report(spec(tmp_path)) == 0
+    rows = {row["run"]: row for row in table(tmp_path / "runs.csv")}
+    assert [rows[name]["state"] for name in "abc"] == ["finished", "unreadable", "finished"]
+    assert "run.json" in rows["b"]["reason"] and "unreadable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

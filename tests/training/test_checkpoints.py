@@ -74,7 +74,7 @@ def test_no_object_is_unpickled(tmp_path):
 
     path = tmp_path / "a.ckpt"
     VerifiedCheckpointIO(FACTS).save_checkpoint({"global_step": 1, "x": Evil()}, path)
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(UserError, match="(?i)weights.only"):
         load(path)
     assert not (tmp_path / "pwned").exists()
 

@@ -11,11 +11,14 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.runs import Run
-from dreambooth.training.finish import Finish
 from dreambooth.training.job import run
 from spine import checkpoint
 
 pytestmark = pytest.mark.slow
+
+
+def interrupted(*_):
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
@@ -23,11 +26,11 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
 ):
     out = spine.run(tmp_path, "max_steps=1", "ppl=false")
     with monkeypatch.context() as context:
-        context.setattr(Finish, "_export_files", lambda *_: signal.raise_signal(signal.SIGINT))
+        context.setattr("dreambooth.training.finish.export", interrupted)
         with pytest.raises(KeyboardInterrupt):
             spine.run(out, "max_steps=2", "ppl=false")
     assert not json.loads((out / "run.json").read_text())["finished"]  # its weights may be gone
-    monkeypatch.setattr(SampleSet, "draw", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(SampleSet, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         spine.run(out, "max_steps=2", "ppl=false", "scheduler=pndm")
     read = Run.read(out)
@@ -53,6 +56,8 @@ def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, tmp_
     spine.run(out, "max_steps=2", "ppl=false")
     assert not any(path.exists() for path in earlier)
     assert images.exists()  # a manifest says what it shows
+    (kept,) = (out / "superseded").iterdir()  # under the hash of what they scored
+    assert all((kept / path.relative_to(out)).exists() for path in earlier)
 
 
 @pytest.mark.parametrize("error", [UserError("no weights."), torch.OutOfMemoryError("too large")])

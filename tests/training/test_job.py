@@ -89,10 +89,10 @@ def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, 
     looked_at += (f"evaluation.encoders_dir='{encoders_dir}'", "evaluation.encoders=pocket")
     at_the_end, draw = [], SampleSet.draw
 
-    def watched(self, model, weights, folder, name):
+    def watched(self, model, weights, folder, name, *photos):
         if name == "final":
             at_the_end.append(alive())
-        return draw(self, model, weights, folder, name)
+        return draw(self, model, weights, folder, name, *photos)
 
     monkeypatch.setattr(SampleSet, "draw", watched)
     for number, method in enumerate(

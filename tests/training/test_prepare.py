@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.sampling import class_images
 from dreambooth.training import prepare as prepare_module
 from dreambooth.training.costs import Costs
 from dreambooth.training.prepare import (
@@ -60,13 +61,13 @@ def test_what_the_model_cannot_train_is_refused_before_class_images(
 def test_class_images_are_drawn_with_their_own_sampler_in_the_runs_dtype(
     spine, tmp_path, monkeypatch
 ):
-    drawn, draw = [], prepare_module.draw
+    drawn, draw = [], class_images.draw
 
     def watched(model, prompts, seeds, sampling):
         drawn.append((list(prompts), list(seeds), sampling))
         return draw(model, prompts, seeds, sampling)
 
-    monkeypatch.setattr(prepare_module, "draw", watched)
+    monkeypatch.setattr(class_images, "draw", watched)
     spec = spine.spec(
         tmp_path,
         f"cache_dir='{tmp_path / 'cache'}'",
@@ -89,13 +90,13 @@ def test_class_images_are_drawn_with_their_own_sampler_in_the_runs_dtype(
 
 @pytest.mark.parametrize("kind", ["images", "prediction"])
 def test_a_users_own_class_images_are_used(spine, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(prepare_module, "draw", None)
+    monkeypatch.setattr(class_images, "draw", None)
     spec = spine.spec(tmp_path, f"prior.images_dir='{spine.photos}'", f"prior.kind={kind}")
     assert prepare(spec, Costs()).batches.prior.names == ("0.png", "1.png")
 
 
 def test_a_predicted_prior_needs_no_class_images(spine, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "draw", None)
+    monkeypatch.setattr(class_images, "draw", None)
     spec = spine.spec(tmp_path, f"cache_dir='{tmp_path}'", "prior.kind=prediction")
     prepared = prepare(spec, costs := Costs())
     instance, prior = prepared.batches.instance, prepared.batches.prior

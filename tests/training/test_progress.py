@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
+from contextlib import contextmanager
 
 import pytest
-from pytorch_lightning.callbacks import RichProgressBar
-from rich.console import Console
-from rich.progress import Progress as RichProgress
-from rich.progress import TextColumn
 
-from dreambooth.training.progress import EveryNSteps, Progress, Rates
+from dreambooth.training.progress import EveryNSteps, Rates, TrainingBar
 from fake_trainer import FakeModule, FakeTrainer, micro_steps
 
 
@@ -48,28 +44,51 @@ def test_actions_are_of_the_first_rank_alone():
     assert at == []
 
 
-def test_the_bar_reads_its_numbers_twice_a_second_at_most(monkeypatch):
-    times, values = iter([1.0, 1.0, 1.1, 1.4, 1.6, 1.6]), iter([0.5, 0.25])
+class Bar:
+    """What a bar was told: `(count, note)` each time."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.told: list[tuple[int, str]] = []
+        self.asked: list[tuple] = []
+        self.is_open = False
+        monkeypatch.setattr("dreambooth.training.progress.progress_bar", self.opened)
+
+    @contextmanager
+    def opened(self, *asked):
+        self.asked.append(asked)
+        self.is_open = True
+        yield lambda count, note: self.told.append((count, note()))
+        self.is_open = False
+
+
+def test_the_bar_counts_optimizer_steps_and_reads_its_numbers_twice_a_second(monkeypatch):
+    times, losses = iter([1.0, 1.0, 1.1, 1.4, 1.6, 1.6]), iter([0.5, 0.25])
     monkeypatch.setattr("dreambooth.training.progress.time.monotonic", lambda: next(times))
-    monkeypatch.setattr(
-        RichProgressBar,
-        "get_metrics",
-        lambda *_: {"v_num": 1, "loss/instance": 0.0, "loss/prior": next(values)},
-    )
-    bar = Progress()
-    shown = [bar.get_metrics(None, None) for _ in range(4)]
-    assert shown == [{"prior": "0.500"}] * 3 + [{"prior": "0.250"}]
+    bar, trainer, shown = TrainingBar(has_prior=True), FakeTrainer(), Bar(monkeypatch)
 
+    class Metrics(dict):
+        def __missing__(self, name: str) -> float:
+            return next(losses) if name == "loss/prior" else 2.0
 
-def test_the_bar_counts_optimizer_steps_of_the_whole_phase(monkeypatch):
-    shown, trainer, bar = [], FakeTrainer(), Progress()
     trainer.accumulate_grad_batches, trainer.max_steps, trainer.global_step = 3, 9, 4
-    monkeypatch.setattr(bar, "_trainer", trainer)
-    monkeypatch.setattr(bar, "_initialize_train_progress_bar_id", lambda: None)
-    monkeypatch.setattr(bar, "_update", lambda task, current: shown.append(current))
-    monkeypatch.setattr(bar, "_update_metrics", lambda *_: None)
-    micro_steps(trainer, bar, steps=2, accumulate=3)
-    assert shown == [5, 6] and bar.total_train_batches == 9
+    trainer.progress_bar_metrics = Metrics()
+    bar.on_train_start(trainer, None)
+    assert shown.asked == [("Training", 9, 4)] and shown.is_open  # resumed
+    micro_steps(trainer, bar, steps=4, accumulate=3)
+    first, second = (f"instance 2.000 prior {p} 2/s 2 GiB" for p in ("0.500", "0.250"))
+    assert shown.told == [(1, first)] * 3 + [(1, second)]
+    bar.on_train_end(trainer, None)
+    assert not shown.is_open
+
+
+def test_a_term_that_is_off_is_not_shown(monkeypatch):
+    bar, trainer, shown = TrainingBar(has_prior=False), FakeTrainer(), Bar(monkeypatch)
+    trainer.accumulate_grad_batches, trainer.max_steps = 1, 9
+    trainer.progress_bar_metrics = {"loss/instance": 0.5, "loss/prior": 0.0}
+    trainer.progress_bar_metrics |= {"images_per_second": 12.34, "memory_gib": 1.0}
+    bar.on_train_start(trainer, None)
+    micro_steps(trainer, bar, steps=1, accumulate=1)
+    assert shown.told == [(1, "instance 0.500 12.3/s 1 GiB")]
 
 
 def test_rates_count_the_images_of_whole_steps_of_this_session(monkeypatch):
@@ -88,16 +107,3 @@ def test_rates_count_the_images_of_whole_steps_of_this_session(monkeypatch):
     assert all(value > 0 for name, value in logged if name == "memory_gib")
     assert (rates.steps, rates.seconds) == (2, 2.0)
     assert rates.images_per_second == pytest.approx(6)
-
-
-def test_the_bar_fits_on_80_columns(monkeypatch):
-    numbers = {"loss/instance": 0.12345, "loss/prior": 0.54321, "images_per_second": 123.456}
-    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: {**numbers, "memory_gib": 12.34})
-    bar = Progress()
-    shown = " ".join(f"{name}: {value}" for name, value in bar.get_metrics(None, None).items())
-    assert shown == "instance: 0.123 prior: 0.543 img/s: 123 GiB: 12.3"
-    console = Console(width=80, file=io.StringIO())
-    progress = RichProgress(*bar.configure_columns(None), TextColumn(shown), console=console)
-    progress.add_task("", total=9999, completed=1234)
-    lines = console.render_lines(progress.get_renderable())
-    assert len(lines) == 1 and "GiB: 12.3" in "".join(segment.text for segment in lines[0])

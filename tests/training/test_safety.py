@@ -12,7 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.training.job import run
 from dreambooth.training.module import DreamBooth
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite
+from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutFolder
 from fake_trainer import FakeModule, FakeTrainer, micro_steps
 from spine import CONSTANT, checkpoint, same
 
@@ -159,3 +159,14 @@ def test_ctrl_c_while_lightning_sets_up_is_a_ctrl_c(spine, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         spine.run(tmp_path, *CONSTANT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_folder_that_was_removed_ends_training_at_once(tmp_path):
+    trainer, callback = FakeTrainer(), StopWithoutFolder(tmp_path / "run")
+    callback.folder.mkdir()
+    callback.on_train_start(trainer, FakeModule())
+    micro_steps(trainer, callback, steps=1, accumulate=1)
+    callback.folder.rename(tmp_path / "moved")
+    callback.folder.mkdir()  # by a logger
+    with pytest.raises(UserError, match="run's folder .* was removed at step 2"):
+        micro_steps(trainer, callback, steps=1, accumulate=1)

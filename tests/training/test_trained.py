@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth import scratch
+from dreambooth.scratch import make_scratch
 from dreambooth.training import trained
 from dreambooth.training.checkpoints import VerifiedCheckpointIO, read_record, record_path, verify
 from dreambooth.training.trained import Trained, prune
@@ -110,11 +112,12 @@ def test_on_the_way_only_the_newest_stays_and_what_others_wait_for(tmp_path, cap
     b.release()
 
 
-def test_who_gets_the_lock_clears_what_a_killed_process_left(tmp_path):
+def test_who_gets_the_lock_clears_what_a_killed_process_left(tmp_path, monkeypatch):
     a = place(tmp_path)
-    torn = a.folder / ".step-000008.ckpt.abc"
-    torn.mkdir(parents=True)
+    a.folder.mkdir(parents=True)
+    torn = make_scratch(a.folder / "step-000008.ckpt")
     (torn / "step-000008.ckpt").write_bytes(b"half")
+    monkeypatch.setattr(scratch, "_is_alive", lambda pid: False)
     assert a.hold() and not torn.exists()
     a.release()
 

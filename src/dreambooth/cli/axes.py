@@ -41,6 +41,14 @@ def is_number(value: Any, least: float = -math.inf) -> bool:
     return is_one and math.isfinite(value) and value >= least
 
 
+def is_seed(value: Any) -> bool:
+    """Tell whether a value is a seed: a whole number that every library's generator takes."""
+    return is_whole(value, 0) and value < 2**32
+
+
+SEED = "a whole number from 0 to 4294967295"
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -49,7 +57,7 @@ def _is_text(value: Any) -> bool:
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "prompt": ("a text in quotes", _is_text),
     "negative_prompt": ("a text in quotes", lambda v: isinstance(v, str)),
-    "seed": ("a whole number, 0 or greater", lambda v: is_whole(v, 0)),
+    "seed": (SEED, is_seed),
     "scheduler": ("a scheduler such as ddim", _is_text),
     "guidance_scale": ("a number, 0 or greater", lambda v: is_number(v, 0)),
     "num_inference_steps": ("a whole number greater than 0", lambda v: is_whole(v, 1)),

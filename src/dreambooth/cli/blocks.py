@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
+    ExportSpec,
     HardwareSpec,
     MethodSpec,
     OptimizerSpec,
@@ -111,6 +113,7 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
     """
     schedule, warmup = config["lr_schedule"], config["lr_warmup_steps"]
     check_schedule(schedule, warmup, config["max_steps"])
+    _check_one_rate(config)
     return OptimizerSpec(
         optimizer_factory(config["optimizer"], config["lr"], config["trainer"]["precision"]),
         config["text_encoder_lr"],
@@ -122,6 +125,20 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
     )
 
 
+def _check_one_rate(config: Mapping[str, Any]) -> None:
+    """Refuse two rates with Prodigy, which finds one for all weights.
+
+    Raises:
+        UserError: names the key.
+    """
+    rate, name = config["text_encoder_lr"], config["optimizer"]["_target_"]
+    if name.endswith(".Prodigy") and rate not in (None, config["lr"]):
+        raise UserError(
+            f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
+            "for all weights: set it to null."
+        )
+
+
 def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
     """Build what says where and how the networks run.
 
@@ -129,6 +146,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         UserError: a Trainer that cannot be made on this machine.
     """
     _check_sharding(config)
+    _check_processes(config["trainer"])
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
     return HardwareSpec(
         trainer_factory(config["trainer"]),
@@ -137,6 +155,23 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         config["gradient_checkpointing"],
         config["compile"],
     )
+
+
+def _check_processes(trainer: Mapping[str, Any]) -> None:
+    """Refuse more processes on a CPU than it has cores.
+
+    Raises:
+        UserError: names the key, and how many there are.
+    """
+    devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
+    if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
+        return  # Lightning counts the GPUs
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(devices, int) and devices > (cores or 1):
+        raise UserError(
+            f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
+            "a run may use: use fewer."
+        )
 
 
 def _check_sharding(config: Mapping[str, Any]) -> None:
@@ -196,3 +231,18 @@ def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
     if resume not in (None, "auto"):
         verify(resume)
     return CheckpointSpec(**block, resume=resume)
+
+
+def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
+    """Build what a run leaves of its model.
+
+    Raises:
+        UserError: a kind that the method does not make.
+    """
+    kind = method.export if block["kind"] == "auto" else block["kind"]
+    if kind == "lora" and method.export != "lora":
+        raise UserError(
+            "export.kind=lora needs a method that trains adapters, such as method=lora: use "
+            "export.kind=auto, which exports what this method learns."
+        )
+    return ExportSpec(kind, block["dtype"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dreambooth.cli.axes import is_number, is_whole, parse_axes
+from dreambooth.cli.axes import SEED, is_number, is_seed, is_whole, parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
@@ -38,8 +38,6 @@ POSITIVE = (
     "logger.wait",
 )
 NOT_NEGATIVE = (
-    "seed",
-    "prior.seed",
     "prior.weight",
     "prior.weight_end",
     "prior.guidance_scale",
@@ -49,8 +47,6 @@ NOT_NEGATIVE = (
     "samples.every_n_steps",
 )
 WHOLE = (
-    "seed",
-    "prior.seed",
     "max_steps",
     "resolution",
     "batch_size",
@@ -74,12 +70,19 @@ OPTIONAL = {
         "null or a whole number greater than 0",
         lambda v: is_whole(v) and v > 0,
     ),
+    "checkpoint.keep_when_finished": (
+        "null or a whole number, 0 or greater",
+        lambda v: is_whole(v) and v >= 0,
+    ),
     "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
 }
-TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier")
+SEEDS = ("seed", "prior.seed")
+TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier", "cache_dir")
+TEXTS += ("output_dir", "model.name", "model.path", "method.name", "subject.name")
+TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
 LISTS = {
-    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and v),
-    "samples.seeds": ("[0,1]", lambda v: is_whole(v) and v >= 0),
+    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
+    "samples.seeds": ("[0,1]", is_seed),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 COUNT = (
@@ -105,6 +108,8 @@ CHOICES = {
     "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "export.kind": ("auto", "full", "lora", "none"),
+    "export.dtype": ("float32", "float16", "bfloat16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
     "lr_schedule": (
@@ -185,9 +190,10 @@ def check(cfg: DictConfig) -> None:
         (POSITIVE + NOT_NEGATIVE, "a finite number", is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
-        (("resolution",), "a multiple of 8", lambda v: v % 8 == 0),
+        (("resolution",), "a multiple of 8, 16 or greater", lambda v: v % 8 == 0 and v >= 16),
+        (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
-        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v)),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -251,10 +257,11 @@ def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) ->
 
 
 def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
+    each = f", each {SEED}" if holds is is_seed else ""
     _hold(
         cfg,
         key,
-        f"a list that is not empty, such as '{key}={example}'",
+        f"a list that is not empty, such as '{key}={example}'{each}",
         lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
     )
 

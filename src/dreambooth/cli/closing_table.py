@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from dreambooth.scratch import find_files
 from dreambooth.study.sweeps import find_unfinished
 
 
@@ -16,7 +17,7 @@ class ClosingTable(Callback):
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         """Print and write them, also the runs that did not finish, if any run did."""
         folder = Path(config.hydra.sweep.dir)
-        if not config.dry_run and any(folder.rglob("run.json")):
+        if not config.dry_run and find_files(folder, "run.json"):
             from dreambooth.study.tables import print_tables  # imports torch
 
             print_tables(folder, unfinished=find_unfinished(folder))

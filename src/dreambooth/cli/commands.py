@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
-from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.cli.objective import check_objective, objective_of
+from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
+from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
+
+if TYPE_CHECKING:
+    from dreambooth.training.summary import Finished
 
 
 def train(cfg: DictConfig) -> int | float:
@@ -32,12 +36,14 @@ def train(cfg: DictConfig) -> int | float:
 
         print_run(config)
         return 0
-    folder = Path(cfg.output_dir)
+    folder, place = Path(cfg.output_dir), Place.current()
     scores = finished(folder, config)
     if scores is not None:
         if is_first():
-            print(f"{folder} is finished, and stays as it is; resume=null trains it anew.")
+            kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
+            print(kept if place is None else place.line("was finished before"), flush=True)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
+    refuse_full_disk([config])
     with postponed_imports():
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
@@ -45,39 +51,54 @@ def train(cfg: DictConfig) -> int | float:
 
     keep_heap()
     spec = train_spec(cfg)
-    with same_job(cfg.output_dir):
+    with same_job(cfg.output_dir), in_its_sweep(place):
         outcome = run(spec)
     if outcome.code:
-        say_stopped(folder)
-    elif is_first():
-        show_page(spec.folder)
+        say_stopped(folder, place)
+    elif outcome.finished is not None:
+        say_finished(outcome.finished, place)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
 
 
-def say_stopped(folder: Path) -> None:
+def say_stopped(folder: Path, place: Place | None) -> None:
     """Say how to go on with a run that a signal stopped; a sweep says it once for all runs."""
     print("\nStopped; everything is saved.", end="")
-    if is_of_sweep():
+    if place is not None:
         print(flush=True)
     else:
         again = typed(f"hydra.run.dir={quoted(folder)}")
         print(f" Continue with the same command and {again}", flush=True)
 
 
-def show_page(folder: Path) -> None:
-    """Write a finished run's `run.html`, and outside of a sweep print where it is.
+def say_finished(run: Finished, place: Place | None) -> None:
+    """Write a finished run's `run.html`, and print its summary; a run of a sweep is one line."""
+    if place is not None:
+        write_page(run.folder)
+        scores = run.scores.summary if run.scores else {}
+        print(place.line(result(run.costs, scores)), flush=True)
+        return
+    from dreambooth.training.summary import print_summary
 
-    An error is a warning.
-    """
+    print_summary(run)
+    show_page(run.folder)
+
+
+def show_page(folder: Path) -> None:
+    """Write a finished run's `run.html` and print where it is; an error is a warning."""
+    page = write_page(folder)
+    if page is not None:
+        print(f"\nThe run's page: {page}")
+
+
+def write_page(folder: Path) -> Path | None:
+    """Write a finished run's `run.html`; return its path, or None after a warning."""
     with postponed_imports():
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
-    page = attempted("run.html", lambda: write_run_page(folder))
-    if page is not None and not is_of_sweep():
-        print(f"\nThe run's page: {page}")
+    return attempted("run.html", lambda: write_run_page(folder))
 
 
 def generate(cfg: DictConfig) -> int:

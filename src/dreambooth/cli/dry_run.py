@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dreambooth.cli.checks import check
 from dreambooth.cli.planning import PlannedJob
+from dreambooth.cli.room import free_bytes
 from dreambooth.errors import UserError
 from dreambooth.study.estimates import Earlier, Estimate, estimate
 from dreambooth.study.plan import Work
@@ -96,8 +97,9 @@ def _costs(costs: Estimate, configs: Sequence[Plain]) -> list[tuple[str, str]]:
         memory += "" if costs.seconds is not None else ": a step's activations come on top"
     if costs.run_bytes is not None:
         disk = f"about {costs.run_bytes / GIB:.1f} GiB"
-    shared = {c["reuse"]["keep_gib"] for c in configs if c.get("reuse", {}).get("enabled")}
-    disk += f", and up to {max(shared)} GiB of shared trainings in cache_dir" if shared else ""
+        free = free_bytes(configs[0]["output_dir"])
+        disk += f", of {free / GIB:.0f} GiB that are free"
+        disk += ": not enough" if costs.run_bytes > free else ""
     source = f"estimated from {', and from '.join(costs.sources)}"
     return [("time", time), ("memory", memory), ("disk", disk), ("", source)]
 

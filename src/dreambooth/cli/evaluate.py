@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from dreambooth.cli.benchmark import BenchmarkCommand
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.specs import evaluation_spec
-from dreambooth.cli.subjects import same_class
+from dreambooth.cli.subjects import known_subjects, same_class
 from dreambooth.data.photos import list_photos
 from dreambooth.data.subjects import gallery_photos
 from dreambooth.errors import UserError
@@ -73,22 +74,24 @@ def evaluate(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig) -> int:
     run = Run.read(cfg.run)
-    for key in ("encoders", "encoders_dir"):
-        if cfg.evaluation[key] is None:
-            cfg.evaluation[key] = run.config["evaluation"][key]
+    # as plain values: in a config, a record could refer to the environment
     block: Any = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    with run.reading():
+        scored, method = run.config["evaluation"], method_spec(run.config["method"])
+        for key in ("encoders", "encoders_dir"):
+            block[key] = scored[key] if block[key] is None else block[key]
+        costs = Costs(run.record["costs"])
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
             "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
         )
     photos, what, references = _references(cfg, run.photos, run.training_photos)
-    encoders = _encoders(cfg, settings.metrics)
+    encoders = _encoders(cfg, settings.metrics, block)
     sampling = sampling_of(cfg, run)
     gallery = _gallery(cfg, run) if "gallery" in settings.metrics else {}
     output = scores_folder(Path(cfg.output_dir or run.folder), settings.name)
-    costs = Costs(run.record["costs"])
-    weights = RunWeights(run, method_spec(run.config["method"]))
+    weights = RunWeights(run, method)
     with costs.stage("evaluation") as places:
         base = _base_images(cfg, settings, weights, sampling)
         model = run.load_model().to(torch_device(cfg.device))
@@ -129,18 +132,19 @@ def _images(cfg: DictConfig) -> int:
             f"{folder} has no manifest.csv, and {', '.join(cfg.evaluation.metrics)} need the "
             "prompts: add one with the columns file, prompt and class_only."
         )
-    photos, what, references = _references(cfg, None, [])
+    photos, what, described = _references(cfg, None, [])
     refuse_copies([folder / item.file for item in items], photos)
     cfg.evaluation.encoders = cfg.evaluation.encoders or "canonical"
     encoders, costs = _encoders(cfg, metrics), Costs()
     with costs.stage("evaluation"):
         files = [folder / item.file for item in items]
-        scores = score(items, files, References(photos), encoders, metrics)
+        references = References(photos, _gallery_beside(cfg.photos))
+        scores = score(items, files, references, encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)
     write_scores(output, scores, {**record, "cost": costs.record})
-    print_scores(scores, str(folder), references)
+    print_scores(scores, str(folder), described)
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
 
@@ -156,6 +160,19 @@ def _gallery(cfg: DictConfig, run: Run) -> dict[str, list[Path]]:
         config["photos"]["rendered"] if config["model"]["rendered_subjects"] else None,
         cfg.cache_dir,
     )
+
+
+def _gallery_beside(photos: str) -> dict[str, list[Path]]:
+    """Return the photos of the class's other subjects in the folder beside the subject's own.
+
+    There are some where `photos` is the folder of a known subject within the dataset.
+    """
+    folder = Path(photos).expanduser().resolve()
+    words = known_subjects().get(folder.name)
+    if words is None:
+        return {}
+    names, noun = same_class(folder.name, words.class_noun), words.class_noun
+    return gallery_photos(names, noun, photos, str(folder.parent), None, "")
 
 
 def _base_images(
@@ -213,8 +230,12 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     return "other photos", count
 
 
-def _encoders(cfg: DictConfig, metrics: list[str] | tuple[str, ...]) -> Encoders:
+def _encoders(
+    cfg: DictConfig, metrics: list[str] | tuple[str, ...], block: Mapping[str, Any] | None = None
+) -> Encoders:
+    """Load the networks that `block` names; the command's own `evaluation` without it."""
     # not resolved: `encoders` may refer to a model that this command does not have
-    block: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    own: Any = OmegaConf.to_container(cfg.evaluation, resolve=False)
+    named = block or own
     device = torch_device(cfg.device)
-    return load_encoders(block["encoders"], metrics, device, block["encoders_dir"], cfg.cache_dir)
+    return load_encoders(named["encoders"], metrics, device, named["encoders_dir"], cfg.cache_dir)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -12,9 +16,34 @@ from diffusers.optimization import get_scheduler
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from dreambooth.cli.axes import is_number
 from dreambooth.cli.checks import CHOICES
 from dreambooth.errors import UserError
 from dreambooth.training.loggers import silence_libraries
+
+RATES = ("own_lr", "lr_factor")  # of an optimizer's block, for the resolver `rate` alone
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value < 1
+
+
+def _is_least(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+# what libraries do not check, or not before the first step; eps has two values in some classes
+OPTIMIZER: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "betas": (
+        "two numbers from 0 to below 1, such as [0.9,0.999]",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_share, v)),
+    ),
+    "eps": (
+        "a number, 0 or greater, or as many as the class has",
+        lambda v: all(map(_is_least, v)) if isinstance(v, list) and v else _is_least(v),
+    ),
+    "weight_decay": ("a finite number, 0 or greater", _is_least),
+}
 
 
 def optimizer_factory(
@@ -22,18 +51,22 @@ def optimizer_factory(
 ) -> Callable[..., torch.optim.Optimizer]:
     """Return `(parameter groups, lr) => Optimizer` of an `optimizer/*.yaml` block.
 
-    An argument that is null is left out, so that a preset can offer one to some classes only.
+    An argument that a class does not have is left out if it is null, so that a preset can offer one
+    to some classes only.
 
     Raises:
-        UserError: a class that cannot be imported, or options that it refuses.
+        UserError: a class that cannot be imported, or options that it does not know or refuses.
     """
     if precision == "16-mixed" and block.get("fused"):
         # a fused one cannot unscale half-precision gradients
         block = {**block, "fused": False}
-    block = {key: value for key, value in block.items() if value is not None}
+    given = {key: value for key, value in block.items() if key not in RATES}
     try:
-        factory = instantiate(dict(block), _convert_="all")
+        factory = instantiate({k: v for k, v in given.items() if v is not None}, _convert_="all")
+        _check_options(factory, given)
         _try(factory, lr)
+    except UserError:
+        raise
     except Exception as error:  # each class has checks of its own
         if isinstance(error.__cause__, ImportError):
             raise UserError(
@@ -44,6 +77,26 @@ def optimizer_factory(
             f"optimizer cannot be set up: {_reason(error)}; correct the optimizer.* keys."
         ) from error
     return factory
+
+
+def _check_options(factory: partial, given: Mapping[str, Any]) -> None:
+    """Refuse what is not usable, and options that a class does not have, with the nearest it has.
+
+    Raises:
+        UserError: names the option.
+    """
+    parameters = inspect.signature(factory.func).parameters
+    for key, (kind, holds) in OPTIMIZER.items():
+        if key in given and key in parameters and not holds(given[key]):
+            raise UserError(f"optimizer.{key}={given[key]} is not usable: it must be {kind}.")
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in factory.keywords:
+        if name not in parameters:
+            known = [known for known in parameters if known not in ("params", "lr")]
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean optimizer.{near[0]}?" if near else f"use {', '.join(known)}."
+            raise UserError(f"{factory.func.__name__} has no option optimizer.{name}: {hint}")
 
 
 def check_schedule(name: str, warmup_steps: int, max_steps: int) -> None:
@@ -83,7 +136,8 @@ def trainer_factory(block: Mapping[str, Any]) -> Callable[..., pl.Trainer]:
 
 def _try(factory: Callable[..., torch.optim.Optimizer], lr: float) -> torch.optim.Optimizer:
     """Make an optimizer of one small parameter."""
-    return factory([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": lr}], lr=lr)
+    with redirect_stdout(io.StringIO()):  # Prodigy prints
+        return factory([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": lr}], lr=lr)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,7 @@
-"""Ctrl-C as one line and exit code 130; imports only the standard library, to be ready first."""
+"""Ctrl-C and SIGTERM as one line and an exit code; imports only the standard library.
+
+It is ready first. While a phase trains, `training/safety.py` takes the signals over.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,35 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 STOPPED = "\nStopped. The same command continues with what is cached."
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End the program with one line and exit code 130 when Ctrl-C arrives within the block."""
+    """End the program with one line when Ctrl-C or SIGTERM arrives within the block.
+
+    The exit code is 128 + the signal. A pipe whose reader has gone ends it without a word.
+    """
     try:
-        yield
-    except KeyboardInterrupt:
+        with _handled({signal.SIGTERM: (signal.SIG_DFL, _terminate)}):
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+    except KeyboardInterrupt as stop:
         print(STOPPED, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(code_of(stop))
+    except BrokenPipeError:
+        with suppress(OSError):  # what is left in the buffer has no reader either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + getattr(signal, "SIGPIPE", 13))
 
 
 @contextmanager
@@ -29,20 +48,38 @@ def importing() -> Iterator[None]:
     An exception would not arrive: within an import, C++ libraries abort on it and others turn it
     into an error of their own.
     """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, _exit)
+    usual = signal.getsignal(signal.SIGTERM)
+    expected = usual if usual in (signal.SIG_DFL, _terminate) else signal.SIG_DFL
+    with _handled(
+        {signal.SIGINT: (signal.default_int_handler, _exit), signal.SIGTERM: (expected, _exit)}
+    ):
+        yield
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a stopped command: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 143 if isinstance(stop, Terminated) else 130
+
+
+@contextmanager
+def _handled(handlers: dict[int, tuple[Any, Any]]) -> Iterator[None]:
+    """Put handlers in the place of the expected ones; those that anyone else has set stay."""
+    own = threading.current_thread() is threading.main_thread()
+    ours = {n: pair for n, pair in handlers.items() if own and signal.getsignal(n) is pair[0]}
+    for number, (_, handler) in ours.items():
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, (before, _) in ours.items():
+            signal.signal(number, before)
 
 
-def _exit(*_: object) -> None:
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _exit(number: int, *_: object) -> None:
     sys.stdout.flush()
     print(STOPPED, file=sys.stderr, flush=True)
-    os._exit(130)
+    os._exit(128 + number)

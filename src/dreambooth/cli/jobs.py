@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth.locks import RUN_LOCK
+from dreambooth.scratch import find_files
 from dreambooth.study.sweeps import FAILED, SWEEP, failure, record_failure
 
-NOTES = (".hydra", "multirun.yaml", SWEEP, FAILED)  # what a folder holds before any work
+NOTES = (".hydra", "multirun.yaml", SWEEP, FAILED, RUN_LOCK)  # what a folder holds before any work
 
 
 class JobFailed(Exception):
@@ -102,11 +103,6 @@ def is_training(config: DictConfig) -> bool:
     return "resume_sweep" in config
 
 
-def is_of_sweep() -> bool:
-    """Tell whether the job that runs here is one of a sweep's."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def log_error(error: Any) -> None:
     """Write an error that was printed into the log files of the job."""
     text = error.details or f"error: {error}" if isinstance(error, JobFailed) else None
@@ -164,7 +160,7 @@ def remove_refused(folder: Path, made: Sequence[Path]) -> None:
     """Remove the folder of a sweep, as `remove_empty` does, if all of its jobs were refused."""
     if not made or not folder.is_dir():
         return
-    failed = {path.parent: failure(path.parent) for path in folder.rglob(FAILED)}
+    failed = {path.parent: failure(path.parent) for path in find_files(folder, FAILED)}
     refused = [job for job, record in failed.items() if record and not record["started"]]
     for path in folder.rglob("*"):
         inside = any(path.is_relative_to(job) for job in refused)

@@ -35,12 +35,15 @@ from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
 from dreambooth.cli.interrupt import interruptible
 from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
+from dreambooth.cli.processes import end_with_parent
 from dreambooth.cli.resume_sweep import with_sweep
 from dreambooth.cli.suggest import no_choice, no_key
+from dreambooth.cli.sweep_lines import Place
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+UNUSABLE += (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
 # how long an idle OpenMP thread spins before it sleeps; benchmarks/threads.py chose it
 SPIN_COUNT = "10000"
 
@@ -56,9 +59,10 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
     def main(cfg: DictConfig) -> float | None:
         return run_job(run, cfg)
 
-    prepare_environment()
     folders = [CONF]
     with interruptible():
+        prepare_environment()
+        end_with_parent()
         try:
             parsed = parse(sys.argv[1:])
             if command == "train":
@@ -92,7 +96,12 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
     except Exception as error:
         text = sentence(error)
         if text is not None:
-            say(text)
+            place = Place.current()
+            say(
+                text
+                if place is None
+                else f"{text} (run {place.number}/{place.total}: {place.name})"
+            )
         elif HydraConfig.get().mode == RunMode.MULTIRUN:
             details = traceback.format_exc()
             print(details, file=sys.stderr, flush=True)
@@ -132,7 +141,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     """Read Hydra's flags and the overrides, in any order.
 
     Raises:
-        UserError: an unknown flag, or one without its value.
+        UserError: an unknown flag, one without its value, or two that ask for different things.
     """
     parser = get_args_parser()
 
@@ -142,7 +151,18 @@ def parse(arguments: Sequence[str]) -> Namespace:
         )
 
     parser.error = refuse
-    return parser.parse_intermixed_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
+    asked = {
+        "--run": parsed.run,
+        "-m": parsed.multirun,
+        "--cfg": parsed.cfg,
+        "--info": parsed.info,
+        "--shell-completion": parsed.shell_completion,
+    }
+    flags = [flag for flag, value in asked.items() if value]
+    if len(flags) > 1:
+        raise UserError(f"{' and '.join(flags)} do not go together: leave one out.")
+    return parsed
 
 
 def without_traces(parsed: Namespace) -> Namespace:
@@ -192,9 +212,15 @@ def sentence(error: Exception) -> str | None:
         return f"{where} cannot be set up: {reason.rstrip('.')}."
     if disk_full(error):
         return f"The disk is full ({error}): free some space and run the same command again."
-    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+    if isinstance(error, OSError) and error.filename and _is_unusable(error):
         return f"{error.filename} cannot be used ({error.strerror}): choose another path."
     return None
+
+
+def _is_unusable(error: OSError) -> bool:
+    """Tell whether a path is at fault; the system's own folders say that they do not exist."""
+    absent = error.errno == errno.ENOENT and str(error.filename).startswith(("/proc/", "/sys/"))
+    return absent or error.errno in UNUSABLE
 
 
 def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key
@@ -93,6 +94,22 @@ def refuse_shared_folders(jobs: Sequence[PlannedJob]) -> None:
                 f"{one} and {two} would write into the same folder, {job.folder}: add "
                 "'hydra.sweep.subdir=${hydra.job.num}', or start a sweep for each."
             )
+
+
+def to_run(jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
+    """Return the configurations of the jobs that have left no record; others add next to nothing.
+
+    One that cannot be resolved is left out: it fails by itself, with the others running.
+    """
+    configs = []
+    for job in jobs:
+        try:
+            config = job.resolved()
+        except (OmegaConfBaseException, UserError):
+            continue
+        if not (Path(config["output_dir"]) / "run.json").exists():
+            configs.append(config)
+    return configs
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,23 @@ from hydra.core.hydra_config import HydraConfig
 from dreambooth.quoting import quoted
 
 STARTED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def end_with_parent() -> None:
+    """End this process soon after the one that started it, if it is another rank of a run.
+
+    A killed first process cannot end the others, and they would wait for it for ever.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0" or os.name == "nt":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

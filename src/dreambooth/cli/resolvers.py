@@ -75,6 +75,18 @@ def scaled(setting: str, *published: float, _root_: DictConfig) -> float | int |
     return ",".join(f"{value:.6g}" for value in values)
 
 
+def rate(recommended: float, *, _root_: DictConfig) -> float:
+    """Turn a rate for AdamW into one for the optimizer: its `own_lr`, or `lr_factor` times it.
+
+    Without either it stays the same.
+    """
+    own = OmegaConf.select(_root_, "optimizer.own_lr")
+    factor = OmegaConf.select(_root_, "optimizer.lr_factor")
+    if own is not None:
+        return own
+    return recommended if factor is None else float(f"{recommended * factor:.6g}")
+
+
 def at_most(limit: float | None, value: float) -> float:
     """Return the smaller of both; `limit` null is no limit."""
     return value if limit is None else min(limit, value)
@@ -126,6 +138,7 @@ for name, function in {
     "if": lambda condition, yes, no: yes if condition else no,
     "choose": choose,
     "scaled": scaled,
+    "rate": rate,
     "at_most": at_most,
     "other_noun": other_noun,
     "last_word": lambda text: text.split()[-1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from dreambooth.cli.interrupt import code_of
 from dreambooth.cli.planning import PlannedJob
 from dreambooth.errors import UserError
 from dreambooth.quoting import quoted, typed
 from dreambooth.study.sweeps import SWEEP, SweepPlan
+
+log = logging.getLogger(__name__)
 
 KEY = "resume_sweep"
 
@@ -33,6 +37,12 @@ def with_sweep(parsed: Namespace) -> Namespace:
     if folder is None:
         return parsed
     plan = SweepPlan.read(Path(folder))
+    for other in plan.earlier:
+        log.warning(
+            "%s holds the runs of another command too, which is not repeated: train.py -m %s",
+            folder,
+            " ".join(map(typed, other["overrides"])),
+        )
     more = [override for override in parsed.overrides if override not in own]
     other = [o for o in more if not o.lstrip("+~").startswith(("hydra.", "hydra/", "dry_run="))]
     if other:
@@ -73,7 +83,9 @@ def write_plan(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     ]
     folder, plan = Path(sweep.hydra.sweep.dir), SweepPlan(overrides, flags, planned)
     if (folder / SWEEP).exists():
-        refuse_changed(folder, SweepPlan.read(folder), plan)
+        before = SweepPlan.read(folder)
+        refuse_changed(folder, before, plan)
+        plan = plan.after(before)
     plan.write(folder)
 
 
@@ -85,12 +97,7 @@ def refuse_changed(folder: Path, before: SweepPlan, now: SweepPlan) -> None:
     Raises:
         UserError: the command line is the same, but a run of it is missing or has other settings.
     """
-    launchers = ("hydra/launcher", "hydra.launcher")  # a sweep may go on under another one
-    asked, asks = (
-        {override for override in plan.overrides if not override.startswith(launchers)}
-        for plan in (before, now)
-    )
-    if asked != asks:
+    if before.asked != now.asked:
         return
     settings = {job["folder"]: job.get("settings") for job in now.jobs}
     for job in before.jobs:
@@ -123,4 +130,4 @@ def saying_how_to_go_on(folder: Path) -> Iterator[None]:
             print(
                 f"\nStopped; finished runs are kept. Continue the sweep with {command}", flush=True
             )
-        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
+        sys.exit(code_of(stop) if isinstance(stop, KeyboardInterrupt) else stop.code)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
-from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.study.sweeps import sweep_name
 from dreambooth.training.fingerprint import NEITHER, is_under
 
@@ -73,7 +73,7 @@ def run_name(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 def group_name(config: Mapping[str, Any]) -> str:
     """Name the study that a run belongs to: its preset or sweep; a single run's is its subject."""
-    if not is_of_sweep():
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return config["subject"]["name"]
     return sweep_name(Path(str(HydraConfig.get().sweep.dir)))[:LENGTH]
 

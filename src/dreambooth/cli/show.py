@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from dreambooth.cli.configs import CONF, files_of
 from dreambooth.errors import UserError
-from dreambooth.files import folder_hash
 from dreambooth.png_text import OWN_KEY, SHARED_KEY, read_text
 from dreambooth.quoting import quoted, typed
+from dreambooth.weights_files import content_hash
 
 USAGE = "usage: dreambooth show FILE.png ...\n\nSay what drew each image, and how to draw it again."
 
@@ -147,6 +147,6 @@ def _run_of(path: Path, record: Mapping[str, Any]) -> tuple[str, list[str]]:
     here = Path.cwd()
     written = str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
     export = record["hashes"].get("export")
-    if export is not None and folder_hash(folder / "model") != export:
+    if export is not None and content_hash(folder / "model") != export:
         return written, ["The run's model has changed since: that command draws another picture."]
     return written, []

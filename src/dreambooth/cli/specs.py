@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
+    export_spec,
     hardware_spec,
     method_spec,
     named,
     optimizer_spec,
     sampling_spec,
 )
-from dreambooth.cli.jobs import is_of_sweep
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
@@ -51,8 +51,19 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         UserError: a setting that no run could use, or that this machine cannot; names its key.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    try:
+        return _train_spec(config, plain(cfg))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"The configuration holds a value of another kind than its key takes ({error!r}): "
+            "look at the keys that you set; --help explains each."
+        ) from error
+
+
+def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainSpec:
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
     model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
+    method = method_spec(config["method"])
     return TrainSpec(
         folder=Path(config["output_dir"]),
         cache_dir=Path(config["cache_dir"]),
@@ -61,7 +72,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         subject=subject,
         data=_data(config),
         prior=_prior(config),
-        method=method_spec(config["method"]),
+        method=method,
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
@@ -72,15 +83,15 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
         checkpoint=checkpoint_spec(config),
+        export=export_spec(config["export"], method),
         reuse=ReuseSpec(**config["reuse"]),
         samples=_samples(config, subject.words, sampling),
         sampling=sampling,
         evaluation=evaluation_spec(config["evaluation"]),
         curve=_curve(config),
         logger=_logger(config),
-        is_of_sweep=is_of_sweep(),
         config=config,
-        written=plain(cfg),
+        written=written,
     )
 
 
@@ -104,9 +115,15 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
-    """Build what report.py shows."""
+    """Build what report.py shows.
+
+    Raises:
+        UserError: `runs` is no folder.
+    """
     evaluation = cfg.evaluation.name if "evaluation" in cfg else None
     keys = ("other_subjects", "device", "encoders_dir", "cache_dir", "wandb")
+    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
+        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
     return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreambooth.data.crops import Crops, cut_views
 from dreambooth.data.photos import image_hash, load_photos
-from dreambooth.files import atomic, cache_key, locked
+from dreambooth.files import cache_key
+from dreambooth.locks import locked
 from dreambooth.model.interface import BaseModel
+from dreambooth.tensors import Damaged, read_tensors, write_tensors
 
 BATCH_SIZE = 8  # views that the VAE encodes at a time
 
@@ -53,6 +53,7 @@ def encode_examples(
     crops: Crops,
     seed: int,
     cache_dir: str | Path,
+    made_from: str | None = None,
 ) -> Examples:
     """Encode every view of every photo with the frozen VAE, or read them from the latent cache.
 
@@ -60,6 +61,8 @@ def encode_examples(
         model: its VAE should be in float32; it runs on the device that it is on.
         paths, prompts: the photos, and one prompt for each.
         seed: where the views are cut; the centre alone does not depend on it.
+        made_from: a key of what images of these names were drawn from. They are known by it, since
+            one that is drawn again in another batch may differ in its last bits.
 
     Raises:
         UserError: a photo that cannot be read, by name.
@@ -67,22 +70,23 @@ def encode_examples(
     is_random = crops.num_crops > 1 or crops.random_crop or crops.flip
     key = cache_key(
         model=model.weights_hash(),
-        photos=[image_hash(path) for path in paths],
+        photos=[image_hash(path) for path in paths] if made_from is None else made_from,
         names=[path.name for path in paths],
         seed=seed if is_random else None,
         **asdict(crops),
     )
     file = Path(cache_dir) / "latents" / f"{key}.safetensors"
-    with locked(file):
-        latents = _read(file)
-        if latents is None:
-            views = itertools.chain.from_iterable(
-                cut_views(image, crops, seed, path.name)
-                for path, image in zip(paths, load_photos(paths), strict=True)
-            )
-            latents = _encode(model, views)
-            with atomic(file) as temporary:
-                save_file(latents, temporary)
+    latents = _read(file)  # without the lock, so that a read-only cache works too
+    if latents is None:
+        with locked(file):
+            latents = _read(file)
+            if latents is None:
+                views = itertools.chain.from_iterable(
+                    cut_views(image, crops, seed, path.name)
+                    for path, image in zip(paths, load_photos(paths), strict=True)
+                )
+                latents = _encode(model, views)
+                write_tensors(file, latents, {"key": key})
     return Examples(
         latents["mean"],
         latents["logvar"],
@@ -95,10 +99,13 @@ def encode_examples(
 def _read(file: Path) -> dict[str, Tensor] | None:
     """Read cached latents; None if there are none or the file is damaged."""
     try:
-        return load_file(file)
+        latents, metadata = read_tensors(file)
+        if metadata.get("key") != file.stem:
+            raise Damaged("it holds the latents of other photos")
+        return latents
     except FileNotFoundError:
         return None
-    except SafetensorError as error:
+    except Damaged as error:
         log.warning("%s is damaged (%s): encoding the photos again.", file, error)
         return None
 

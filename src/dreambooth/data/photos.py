@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key
+from dreambooth.packages import need
 from dreambooth.png_text import hash_without_text
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+HEIF_SUFFIXES = (".heic", ".heif")  # of phones; a package reads them
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", *HEIF_SUFFIXES)
 # What Pillow may try, whatever the suffix says. Other formats are not safe: EPS runs Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 MIN_SIDE = 16  # pixels
 MAX_PIXELS = 64_000_000  # read from the header, before anything is decompressed
 
@@ -25,7 +28,8 @@ def list_photos(folder: str | Path) -> list[Path]:
     """List the photos in `folder`, sorted by name, without hidden files and sub-folders.
 
     Raises:
-        UserError: the folder is missing or holds no photo.
+        UserError: the folder is missing or holds no photo; or a photo is no file (but a pipe or a
+            device), or has a name that is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,7 +40,27 @@ def list_photos(folder: str | Path) -> list[Path]:
     if not photos:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise UserError(f"the photo folder {folder} holds no photos: put some there ({kinds}).")
+    for path in photos:
+        _check_name(path)
+        _check_kind(path)
     return photos
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that no record could hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise UserError(
+            f"the name of the photo {shown} is not UTF-8: rename it, such as to photo.jpg."
+        ) from None
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a pipe or a device, from which reading might never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a pipe or a device and no file: remove it.")
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -51,11 +75,12 @@ def load_photo(path: str | Path) -> Image.Image:
         "reduce it, for example to 2048 pixels a side."
     )
     try:
+        _check_kind(path)
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty (0 bytes): remove it or copy the photo again.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats(path)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise too_large
@@ -76,6 +101,21 @@ def load_photo(path: str | Path) -> Image.Image:
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise _unreadable(path, error) from error
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    """List what Pillow may try on a photo; HEIC where the package that reads it is installed.
+
+    Raises:
+        UserError: HEIC without the package.
+    """
+    if path.suffix.lower() not in HEIF_SUFFIXES:
+        return FORMATS
+    need("pillow-heif", str(path), "save the photo as JPEG", module="pillow_heif")
+    import pillow_heif  # pyright: ignore[reportMissingImports]
+
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def load_photos(paths: Iterable[Path]) -> Iterator[Image.Image]:
@@ -168,6 +208,7 @@ def image_hash(path: str | Path) -> str:
     Raises:
         UserError: the file cannot be read.
     """
+    _check_kind(Path(path))
     try:
         return hash_without_text(path)
     except OSError as error:

@@ -37,13 +37,19 @@ def check_scheduler(name: str, options: Mapping[str, object], num_inference_step
     """Refuse what `make_scheduler` cannot make, or what cannot take that many steps.
 
     Raises:
-        ValueError: no such sampler, no such option, or a value that the sampler refuses.
+        ValueError: no such sampler, one of another family (such as flow matching), no such option,
+            or a value that the sampler refuses.
     """
     names = sorted(each for each in dir(diffusers) if each.endswith("Scheduler"))
     if name not in names:
         near = get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "give a class such as DDIMScheduler."
         raise ValueError(f"diffusers has no sampler {name}: {hint}")
+    if "DDPMScheduler" not in getattr(getattr(diffusers, name), "_compatibles", ()):
+        raise ValueError(
+            f"{name} does not sample from a model of Stable Diffusion's kind: use one such as "
+            "DDIMScheduler."
+        )
     known = set(inspect.signature(getattr(diffusers, name).__init__).parameters)
     if unknown := sorted(set(options) - known):
         raise ValueError(f"{name} has no option {unknown[0]}: see its page in diffusers' docs.")

@@ -60,7 +60,8 @@ class BenchmarkReader:
         unknown = next((n for n in named if n.place.subject not in self.words), None)
         if unknown is not None:
             what = suggest(unknown.place.subject, self.words)
-            raise UserError(f"{self.spec.folder / unknown.file}: {what}")
+            needs = "a subject needs a folder in photos.root and a file in conf/subject"
+            raise UserError(f"{self.spec.folder / unknown.file}: {what} ({needs})")
         start = self._start(named)
         subjects = [
             self._subject(name, list(images), start)

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.record import References
 from dreambooth.evaluation.score import score
-from dreambooth.files import atomic, cache_key, file_hash, link, read_csv, write_csv
+from dreambooth.files import cache_key, file_hash, link, read_csv, reading, write_csv
 from dreambooth.metrics.aggregate import best_step, harmonic_mean
 from dreambooth.metrics.variants import clip_t_id, dino_id
 from dreambooth.model.trainable import TrainableWeights
+from dreambooth.tensors import Damaged, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -120,15 +120,19 @@ class Curve:
         best, state = self.best(), self.best_path
         assert best is not None  # the last step of a phase is always scored
         row = next(r for r in self.rows if r["step"] == best)
-        kept = _kept_row(state)
+        kept, weights = _read_kept(state)
         if kept != row:
-            what = f"holds another point, of step {kept['step']:.0f}" if kept else "is missing"
+            what = (
+                f"holds another point, of step {kept['step']:.0f}"
+                if kept
+                else "is missing or damaged"
+            )
             raise UserError(
                 f"{state} {what}, but the best step is {best}, so checkpoint.best cannot be "
                 "exported: train again with resume=null, or pass checkpoint.best=null to export "
                 "the last step."
             )
-        self.weights.load(load_file(state))
+        self.weights.load(weights)
         return best
 
     def _best_of(self, rows: list[dict[str, float]]) -> int:
@@ -159,20 +163,21 @@ class Curve:
     def _take_best(self, run: Path, row: Mapping[str, float]) -> bool:
         """Link another run's best state, if it is the one that `row` belongs to."""
         path = self.best_path.relative_to(self.folder)
-        if _kept_row(run / path) != row:
+        if _read_kept(run / path)[0] != row:
             return False
         link(run / path, self.best_path)
         return True
 
     def _rows_of(self, path: Path) -> list[dict[str, float]]:
         """Read the rows of a curve; none unless all of them measured the same as this one."""
-        rows = read_csv(path) if path.exists() else []
-        if any(row.pop("measured", None) != self.measured for row in rows):
-            return []
-        return [
-            {key: int(value) if key == "step" else float(value) for key, value in row.items()}
-            for row in rows
-        ]
+        with reading(path, "remove it to begin a new curve"):
+            rows = read_csv(path) if path.exists() else []
+            if any(row.pop("measured", None) != self.measured for row in rows):
+                return []
+            return [
+                {key: int(value) if key == "step" else float(value) for key, value in row.items()}
+                for row in rows
+            ]
 
     def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
         """Pick the two scores that the best step is chosen by."""
@@ -182,10 +187,8 @@ class Curve:
 
     def _keep(self, row: Mapping[str, float]) -> None:
         """Save the trained state, with the row that it belongs to."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.weights.state().items()}
         metadata = {"step": str(row["step"]), "rule": "harmonic", "row": json.dumps(row)}
-        with atomic(self.best_path) as temporary:
-            save_file(state, temporary, metadata)
+        write_tensors(self.best_path, self.weights.state(), metadata)
 
     def _write(self) -> None:
         if self.renames_file:
@@ -197,9 +200,13 @@ class Curve:
         draw_curve(self.rows, self.folder / "curve.png", self.best())
 
 
-def _kept_row(state: Path) -> dict[str, float]:
-    """Read the row of the curve that a best state belongs to; empty where there is none."""
-    if not state.exists():
-        return {}
-    with safe_open(state, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("row", "{}"))
+def _read_kept(state: Path) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Read a best state and the row of the curve that it belongs to; empty where there is none."""
+    try:
+        weights, metadata = read_tensors(state)
+        return json.loads(metadata.get("row", "{}")), weights
+    except FileNotFoundError:
+        return {}, {}
+    except (Damaged, ValueError) as error:
+        log.warning("%s is damaged (%s).", state, error)
+        return {}, {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dreambooth.files import atomic, cache_key
+from dreambooth.files import cache_key
+from dreambooth.scratch import remove_leftovers
+from dreambooth.tensors import Damaged, read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
 
 
 class FeatureCache:
@@ -19,7 +22,7 @@ class FeatureCache:
     `encoder_id` changes with weights, architecture and preprocessing, and each has a folder of its
     own. Every addition is a new file, so that its cost does not depend on what is stored, parallel
     jobs can share the folder, and a killed job leaves it whole. A process reads each file once; a
-    damaged file counts as empty.
+    damaged file counts as empty, with a warning.
     """
 
     def __init__(self, folder: Path | str, encoder_id: str) -> None:
@@ -29,9 +32,11 @@ class FeatureCache:
 
     def read(self) -> dict[str, Tensor]:
         """Read all stored features, float32, those that other jobs added too."""
+        if not self._read:
+            remove_leftovers(self.folder)
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._read:
-                self._known.update(_load(path))
+                self._known.update(self._load(path))
                 self._read.add(path.name)
         return self._known
 
@@ -39,17 +44,21 @@ class FeatureCache:
         """Store new features in one more file."""
         digests = sorted(features)
         path = self.folder / f"{cache_key(digests=digests)}.safetensors"
-        with atomic(path) as temporary:
-            rows = torch.stack([features[digest] for digest in digests])
-            save_file({"features": rows}, temporary, {"digests": json.dumps(digests)})
+        rows = torch.stack([features[digest] for digest in digests])
+        named = {"digests": json.dumps(digests), "encoder": self.folder.name}
+        write_tensors(path, {"features": rows}, named)
         self._known.update(features)
         self._read.add(path.name)
 
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            digests, rows = json.loads(file.metadata()["digests"]), file.get_tensor("features")
-            return dict(zip(digests, rows, strict=True))
-    except (OSError, SafetensorError):
-        return {}
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        try:
+            tensors, named = read_tensors(path)
+            if named.get("encoder") != self.folder.name:
+                raise Damaged("it is another encoder's")
+            return dict(zip(json.loads(named["digests"]), tensors["features"], strict=True))
+        except FileNotFoundError:  # another process has removed it
+            return {}
+        except Damaged as error:
+            log.warning("%s is damaged (%s): its features are computed again.", path, error)
+            path.unlink(missing_ok=True)
+            return {}

@@ -112,7 +112,12 @@ class BaseModel(nn.Module, ABC):
         """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
 
     @abstractmethod
-    def export(self, folder: str | Path, scheduler: SchedulerMixin | None = None) -> None:
+    def export(
+        self,
+        folder: str | Path,
+        scheduler: SchedulerMixin | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Write a diffusers pipeline folder, with `scheduler` or the model's own as its sampler."""
 
     @abstractmethod

@@ -29,7 +29,8 @@ def load_network(source: Source, network: str) -> Any:
     The global random state is left as it was.
 
     Raises:
-        UserError: names the network when weights are damaged, absent or do not fit its config.
+        UserError: names the network when weights are damaged, not finite, absent, or do not fit its
+            config.
     """
     where = source.folder / network
     try:
@@ -50,6 +51,12 @@ def load_network(source: Source, network: str) -> Any:
         raise UserError(
             f"{where} lacks {len(missing)} tensors, {missing[0]} first: {fix_for(source.folder)}."
         )
+    for name, weights in model.state_dict().items():
+        # a sum is quick, and may overflow where all is well
+        if weights.is_floating_point() and not weights.sum().isfinite():
+            if not weights.isfinite().all():
+                advice = fix_for(source.folder)
+                raise UserError(f"{where} holds numbers that are not finite, in {name}: {advice}.")
     return model.eval().requires_grad_(False)
 
 

@@ -16,14 +16,16 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import TRAINING_SCHEDULE, quiet
 
 
-def write_pipeline(model: BaseModel, folder: Path, scheduler: SchedulerMixin | None) -> None:
+def write_pipeline(
+    model: BaseModel, folder: Path, scheduler: SchedulerMixin | None, dtype: torch.dtype
+) -> None:
     """Write `folder` beside itself and rename it; an earlier one is replaced, or kept on failure.
 
-    Float32 safetensors. Adapters that are not merged are left out. `scheduler`, or else the
+    safetensors in `dtype`. Adapters that are not merged are left out. `scheduler`, or else the
     model's own, is the sampler that the folder names.
     """
     pipeline = model.pipeline(scheduler)
-    clean = {name: _clean(model, name) for name in model.layout.networks}
+    clean = {name: _clean(model, name, dtype) for name in model.layout.networks}
     pipeline.register_modules(**clean, scheduler=with_training_schedule(model, pipeline.scheduler))
     with atomic(folder) as new:
         with quiet():
@@ -35,13 +37,18 @@ def write_pipeline(model: BaseModel, folder: Path, scheduler: SchedulerMixin | N
         model.tokenizer.backend_tokenizer.model.save(str(new / "tokenizer"))
 
 
-def _clean(model: BaseModel, name: str) -> Any:
+def exact_state(model: BaseModel, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """List a network's weights in `dtype`, from float32, without adapters that are not merged."""
+    state = (model.masters.get(name) or model.base_state(name)).items()
+    return {key: x.to(dtype) if x.is_floating_point() else x for key, x in state}
+
+
+def _clean(model: BaseModel, name: str, dtype: torch.dtype) -> Any:
     """Make the network as its own class saves it: float32 by reference, no adapter inside."""
-    module = model.network(name)
-    state = model.masters.get(name) or {k: v.float() for k, v in model.base_state(name).items()}
+    module, state = model.network(name), exact_state(model, name, dtype)
     with torch.device("meta"):
         if isinstance(module, PreTrainedModel):
-            clean = type(module)(module.config)
+            clean = type(module)(deepcopy(module.config))  # saving writes the dtype into it
         else:
             # without the path of this machine that loading left there
             config = {k: v for k, v in module.config.items() if k != "_name_or_path"}

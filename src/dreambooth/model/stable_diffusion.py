@@ -138,15 +138,20 @@ class StableDiffusion(BaseModel):
         # The re-entrant form gives no gradient to adapters behind an input that needs none.
         (enable or text.gradient_checkpointing_enable)({"use_reentrant": False})
 
-    def export(self, folder: str | Path, scheduler: SchedulerMixin | None = None) -> None:
-        """Write a whole diffusers pipeline folder, float32 safetensors, new tokens included.
+    def export(
+        self,
+        folder: str | Path,
+        scheduler: SchedulerMixin | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Write a whole diffusers pipeline folder, safetensors in `dtype`, new tokens included.
 
         `scheduler`, or else the model's own, becomes the folder's sampler; the training noise
         schedule is kept beside it. Adapters are left out unless they are merged. The folder is
         written beside its place and renamed, so that it is never half-written; an earlier one is
         replaced.
         """
-        write_pipeline(self, Path(folder), scheduler)
+        write_pipeline(self, Path(folder), scheduler, dtype)
 
     def _warn_of_truncation(self, prompts: list[str], ids: Tensor) -> None:
         """Warn once of each prompt that is longer than the text encoder takes, naming the cut."""

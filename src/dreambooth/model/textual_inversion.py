@@ -153,13 +153,18 @@ class RowMask:
             self._original, self._is_new = self._original.to(device), self._is_new.to(device)
 
 
-def save_token(model: BaseModel, settings: TokenSettings, path: str | Path) -> None:
-    """Write `{token: [num_vectors,D]}` as safetensors, atomically.
+def save_token(
+    model: BaseModel,
+    settings: TokenSettings,
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write `{token: [num_vectors,D]}` as safetensors in `dtype`, atomically.
 
     The `load_textual_inversion(path)` of diffusers' pipelines loads it.
     """
     with atomic(path) as file:
-        save_file({settings.token: token_rows(model, settings).cpu().contiguous()}, file)
+        save_file({settings.token: token_rows(model, settings).cpu().to(dtype).contiguous()}, file)
 
 
 def load_token(model: BaseModel, path: str | Path) -> str:

@@ -5,6 +5,7 @@ The only module of this package that other rooms may import.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +13,23 @@ from pathlib import Path
 from PIL import Image
 
 from dreambooth.errors import RESTORE, UserError
-from dreambooth.files import atomic, cache_key, folder_hash
+from dreambooth.files import (
+    atomic,
+    cache_key,
+    file_hashes,
+    folder_hash,
+    read_json,
+    write_json,
+)
+from dreambooth.locks import locked
 from dreambooth.pocket import world
 from dreambooth.pocket.world.captions import RARE_IDENTIFIERS, vocabulary
+from dreambooth.scratch import remove_leftovers
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "weights"
+HASHES = "hashes.json"  # of the pictures in a folder of rendered ones
 
 
 def weights_folder() -> Path:
@@ -42,6 +55,8 @@ def weights_hash(folder: Path) -> str:
 def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:
     """Render `count` 64x64 PNG views of the held-out identity of `name`; return their folder.
 
+    Pictures that are damaged or missing are rendered again; other files there are replaced.
+
     Raises:
         UserError: a class that the world does not have.
     """
@@ -54,12 +69,27 @@ def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Pat
     scenes = world.subject_scenes(identity, count)
     key = cache_key(scenes=[repr(scene) for scene in scenes])
     folder = Path(cache_dir) / "rendered" / f"{name}-{key}"
-    if not folder.exists():
-        with atomic(folder) as temporary:
-            temporary.mkdir()
-            for number, scene in enumerate(scenes):
-                Image.fromarray(world.render(scene)).save(temporary / f"{number:02d}.png")
+    if not _is_whole(folder):  # without the lock, so that a read-only cache works too
+        with locked(folder):
+            remove_leftovers(folder.parent)
+            if not _is_whole(folder):
+                if folder.exists():
+                    log.warning("%s is damaged: its pictures are rendered again.", folder)
+                with atomic(folder) as temporary:
+                    temporary.mkdir()
+                    for number, scene in enumerate(scenes):
+                        Image.fromarray(world.render(scene)).save(temporary / f"{number:02d}.png")
+                    write_json(temporary / HASHES, file_hashes(temporary))
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder of rendered pictures holds what was rendered, and no other picture."""
+    try:
+        hashes = read_json(folder / HASHES)
+    except UserError:
+        return False
+    return file_hashes(folder, folder.glob("*.png")) == hashes
 
 
 def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:

@@ -56,13 +56,15 @@ class ClassImages:
             Item("class", f"{i:05d}.png", self.prompt, self.prompt, self.seed + i)
             for i in range(self.count)
         ]
-        paths = [folder / item.file for item in items]
-        missing = sum(not path.exists() for path in paths)
-        if missing:
-            log.info("Drawing %d class images of %r", missing, self.prompt)
+        paths, store = [folder / item.file for item in items], ImageStore(folder, facts, text)
+        missing = store.missing(items)
+        if not missing:  # without a lock, so that a read-only cache works too
+            return paths
+        log.info("Drawing %d class images of %r", len(missing), self.prompt)
+        if damaged := sum((folder / item.file).exists() for item in missing):
+            log.warning("%d of them in %s are damaged, and drawn again.", damaged, folder)
         if not (folder / "facts.json").exists():
             write_json(folder / "facts.json", facts)
-        store = ImageStore(folder, facts, text)
         store.fill(draw, items, self.batch_size, keep_others=True, title="Class images")
         return paths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -44,12 +44,19 @@ logging.getLogger(pipeline_stable_diffusion.__name__).addFilter(_ShortTruncation
 
 @torch.no_grad()
 def draw(
-    model: BaseModel, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    model: BaseModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[Image.Image]:
     """Draw one RGB image for each (prompt, seed) pair, `resolution` pixels square.
 
     The initial latents and any sampler noise of an image come from a CPU generator seeded with
     its own seed, so a batch size changes nothing but floating-point rounding.
+
+    Args:
+        advance: is told the number of images of each batch when it is drawn.
     """
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
@@ -66,6 +73,7 @@ def draw(
                 height=sampling.resolution,
                 width=sampling.resolution,
             ).images
+            advance(len(generators))
     return images
 
 

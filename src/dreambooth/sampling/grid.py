@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from dreambooth.sampling.labels import font_for, line_height, readable, wrapped, write
 
 MARGIN, SIZE = 4, 13  # pixels between pictures, and of the letters
+GUTTER = 20  # pixels between the pictures before training and those after
+MOST_PHOTOS = 12  # of a subject on a sheet
 
 
 def grid(
@@ -29,6 +31,51 @@ def grid(
         if labels and column == 0:
             write(pen, (x, y), [readable(labels[row], SIZE)], SIZE)
         sheet.paste(shown(image, cell), (x, y + header))
+    return sheet
+
+
+def before_and_after(
+    photos: Sequence[Image.Image],
+    prompts: Sequence[str],
+    before: Sequence[Image.Image],
+    after: Sequence[Image.Image],
+) -> Image.Image:
+    """Lay out a subject's photos above, and below a row per prompt: before training, and after.
+
+    Args:
+        photos: of any shape; the middle of each is shown.
+        before: images as many as `after` and in its order, row by row; or none.
+        after: as many images for each prompt.
+    """
+    count = len(after) // len(prompts)
+    cell = 192 if count < 3 else 128
+    block = count * (cell + MARGIN)
+    starts = [MARGIN, MARGIN + block + GUTTER] if before else [MARGIN]
+    width = max(starts[-1] + block, MARGIN + 2 * (192 + MARGIN))
+    side = min(cell, (width - MARGIN) // max(1, min(len(photos), MOST_PHOTOS)) - MARGIN)
+    texts = [_fit(prompt, width - 2 * MARGIN, 2) for prompt in prompts]
+    head = ["before training", "after training"] if before else ["after training"]
+    top = _height([""]) + side + 4 * MARGIN if photos else 0
+    rows = sum(_height(text) + cell + 2 * MARGIN for text in texts)
+    sheet = Image.new("RGB", (width, MARGIN + top + _height([""]) + rows), "white")
+    pen = ImageDraw.Draw(sheet)
+    if photos:
+        write(pen, (MARGIN, MARGIN), ["the subject's photos"], SIZE)
+    for number, photo in enumerate(photos[:MOST_PHOTOS]):
+        place = (MARGIN + number * (side + MARGIN), MARGIN + _height([""]))
+        sheet.paste(ImageOps.fit(photo, (side, side), Image.Resampling.LANCZOS), place)
+    y = MARGIN + top
+    for x, text in zip(starts, head, strict=True):
+        write(pen, (x, y), [text], SIZE)
+        pen.line((x, y + line_height(SIZE), x + block - MARGIN - 1, y + line_height(SIZE)), "grey")
+    y += _height([""]) + MARGIN
+    for row, text in enumerate(texts):
+        write(pen, (MARGIN, y), text, SIZE)
+        y += _height(text)
+        for x, images in zip(starts, [before, after] if before else [after], strict=True):
+            for column, image in enumerate(images[row * count : (row + 1) * count]):
+                sheet.paste(shown(image, cell), (x + column * (cell + MARGIN), y))
+        y += cell + 2 * MARGIN
     return sheet
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from dreambooth import __version__
 from dreambooth.errors import UserError
-from dreambooth.files import folder_hash
 from dreambooth.model.interface import BaseModel
 from dreambooth.png_text import OWN_KEY, SHARED_KEY
 from dreambooth.sampling.spec import Sampling
+from dreambooth.weights_files import content_hash
 
 # diffusers' class => the name that AUTOMATIC1111 and Civitai give the sampler
 SAMPLER_NAMES = {
@@ -59,7 +59,7 @@ class Weights:
 
 
 def export_hashes(export: Path, base_hash: Callable[[], str]) -> dict[str, str]:
-    """Hash an exported model; beside adapters and tokens, name the model that they belong to.
+    """Hash the content of an exported model; beside adapters and tokens, name their base model.
 
     Args:
         base_hash: called for the hash of the base model where it is needed.
@@ -70,7 +70,7 @@ def export_hashes(export: Path, base_hash: Callable[[], str]) -> dict[str, str]:
     if not any(export.glob("*")):
         raise UserError(f"{export} holds no model: train the run again or correct the path.")
     is_whole = (export / "model_index.json").exists()
-    return {"export": folder_hash(export)} | ({} if is_whole else {"base": base_hash()})
+    return {"export": content_hash(export)} | ({} if is_whole else {"base": base_hash()})
 
 
 def network_dtypes(model: BaseModel) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from dreambooth.data.photos import load_photo
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
-from dreambooth.sampling.grid import grid
+from dreambooth.sampling.grid import before_and_after, grid
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
@@ -46,27 +47,47 @@ class SampleSet:
         return cls(prompts, plain, tuple(seeds), sampling)
 
     def draw(
-        self, model: BaseModel, weights: Weights, folder: Path, name: str
+        self,
+        model: BaseModel,
+        weights: Weights,
+        folder: Path,
+        name: str,
+        photos: Sequence[Path] | None = None,
     ) -> list[Image.Image]:
         """Write `folder/name/*.png` with a manifest, and the sheet `folder/name.png`.
 
-        A bar shows the time left of the final ones; training has a bar of its own.
-
         Args:
             weights: those that the model has now, as each PNG names them.
+            photos: the subject's, at the end of a run: the sheet then shows them above, the samples
+                before training beside these if `folder` has them, and a bar the time left.
         """
         items = self.items
-        images: list[Image.Image] = []
-        with progress_bar("Final samples" if name == FINAL else "", len(items)) as advance:
-            for start in range(0, len(items), self.sampling.batch_size):
-                part = items[start : start + self.sampling.batch_size]
-                prompts, seeds = [i.prompt for i in part], [i.seed for i in part]
-                images += draw(model, prompts, seeds, self.sampling)
-                advance(len(part))
+        with progress_bar("" if photos is None else "Samples", len(items)) as advance:
+            prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
+            images = draw(model, prompts, seeds, self.sampling, advance)
         shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
         ImageStore(folder / name, self.sampling.facts, shown.text).replace(items, images)
         with atomic(folder / f"{name}.png") as temporary:
-            grid(images, len(self.seeds), self.prompts).save(temporary, format="PNG")
+            self._sheet(images, folder, photos).save(temporary, format="PNG")
+        return images
+
+    def _sheet(
+        self, images: Sequence[Image.Image], folder: Path, photos: Sequence[Path] | None
+    ) -> Image.Image:
+        if photos is None:
+            return grid(images, len(self.seeds), self.prompts)
+        shown = [load_photo(path) for path in photos if path.exists()]
+        return before_and_after(shown, self.prompts, self._before(folder), images)
+
+    def _before(self, folder: Path) -> list[Image.Image]:
+        """Read the samples before training; none if they were not drawn, or drawn otherwise."""
+        items, before = self._items(), folder / step_name(0)
+        if not ImageStore(before, self.sampling.facts).holds(items):
+            return []
+        images = []
+        for item in items:
+            with Image.open(before / item.file) as image:
+                images.append(image.convert("RGB"))
         return images
 
     def copy(self, source: Path, folder: Path, name: str) -> bool:

@@ -15,9 +15,11 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, cache_key, file_hash, locked, read_csv, write_csv
+from dreambooth.files import atomic, cache_key, file_hash, read_csv, write_csv
+from dreambooth.locks import locked
 from dreambooth.png_text import png_info
 from dreambooth.sampling.progress import progress_bar
+from dreambooth.scratch import remove_leftovers
 
 SETS = ("subject", "class", "other")
 SLUG_BYTES = 160  # of a file name's 255, with room for a seed, a hash and a temporary name
@@ -120,6 +122,7 @@ class ImageStore:
         shows the time left.
         """
         with locked(self.folder.parent / f".{self.folder.name}"):
+            remove_leftovers(self.folder)
             recorded = self._recorded()
             rows = {item.file: recorded[item.file] for item in items if self._has(item, recorded)}
             asked = {item.file for item in items}

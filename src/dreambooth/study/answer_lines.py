@@ -15,6 +15,7 @@ from dreambooth.study.settings import short, word
 BEST = "*"
 NOT_ZERO = "†"
 ON_FRONT = "◆"
+MANY = 8  # names in a sentence
 ENOUGH = 6  # subjects; n of them agree in sign by chance with probability 2 * 0.5^n
 
 
@@ -181,11 +182,18 @@ def _source(answer: Answer) -> str:
     return (answer.published and answer.published.source) or "the source's numbers"
 
 
+def _several(names: Sequence[str]) -> str:
+    """List names; only how many they are where that would be a page of text."""
+    if len(names) <= MANY:
+        return "; ".join(names)
+    return f"{len(names)} rows, marked in answer.md"
+
+
 def _front(front: Front, headers: Mapping[str, str]) -> str:
     """List a front in words."""
     names = [headers.get(v, v) for v in (front.subject_variant, front.prompt_variant)]
     if front.over == "rows":
-        found = "; ".join(point.row for point in front.best)
+        found = _several([point.row for point in front.best])
         return (
             f"{ON_FRONT} Pareto front, no other row is better in both {names[0]} and {names[1]}: "
             f"{found}."

@@ -60,6 +60,7 @@ def benchmark_answer(
             Row(label, "real", scores=real, published=numbers, runs=subjects, subjects=subjects)
         )
     title = f"{name}: {benchmark.count} images of {len(scores)} subjects"
+    title += ", beside published numbers" if published.rows else ""
     shown = replace(published, title=title, question="", finding="")
     columns = columns_of_metrics(names, published)
     return Answer(shown, tuple(columns), tuple(rows), notes=tuple(notes))

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from dreambooth.study.plan import Training, Work, final_samples, scored_images
-from dreambooth.study.sizes import bytes_of_parameters, memory_of_parameters
+from dreambooth.study.sizes import disk_of_runs, memory_of_parameters
 
 Plain = Mapping[str, Any]
 NEWEST = 200  # records that are read
@@ -33,7 +33,6 @@ class Rates:
         score: seconds to score an image, beside drawing it.
         other: seconds of a run for everything else, such as loading and exporting.
         memory_gib: peak.
-        run_bytes: what a run writes.
     """
 
     train: float
@@ -41,7 +40,6 @@ class Rates:
     score: float
     other: float
     memory_gib: float
-    run_bytes: float
 
     @classmethod
     def of_record(cls, record: Plain) -> Rates:
@@ -66,8 +64,7 @@ class Rates:
             score = max(0.0, stages["evaluation"]["seconds"] / scored - draw * steps)
         other = costs["seconds"] - sum(stage["seconds"] for stage in stages.values())
         other += stages["export"]["seconds"]
-        size = costs["bytes_written"]
-        return cls(train / images, draw, score, other, costs["peak_memory_gib"], size)
+        return cls(train / images, draw, score, other, costs["peak_memory_gib"])
 
     @classmethod
     def median_of(cls, several: Sequence[Rates]) -> Rates:
@@ -77,9 +74,7 @@ class Rates:
 
 
 # `train.py subject=dog` with the embedded model on one core of an Intel Xeon, November 2026
-POCKET = Rates(
-    train=0.033, draw=0.011, score=0.03, other=2.0, memory_gib=1.3, run_bytes=290_000_000
-)
+POCKET = Rates(train=0.033, draw=0.011, score=0.03, other=2.0, memory_gib=1.3)
 
 
 @dataclass(frozen=True)
@@ -106,9 +101,15 @@ class Earlier:
     @cached_property
     def records(self) -> list[Plain]:
         """The newest records that were made on this device."""
-        paths = {path for folder in self.folders for depth in DEPTHS for path in folder.glob(depth)}
+        found = ((f, path) for f in self.folders for depth in DEPTHS for path in f.glob(depth))
+        paths = {path for folder, path in found if not _is_hidden(path.relative_to(folder))}
         newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
         return [record for record in _read(newest) if record["device"] == self.device]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell whether a path leads through a hidden folder, such as one of a file being written."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(paths: Iterable[Path]) -> Iterator[Plain]:
@@ -143,15 +144,14 @@ def estimate(work: Work, earlier: Earlier) -> Estimate:
     found = [earlier.rates(config) for config in work.configs]
     sources = list(dict.fromkeys(source for _, source in found))
     known = {id(c): each for c, (each, _) in zip(work.configs, found, strict=True) if each}
-    memory, size = [], []
+    memory = []
     for config in work.configs:
         each = known.get(id(config))
         memory.append(each.memory_gib if each else memory_of_parameters(config))
-        size.append(each.run_bytes if each else bytes_of_parameters(config))
     return Estimate(
         _seconds(work, known) if len(known) == len(work.configs) else None,
         None if None in memory else max(memory),
-        None if None in size else sum(size),
+        disk_of_runs(work.configs),
         sources,
     )
 

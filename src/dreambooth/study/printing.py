@@ -24,6 +24,9 @@ from dreambooth.study.effect_lines import HEADERS, HEADING, MEANING, effect_line
 from dreambooth.study.fitting import Block, print_fitted
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short, varying, word
+from dreambooth.training.costs import reused_steps
+
+REUSED = "reused"
 
 
 def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> None:
@@ -39,11 +42,17 @@ def print_runs(console: Console, runs: Sequence[ScoredRun], answer: Answer) -> N
         for c in columns
     ]
     costs = [run.run.record["costs"] for run in runs]
+    reused = [reused_steps(cost) for cost in costs]
     scores += [
         Block("s", [Text(f"{cost['seconds']:.1f} ") for cost in costs]),
         Block("GiB", [Text(f"{cost['peak_memory_gib']:.2f} ") for cost in costs]),
     ]
-    print_fitted(console, f"{len(runs)} runs", leads, scores)
+    if any(reused):
+        scores.append(Block(REUSED, [Text(f"{steps or ''} ") for steps in reused]))
+    print_fitted(console, f"{len(runs)} run{'' if len(runs) == 1 else 's'}", leads, scores)
+    if any(reused):
+        steps = f"{REUSED}: optimizer steps that another run of the same training had trained."
+        console.print(Text(f"{steps}\n", "dim"))
     if answer.unfinished:
         parts = {"not finished": "name", "state": "state", "reason": "reason"}
         blocks = [

@@ -10,7 +10,6 @@ from dreambooth.model.lora import scale_lora
 from dreambooth.model.source import locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
-from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
@@ -32,6 +31,8 @@ class RunWeights:
         Raises:
             UserError: names the steps that there are, or a checkpoint that is damaged.
         """
+        if self.step is None:
+            self.run.require_model()
         if not self.step:
             return
         path = self._checkpoint()
@@ -59,8 +60,9 @@ class RunWeights:
         Raises:
             UserError: nothing was exported, or the base model is not there.
         """
-        record, run = self.run.record, self.run
-        name, kind, checkpoint = record["model"]["name"], record["export"], self._checkpoint()
+        run, checkpoint = self.run, self._checkpoint()
+        with run.reading():
+            name, kind = run.record["model"]["name"], run.record["export"]
         if self.step is None:
             hashes = export_hashes(run.folder / "model", self._base_hash)
         else:
@@ -76,19 +78,17 @@ class RunWeights:
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
-        base, layout = self.run.record["model"], StableDiffusion.layout
-        path = model_path(base["path"])
-        return locate(path, base["revision"], base["variant"], layout).weights_hash
+        return locate(*self.run.base, StableDiffusion.layout).weights_hash
 
     def base(self) -> Weights:
         """Name the base model's weights, without loading them."""
-        return Weights(self.run.record["model"]["name"], "base", "", {"base": self._base_hash()})
+        with self.run.reading():
+            name = self.run.record["model"]["name"]
+        return Weights(name, "base", "", {"base": self._base_hash()})
 
     def load_base(self) -> StableDiffusion:
         """Load the base model, on the CPU."""
-        base = self.run.record["model"]
-        path = model_path(base["path"])
-        return StableDiffusion.from_pretrained(path, base["revision"], base["variant"])
+        return StableDiffusion.from_pretrained(*self.run.base)
 
     def _load_step(self) -> StableDiffusion:
         """Load the base model, and into it what the phases up to this step had trained."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
-from dreambooth.files import read_csv
+from dreambooth.files import file_hash, read_csv, read_json, reading
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.textual_inversion import load_token
+from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
+from dreambooth.scratch import find_files
 
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
@@ -42,14 +43,14 @@ class Run:
                 f"run={folder} is not a folder: give the output folder of a train.py run."
             )
         try:
-            record = json.loads((folder / "run.json").read_text())
-        except (OSError, ValueError) as error:
+            record = read_json(folder / "run.json")
+        except UserError as error:
             raise UserError(
                 f"run={folder} is not a finished run ({error}): finish it with "
                 f"`python train.py {typed(f'hydra.run.dir={quoted(folder)}')}` and the same "
                 "options."
             ) from None
-        if not isinstance(record, dict) or not set(RECORD) <= record.keys():
+        if not set(RECORD) <= record.keys():
             raise UserError(
                 f"{folder / 'run.json'} was written by an earlier version: repeat the command that "
                 "made it, in the same folder; nothing is trained again."
@@ -66,31 +67,39 @@ class Run:
         """The configuration that the run ended with, as plain values."""
         return {**self.record["config"], "output_dir": str(self.folder)}
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn what a damaged record causes in the block into one sentence that names it."""
+        return reading(self.folder / "run.json", "copy the run again, or run its command again")
+
     @property
     def sampling(self) -> Sampling:
         """The sampler and settings that the run drew with."""
-        return Sampling(**self.record["sampling"])
+        with self.reading():
+            return Sampling(**self.record["sampling"])
 
     @property
     def words(self) -> SubjectWords:
         """The words that name the subject in prompts."""
-        subject = self.record["subject"]
-        return SubjectWords(
-            self.record["subject_phrase"],
-            subject["class_noun"],
-            self.config["class_prompt"],
-            subject["live"],
-        )
+        with self.reading():
+            subject = self.record["subject"]
+            return SubjectWords(
+                self.record["subject_phrase"],
+                subject["class_noun"],
+                self.config["class_prompt"],
+                subject["live"],
+            )
 
     @property
     def photos(self) -> list[Path]:
         """All photos of the subject, with which scores compare."""
-        return [Path(path) for path in self.record["photos"]]
+        with self.reading():
+            return [Path(path) for path in self.record["photos"]]
 
     @property
     def training_photos(self) -> list[Path]:
         """The photos that the run was trained on."""
-        return self.photos[: self.record.get("photos_used")]
+        with self.reading():
+            return self.photos[: self.record.get("photos_used")]
 
     @property
     def last_step(self) -> int:
@@ -112,53 +121,98 @@ class Run:
         Raises:
             UserError: a file that cannot be read.
         """
-        name, scored = evaluation or self.config["evaluation"]["name"], self.evaluations
+        with self.reading():
+            name, scored = evaluation or str(self.config["evaluation"]["name"]), self.evaluations
         if name not in scored and evaluation is None and scored:
             name = scored[0]
         if name not in scored:
             return {}
         path = scores_folder(self.folder, name) / "metrics.json"
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return read_json(path)
+        except UserError as error:
             raise UserError(
-                f"{path} cannot be read ({error}): score the run again with `python evaluate.py "
+                f"{error}: score the run again with `python evaluate.py "
                 f"{typed(f'run={quoted(self.folder)}')} evaluation={name}`."
             ) from None
 
+    @property
+    def base(self) -> tuple[str, str | None, str | None]:
+        """The base model: its path, `pocket` resolved, its revision and its variant."""
+        with self.reading():
+            base = self.record["model"]
+            return model_path(base["path"]), base["revision"], base["variant"]
+
+    def check_export(self) -> None:
+        """Compare the files of the exported model with the hashes in the record, if it has any.
+
+        Raises:
+            UserError: names the first file that is missing or has other bytes.
+        """
+        with self.reading():
+            recorded = dict(self.record.get("exported") or {})
+        for name, digest in sorted(recorded.items()):
+            path = self.folder / "model" / name
+            if not path.is_file() or file_hash(path) != digest:
+                state = "is not what the run exported" if path.is_file() else "is missing"
+                raise UserError(
+                    f"{path} {state}: remove {self.folder / 'model'} and run the run's command "
+                    "again; it is exported anew from the last checkpoint."
+                )
+
+    def require_model(self) -> None:
+        """Refuse a run that exported no model.
+
+        Raises:
+            UserError: says how to get one.
+        """
+        with self.reading():
+            kind = self.record["export"]
+        if kind == "none":
+            raise UserError(
+                f"{self.folder} has no model, as export.kind=none asked: pass step=N for a step "
+                "that has a checkpoint, or train it with export.kind=auto."
+            )
+
     def load_model(self) -> StableDiffusion:
-        """Load the model as it was exported: a pipeline, or its base with what was learned."""
-        learned, base = self.folder / "model", self.record["model"]
-        if self.record["export"] == "full":
+        """Load the model as it was exported: a pipeline, or its base with what was learned.
+
+        Raises:
+            UserError: a damaged record or model, or no model at all.
+        """
+        self.require_model()
+        self.check_export()
+        learned, kind = self.folder / "model", self.record["export"]
+        if kind == "full":
             return StableDiffusion.from_pretrained(str(learned))
-        model = StableDiffusion.from_pretrained(
-            model_path(base["path"]), base["revision"], base["variant"]
-        )
-        if self.record["export"] == "lora":
+        model = StableDiffusion.from_pretrained(*self.base)
+        if kind == "lora":
             load_lora(model, learned)
-        else:
-            load_token(model, learned / "learned_embeds.safetensors")
+        if kind == "token" or (learned / TOKEN_FILE).exists():
+            load_token(model, learned)
         return model.requires_grad_(False).eval()
 
     def curve(self) -> list[dict[str, float]]:
         """Return the scores while training, by step (`curve.csv`): a row has `step` and ids."""
         path, rows = self.folder / "curve.csv", []
-        for line in read_csv(path) if path.exists() else []:
-            line.pop("measured", None)
-            rows.append({key: float(value) for key, value in line.items() if value})
+        with reading(path, "remove it, or run the run's command again"):
+            for line in read_csv(path) if path.exists() else []:
+                line.pop("measured", None)
+                rows.append({key: float(value) for key, value in line.items() if value})
         return rows
 
     def last_losses(self) -> dict[str, float]:
         """Return the last logged instance and prior losses."""
         columns, last = ("loss/instance", "loss/prior"), {}
         path = self.folder / "metrics.csv"
-        for line in read_csv(path) if path.exists() else []:
-            last |= {
-                column: round(float(line[column]), 4) for column in columns if line.get(column)
-            }
+        with reading(path, "remove it, or run the run's command again"):
+            for line in read_csv(path) if path.exists() else []:
+                last |= {
+                    column: round(float(line[column]), 4) for column in columns if line.get(column)
+                }
         return last
 
 
 def find_runs(folder: Path) -> list[Path]:
     """List every finished run below a folder, sorted."""
-    return sorted(path.parent for path in Path(folder).rglob("run.json"))
+    return [path.parent for path in find_files(folder, "run.json")]

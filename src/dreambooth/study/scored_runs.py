@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import PROTOCOL
+from dreambooth.files import reading
 from dreambooth.study.runs import Run, find_runs
+from dreambooth.study.sweeps import Unfinished
 from dreambooth.training.fingerprint import flat
 
 # what images depend on beside the trained model, in metrics.json
@@ -58,22 +61,45 @@ class ScoredRun:
         """
         run = Run.read(folder)
         metrics = run.metrics(evaluation)
-        scored, summary = scored_with(metrics), metrics.get("scores", {})
-        return cls(
-            run,
-            name,
-            metrics,
-            flat(run.config) | scored,
-            flat(run.record["written"]) | scored,
-            {variant: entry["mean"] for variant, entry in summary.items()},
-            {v: tuple(e["interval_95"]) for v, e in summary.items() if e.get("interval_95")},
-            {variant: entry["metric"] for variant, entry in summary.items()},
-        )
+        with reading(folder / "evaluation", "score the run again with evaluate.py"):
+            scored, summary = scored_with(metrics), metrics.get("scores", {})
+            means = {variant: float(entry["mean"]) for variant, entry in summary.items()}
+            names = {variant: str(entry["metric"]) for variant, entry in summary.items()}
+            intervals = {
+                variant: _pair(entry["interval_95"])
+                for variant, entry in summary.items()
+                if entry.get("interval_95")
+            }
+        with run.reading():
+            settings, written = flat(run.config) | scored, flat(run.record["written"]) | scored
+            for key in ("seconds", "peak_memory_gib"):
+                float(run.record["costs"][key])
+        run.last_losses()
+        return cls(run, name, metrics, settings, written, means, intervals, names)
 
     def with_score(self, variant: str, metric: str, value: float) -> ScoredRun:
         """Return this run with one more score."""
         scores, names = {**self.scores, variant: value}, {**self.metric_names, variant: metric}
         return replace(self, scores=scores, metric_names=names)
+
+
+def _pair(interval: Sequence[float]) -> tuple[float, float]:
+    low, high = interval
+    return float(low), float(high)
+
+
+def read_readable(
+    folder: Path, evaluation: str | None = None
+) -> tuple[list[ScoredRun], list[Unfinished]]:
+    """Read every finished run below a folder whose record is whole; say of the others why not."""
+    runs, others = [], []
+    for path in find_runs(folder):
+        name = str(path.relative_to(folder))
+        try:
+            runs.append(ScoredRun.read(path, name, evaluation))
+        except UserError as error:
+            others.append(Unfinished(name, "unreadable", str(error)))
+    return runs, others
 
 
 def read_runs(folder: Path, evaluation: str | None = None) -> list[ScoredRun]:

@@ -62,8 +62,12 @@ def _order(value: Any) -> tuple:
 
 
 def short(key: str) -> str:
-    """Shorten a key for a heading: `subject.name` => `subject`, `scored.name` => `evaluation`."""
-    name = key.removesuffix(".name").removeprefix("scored.")
+    """Shorten a key for a heading.
+
+    >>> short("subject.name"), short("sampling.guidance_scale"), short("scored.name")
+    ('subject', 'guidance_scale', 'evaluation')
+    """
+    name = key.removesuffix(".name").removeprefix("scored.").removeprefix("sampling.")
     return "evaluation" if name == "scored" else name
 
 

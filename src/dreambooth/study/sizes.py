@@ -1,19 +1,38 @@
-"""What a run of a public model needs at least, by the number of its parameters."""
+"""What a run needs and leaves, by the sizes of its model's networks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dreambooth.study.plan import final_samples, scored_images
+from dreambooth.weights_files import read_header
 
 Plain = Mapping[str, Any]
 GIB = 2**30
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+NETWORKS = ("unet", "text_encoder", "vae")
 # parameters of Stable Diffusion's networks, as the public configurations count them
 SD1 = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
 SD2 = {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863}
 PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+# parameters of an adapter for each rank, on the attention projections (q, k, v, out)
+SD1_RANK = {"unet": 199_296, "text_encoder": 73_728}
+SD2_RANK = {"unet": 207_488, "text_encoder": 188_416}
+PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK}
+
+
+def parameters_of(config: Plain) -> Mapping[str, int] | None:
+    """Count the parameters of each network; None for a model that is neither known nor here."""
+    shapes = _shapes_of(config)
+    if shapes is None:
+        return PARAMETERS.get(config["model"]["name"])
+    return {n: sum(_product(s) for s in each.values()) for n, each in shapes.items()}
 
 
 def memory_of_parameters(config: Plain) -> float | None:
@@ -21,32 +40,187 @@ def memory_of_parameters(config: Plain) -> float | None:
 
     What a step itself needs (activations, and adapters) comes on top.
     """
-    sizes = PARAMETERS.get(config["model"]["name"])
+    sizes = parameters_of(config)
     if sizes is None:
         return None
-    trained = max(_trained(phase, sizes) for phase in config["method"]["phases"])
-    moments = 2 if "8bit" in config["optimizer"]["_target_"] else 8  # bytes of a parameter
+    trained = max(_full(phase, sizes) for phase in config["method"]["phases"])
     frozen = 4 if config["frozen_dtype"] == "float32" else 2
-    held = trained * (4 + 4 + moments) + (sum(sizes.values()) - trained) * frozen
+    held = trained * (8 + _moments(config)) + (sum(sizes.values()) - trained) * frozen
     return held / GIB
 
 
-def bytes_of_parameters(config: Plain) -> float | None:
-    """Add up what a run leaves: export, checkpoints and images; None for an unknown model."""
-    sizes = PARAMETERS.get(config["model"]["name"])
+@dataclass(frozen=True)
+class Disk:
+    """What a run writes, in bytes.
+
+    Args:
+        left: what its folder keeps when it has finished, without what runs share.
+        while_training: what it needs beside that until it has finished.
+        last: its newest checkpoints, which it shares with others through the cache.
+        shared: networks that do not train, of which all runs have one copy.
+        images: of `left`, what pictures take.
+    """
+
+    left: float
+    while_training: float
+    last: float
+    shared: float
+    images: float
+
+
+def disk_of(config: Plain) -> Disk | None:
+    """Add up what a run writes; None for an unknown model."""
+    sizes = parameters_of(config)
     if sizes is None:
         return None
-    written, checkpoint = 0.0, config["checkpoint"]
-    for phase in config["method"]["phases"]:
-        saved = -(-phase["max_steps"] // checkpoint["every_n_steps"])
-        kept = min(checkpoint["keep"], saved)
-        written += kept * _trained(phase, sizes) * 12  # a weight and two moments
-    if any(_trained(phase, sizes) for phase in config["method"]["phases"]):
-        written += sum(sizes.values()) * 4  # the exported pipeline
-    images = final_samples(config) + scored_images(config)
-    return written + images * config["resolution"] ** 2 * PNG
+    phases, keep = config["method"]["phases"], config["checkpoint"]
+    kept_at_the_end = _kept_when_finished(keep)
+    kept = most = last = 0.0
+    for phase in phases:
+        trained = sum(_trained(config, phase, sizes).values())
+        one = trained * (4 + _moments(config) + (4 if config["ema_decay"] else 0))
+        saved = -(-phase["max_steps"] // keep["every_n_steps"])
+        kept += min(kept_at_the_end, saved) * one
+        most += min(keep["keep"] + 1, saved) * one  # a new one is there before an old one goes
+        last += one
+    own, shared = _exported(config, sizes)
+    images = (final_samples(config) + scored_images(config)) * config["resolution"] ** 2 * PNG
+    return Disk(own + kept + images, max(0.0, most - kept), last, shared, images)
 
 
-def _trained(phase: Plain, sizes: Mapping[str, int]) -> int:
-    """Count the parameters that a phase trains fully; adapters and tokens are next to nothing."""
+def disk_of_runs(configs: Iterable[Plain]) -> float | None:
+    """Add up what runs write, one after another, in bytes; None if one's model is unknown.
+
+    Shared parts count once where links can be made between the runs' folders and the cache. The
+    cache's shared trainings count within their bound, but not what is there already.
+    """
+    configs = list(configs)
+    disks = [disk_of(config) for config in configs]
+    known = [disk for disk in disks if disk is not None]
+    if len(known) < len(disks) or not known:
+        return None
+    shared: dict[str, float] = {}
+    for config, disk in zip(configs, known, strict=True):
+        linked = _device(config["cache_dir"]) == _device(config["output_dir"])
+        where = "" if linked else str(config["output_dir"])
+        shared[f"{config['model']['path']} {config['export']['dtype']} {where}"] = disk.shared
+    total = sum(disk.left for disk in known) + sum(shared.values())
+    return total + max(disk.while_training for disk in known) + _cached(configs, known)
+
+
+def _cached(configs: Sequence[Plain], disks: Sequence[Disk]) -> float:
+    """Add up what shared trainings add to the cache, beside what the runs' folders keep of them."""
+    new, bound = 0.0, 0.0
+    for config, disk in zip(configs, disks, strict=True):
+        if config["reuse"]["enabled"]:
+            bound = max(bound, config["reuse"]["keep_gib"] * GIB)
+            linked = _device(config["cache_dir"]) == _device(config["output_dir"])
+            kept = linked and _kept_when_finished(config["checkpoint"]) > 0
+            new += 0.0 if kept else disk.last
+    if not new:
+        return 0.0
+    folder = Path(configs[0]["cache_dir"]) / "trained"
+    present = sum(path.stat().st_size for path in folder.glob("*/step-*.ckpt"))
+    return max(0.0, min(bound, present + new) - present)
+
+
+def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
+    """Return the bytes of what is exported: a run's own, and what all runs share."""
+    block, phases = config["export"], config["method"]["phases"]
+    size = BYTES[block["dtype"]]
+    kinds = {kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])}
+    kind = block["kind"]
+    if kind == "auto":
+        kind = "full" if "full" in kinds else "adapters"
+    if kind == "none":
+        return 0.0, 0.0
+    if kind != "full":
+        adapters: dict[str, float] = {}
+        for phase in phases:
+            trained = _trained(config, phase, sizes).items()
+            adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
+        return sum(adapters.values()) * size, 0.0
+    changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
+    own = sum(sizes[n] for n in changed)
+    return own * size, (sum(sizes.values()) - own) * size
+
+
+def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Count the parameters that a phase trains in each network; those of a token are few."""
+    counts: dict[str, float] = {}
+    for network in NETWORKS:
+        if phase.get(network) == "full":
+            counts[network] = sizes[network]
+        elif phase.get(network, "frozen") not in ("frozen", "token"):
+            counts[network] = _adapter(config, network)
+    return counts
+
+
+def _adapter(config: Plain, network: str) -> float:
+    """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
+    settings, model = config["method"].get("lora") or {}, config["model"]
+    rank, targets = settings.get("rank", 0), settings.get("targets", ())
+    shapes = _shapes_of(config)
+    if shapes is None:
+        return rank * PER_RANK.get(model["name"], {}).get(network, 0)
+    ends = tuple(f".{target}.weight" for target in targets)
+    layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
+    return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
+
+
+def _full(phase: Plain, sizes: Mapping[str, int]) -> int:
     return sum(size for network, size in sizes.items() if phase.get(network) == "full")
+
+
+def _moments(config: Plain) -> int:
+    """Bytes of optimizer state of a parameter."""
+    return 2 if "8bit" in config["optimizer"]["_target_"] else 8
+
+
+def _kept_when_finished(block: Plain) -> int:
+    asked, keep = block["keep_when_finished"], block["keep"]
+    return asked if asked is not None else keep if keep > 2 else 1
+
+
+def _shapes_of(config: Plain) -> Mapping[str, Mapping[str, list[int]]] | None:
+    """Read the shapes of a run's base model by network and name; None if it is not here."""
+    from dreambooth.pocket.embedded import FOLDER  # Pillow
+
+    path = config["model"]["path"]
+    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    return _shapes(folder, config["model"].get("variant"))
+
+
+@cache
+def _shapes(folder: Path, variant: str | None) -> Mapping[str, Mapping[str, list[int]]] | None:
+    """Read the shapes of a local model's tensors; None where a network is not there."""
+    shapes = {}
+    for network in NETWORKS:
+        files = [f for f in folder.glob(f"{network}/*.safetensors") if _is_of(f, variant)]
+        try:
+            headers = [read_header(file) for file in files]
+        except (OSError, ValueError):
+            return None
+        entries = [each for header in headers for each in header.items()]
+        shapes[network] = {n: e["shape"] for n, e in entries if n != "__metadata__"}
+    return shapes if all(shapes.values()) else None
+
+
+def _is_of(file: Path, variant: str | None) -> bool:
+    parts = file.name.removesuffix(".safetensors").split(".")
+    return parts[1:] == ([variant] if variant else [])
+
+
+def _product(shape: Iterable[int]) -> int:
+    result = 1
+    for side in shape:
+        result *= side
+    return result
+
+
+def _device(folder: str) -> int:
+    """Return the file system of a folder, or of the nearest one above it that exists."""
+    path = Path(folder).absolute()
+    while not path.exists():
+        path = path.parent
+    return os.stat(path).st_dev

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import write_json
+from dreambooth.files import read_json, reading, write_json
+from dreambooth.scratch import find_files
+
+log = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"  # the plan, in the sweep's folder
 TIME = re.compile(r"(\d\d-\d\d-\d\d)(?:_(.+))?")  # a sweep's folder by default: time_preset
+LAUNCHERS = ("hydra/launcher", "hydra.launcher")  # overrides that change no run
 FAILED = "failed.json"  # in the folder of a run that failed within a sweep
 
 
@@ -26,11 +31,31 @@ class SweepPlan:
         overrides: of the command line, as Hydra reads them.
         flags: of the command line, such as `--config-dir=DIR`.
         jobs: the overrides of each run and its folder, within the sweep's.
+        earlier: the plans of other commands that ran in the same folder before, as mappings.
     """
 
     overrides: Sequence[str]
     flags: Sequence[str]
     jobs: Sequence[Mapping[str, Any]]
+    earlier: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def asked(self) -> set[str]:
+        """What a command line asks for; a sweep may go on under another launcher."""
+        return {text for text in self.overrides if not text.startswith(LAUNCHERS)}
+
+    def after(self, before: SweepPlan) -> SweepPlan:
+        """Return this plan with what other commands had planned in the same folder."""
+        plans = [SweepPlan(**{**each, "earlier": ()}) for each in before.earlier]
+        plans.append(replace(before, earlier=()))
+        others = [asdict(plan) for plan in plans if plan.asked != self.asked]
+        return replace(self, earlier=tuple(others))
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of all runs, those of other commands too."""
+        plans = [self.jobs, *(plan["jobs"] for plan in self.earlier)]
+        return list(dict.fromkeys(job["folder"] for jobs in plans for job in jobs))
 
     def write(self, folder: Path) -> None:
         """Write the plan into the sweep's folder, over an earlier one."""
@@ -43,13 +68,31 @@ class SweepPlan:
         Raises:
             UserError: the folder holds no sweep, or a plan that cannot be read.
         """
+        path = folder / SWEEP
         try:
-            return cls(**json.loads((folder / SWEEP).read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            record = read_json(path)
+            if "jobs" not in record:
+                raise UserError(f"{path} holds no plan")
+        except UserError as error:
             raise UserError(
                 f"{folder} is not the folder of a sweep ({error}): give the folder that holds its "
                 f"{SWEEP}, such as multirun/DATE/TIME."
             ) from None
+        with reading(path, "remove it and start the sweep's own command again"):
+            plan = cls(**{**record, "earlier": tuple(record.get("earlier", ()))})
+            earlier = [text for each in plan.earlier for text in each["overrides"]]
+            for texts in (
+                plan.overrides,
+                plan.flags,
+                earlier,
+                *(j["overrides"] for j in plan.jobs),
+            ):
+                if not all(isinstance(text, str) for text in texts):
+                    raise ValueError("its overrides are no texts")
+            for name in plan.folders:
+                if ".." in Path(name).parts or Path(name).is_absolute():
+                    raise ValueError(f"{name} lies outside")
+        return plan
 
 
 @dataclass(frozen=True)
@@ -58,7 +101,8 @@ class Unfinished:
 
     Args:
         name: its folder, below the one that is reported on.
-        state: `failed`, `unfinished` (it has not ended) or `missing` (it was not started).
+        state: `failed`, `unfinished` (it has not ended), `missing` (it was not started) or
+            `unreadable` (its records are damaged).
         reason: why, in words.
     """
 
@@ -91,9 +135,12 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
 
     Which runs are missing is known for sweeps whose plan is there.
     """
-    runs = {path.parent for path in folder.rglob(FAILED)}
-    for path in folder.rglob(SWEEP):
-        runs |= {path.parent / job["folder"] for job in SweepPlan.read(path.parent).jobs}
+    runs = {path.parent for path in find_files(folder, FAILED)}
+    for path in find_files(folder, SWEEP):
+        try:
+            runs |= {path.parent / name for name in SweepPlan.read(path.parent).folders}
+        except UserError as error:
+            log.warning("Missing runs are not known: %s", error)
     found = []
     for run in sorted(runs):
         state = _state(run)
@@ -108,11 +155,12 @@ def _state(run: Path) -> tuple[str, str] | None:
     if failed is not None:
         return "failed", failed["reason"]
     try:
-        if json.loads((run / "run.json").read_text()).get("finished", True):
+        if read_json(run / "run.json").get("finished", True):
             return None
         return "unfinished", "stopped after its training, or still running"
-    except (OSError, ValueError):
-        pass
+    except UserError:
+        if (run / "run.json").exists():
+            return None  # whoever reads the run says what is wrong with its record
     if run.is_dir():
         return "unfinished", "stopped, or still running"
     return "missing", "not started"

@@ -19,9 +19,10 @@ from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.looks import attempted, write_looks
 from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.printing import print_answer, print_legend, print_runs
-from dreambooth.study.scored_runs import ScoredRun, read_runs
+from dreambooth.study.scored_runs import ScoredRun, read_readable
 from dreambooth.study.settings import by_setting, in_order, varying
 from dreambooth.study.sweeps import Unfinished, find_unfinished
+from dreambooth.training.costs import reused_steps
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def report(spec: ReportSpec) -> int:
     Raises:
         UserError: no finished run below the folder, none that was scored as asked, or no GPU.
     """
-    runs, note = read_runs(spec.runs, spec.evaluation), None
-    unfinished = find_unfinished(spec.runs)
+    (runs, unreadable), note = read_readable(spec.runs, spec.evaluation), None
+    unfinished = [*find_unfinished(spec.runs), *unreadable]
     if not runs:
         others = "".join(f"\n  {u.name}: {u.state} ({u.reason})" for u in unfinished)
         raise UserError(
@@ -88,8 +89,10 @@ def print_tables(
             record all the same is not shown as finished.
         wandb: whether the study is logged to W&B too, in the group of its runs.
     """
+    if runs is None:
+        runs, unreadable = read_readable(folder)
+        unfinished = [*unfinished, *unreadable]
     names = {run.name for run in unfinished}
-    runs = read_runs(folder) if runs is None else runs
     runs = in_order([run for run in runs if run.name not in names])
     answer = build_answer(runs, unfinished)
     write_csv(folder / "runs.csv", runs_table(runs, unfinished))
@@ -129,6 +132,7 @@ def runs_table(
             **run.run.last_losses(),
             "seconds": run.run.record["costs"]["seconds"],
             "memory_gib": run.run.record["costs"]["peak_memory_gib"],
+            "reused_steps": reused_steps(run.run.record["costs"]),
         }
         for run in runs
     ]

@@ -7,8 +7,7 @@ A checkpoint is Lightning's, with trained parameters and optimizer state only. I
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,9 +15,13 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dreambooth.errors import UserError
-from dreambooth.files import atomic, file_hash, write_json
+from dreambooth.errors import UserError, reason
+from dreambooth.files import atomic, file_hash, read_json, write_json
 from dreambooth.training.safety import StopAtStepBoundary
+
+# what a checkpoint's record holds
+KINDS = {"sha256": str, "step": int, "facts": dict, "seconds": int | float}
+KINDS |= {"key": str | None, "reused": dict | None}
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -52,9 +55,22 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a verified checkpoint: tensors and plain values, never a pickled object."""
+        """Read a verified checkpoint: tensors and plain values, never a pickled object.
+
+        Raises:
+            UserError: as `verify`; or the file holds anything else.
+        """
         verify(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not {"state_dict", "global_step"} <= state.keys():
+                raise ValueError("it lacks what training has saved")
+        except Exception as error:  # torch.load has many types for what it does not take
+            raise UserError(
+                f"The checkpoint {path} cannot be read ({reason(error)}): it was not written by "
+                "this program; resume from another one."
+            ) from error
+        return state
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the record first, so that a partly removed checkpoint is not valid."""
@@ -113,7 +129,7 @@ class Checkpoints(Callback):
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
         self.saved = self.step = trainer.global_step
         ours = self.folder / checkpoint_name(self.saved)
-        self.stale = [p for p in self._all() if self.saved == 0 or p.name > ours.name]
+        self.stale = [p for p in self._recorded() if self.saved == 0 or p.name > ours.name]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -160,6 +176,26 @@ class Checkpoints(Callback):
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt"))
 
+    def _recorded(self) -> list[Path]:
+        """List the checkpoints that there are, and those of which only the record is left."""
+        records = self.folder.glob("step-*.ckpt.json")
+        return sorted({*self._all(), *(record.with_suffix("") for record in records)})
+
+
+def left_over(run: Path, keep: int) -> list[Path]:
+    """List the checkpoints that a finished run needs no more: of each phase all but the newest."""
+    folders = sorted((run / "checkpoints").glob("phase-*"))
+    each = (sorted(folder.glob("step-*.ckpt")) for folder in folders)
+    return [path for paths in each for path in paths[: len(paths) - keep]]
+
+
+def remove_left_over(paths: Iterable[Path]) -> None:
+    """Remove checkpoints, but leave the newest record: it says of which training a run is."""
+    for path in sorted(paths):
+        if any(later > path for later in path.parent.glob("step-*.ckpt")):
+            record_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
 
 def checkpoint_name(step: int) -> str:
     """Name the file of a phase's checkpoint: `step-000200.ckpt`."""
@@ -201,10 +237,12 @@ def read_record(path: str | Path) -> dict[str, Any]:
         UserError: no record, or one that is not complete.
     """
     try:
-        record = json.loads(record_path(path).read_text())
-        own = {key: record[key] for key in ("sha256", "step", "facts")}
-        return {"key": None, "seconds": 0.0, "reused": None, **record, **own}
-    except (OSError, ValueError, KeyError, TypeError):
+        record = {"key": None, "seconds": 0.0, "reused": None, **read_json(record_path(path))}
+        for key, kind in KINDS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError
+        return record
+    except (UserError, KeyError, TypeError):
         raise UserError(
             f"The checkpoint {path} has no readable record {record_path(path).name} beside it: "
             "it was not finished or not written by this project; resume from another one."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreambooth.files import bytes_of
+from dreambooth.errors import UserError
+from dreambooth.files import bytes_of, read_json, reading
 from dreambooth.training.memory import peak_memory_gib, reset_peak_memory
+
+log = logging.getLogger(__name__)
 
 STOPPED = "costs.json"  # what a run had cost when it was stopped
 
@@ -31,10 +34,16 @@ class Costs:
     @classmethod
     def resumed(cls, folder: Path) -> Costs:
         """Read the costs of earlier sessions of the run in `folder`, stopped or finished."""
-        if (folder / STOPPED).exists():
-            return cls(json.loads((folder / STOPPED).read_text()))
-        if (folder / "run.json").exists():
-            return cls(json.loads((folder / "run.json").read_text())["costs"])
+        for path in (folder / STOPPED, folder / "run.json"):
+            if not path.exists():
+                continue
+            try:
+                with reading(path, "costs are counted from this session on"):
+                    record = read_json(path)
+                    return cls(_whole(record if path.name == STOPPED else record["costs"]))
+            except UserError as error:
+                log.warning("%s", error)
+                break
         return cls()
 
     @contextmanager
@@ -64,3 +73,21 @@ class Costs:
     def record(self) -> dict[str, Any]:
         """Totals and stages as plain values; a resumed run gets them as `earlier`."""
         return {**self.totals, "stages": self.stages}
+
+
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the costs in a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: one that is missing or no number.
+    """
+    for each in (record, *record["stages"].values()):
+        for key in ("seconds", "peak_memory_gib"):
+            float(each[key])
+    return record
+
+
+def reused_steps(costs: Mapping[str, Any]) -> int:
+    """Count the optimizer steps of a run that another one had trained, from a run's record."""
+    phases = [part for name, part in costs.items() if name.startswith("phase_")]
+    return sum(phase["reused"]["step"] for phase in phases if phase.get("reused"))

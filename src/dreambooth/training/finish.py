@@ -15,19 +15,19 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, write_scores
-from dreambooth.files import bytes_of, folder_hash, write_json
-from dreambooth.model.adapters.lora_files import save_lora
-from dreambooth.model.snippet import Picture, snippet
-from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
+from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
-from dreambooth.sampling.provenance import Weights, export_hashes
+from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
+from dreambooth.training.checkpoints import left_over, remove_left_over
 from dreambooth.training.costs import STOPPED
-from dreambooth.training.finished import contents
+from dreambooth.training.export import Exported, earlier_hash, export
+from dreambooth.training.finished import contents, places_of_export
 from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import print_line, print_summary
+from dreambooth.training.summary import Finished
+from dreambooth.training.superseded import FOLDER, set_aside
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Finish:
 
     The run is recorded as soon as its model is exported, so that run.json matches the weights even
     if sampling or scoring fails; it says `finished` once all is done. Earlier scores, and an
-    earlier curve if this run has none, are kept only if the weights have not changed.
+    earlier curve if this run has none, are set aside if they are of other weights.
     """
 
     def __init__(
@@ -53,32 +53,41 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
         self.last_step = self.stopped_early_at or self.spec.method.steps_before(last + 1)
 
-    def run(self) -> Scores | None:
-        """Export, draw, score and record the run; return its scores, if it has any."""
+    def run(self) -> Finished:
+        """Export, draw, score and record the run."""
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
-        program = self._export()
-        weights = self._weights()
+        exported, kind = self._export(), self.spec.export.kind
+        shown = self.spec.method.export if kind == "none" else kind
+        weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)
         with self.costs.stage("samples") as places:
             samples = self.spec.samples.set
-            samples.draw(self.model, weights, self.folder / "samples", FINAL)
-            self.loggers.samples(self.folder / "samples" / FINAL, samples.items, self.last_step)
             places.append(self.folder / "samples")
+            photos = self.prepared.training_photos
+            samples.draw(self.model, weights, places[-1], FINAL, photos)
+            self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
         scores = self._score(weights)
-        total = self._write_record()
-        self.loggers.end(total, self.folder / "model")
+        left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
+        total = {**self._write_record(), "bytes_written": left}
+        model = self.folder / "model"
+        self.loggers.end(total, model if model.is_dir() else None)
         self._write_record(total)
-        if self.spec.is_of_sweep:
-            print_line(self.spec.logger.name, total, scores)
-        else:
-            print_summary(self.folder, program, self.spec.subject.words, total, scores)
-        return scores
+        remove_left_over(self._left_over(scores))
+        words = self.spec.subject.words
+        return Finished(self.folder, words, exported.program, total, scores)
+
+    def _left_over(self, scores: Scores | None) -> list[Path]:
+        """List the checkpoints to remove; none if they are all that is left of unscored weights."""
+        if self.spec.export.kind == "none" and self.spec.evaluation is not None and scores is None:
+            return []
+        return left_over(self.folder, self.spec.checkpoint.kept_when_finished)
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
@@ -89,29 +98,20 @@ class Finish:
         if self.spec.checkpoint.best is not None:
             self.best_step = curve.load_best()
 
-    def _export(self) -> str:
-        """Export and record the model; remove scores of different weights.
-
-        Returns:
-            the lines of Python that load the export.
-        """
-        patterns = ["evaluation/*/metrics.json", "evaluation/*/scores.csv"]
-        patterns += [] if self.curve else ["curve.csv", "curve.png"]
-        earlier = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
-        before = _hash(self.folder / "model") if earlier else None
+    def _export(self) -> Exported:
+        """Export and record the model; set scores of different weights aside."""
+        before = earlier_hash(self.folder)
         self._forget_end()
         with self.costs.stage("export") as places:
-            program = self._export_files(self.folder / "model")
-            places.append(self.folder / "model")
+            exported = export(self.prepared)
+            places += places_of_export(self.folder)
+        self.exported = file_hashes(self.folder / "model")
         self._write_record()
-        if earlier and _hash(self.folder / "model") != before:
-            for path in earlier:
-                path.unlink()
-            log.info(
-                "Removed %s of the previous weights.",
-                " and ".join(str(p.relative_to(self.folder)) for p in earlier),
-            )
-        return program
+        moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
+        if moved:
+            names = " and ".join(str(path) for path in moved)
+            log.info("%s are of the previous weights: moved to %s/.", names, FOLDER)
+        return exported
 
     def _forget_end(self) -> None:
         """Say of an earlier run in this folder that it is not finished: its export is replaced.
@@ -125,31 +125,6 @@ class Finish:
         except (OSError, ValueError, TypeError):  # no record, or one that cannot be read
             return
 
-    def _export_files(self, folder: Path) -> str:
-        """Write what was learned in diffusers' format; return lines that draw the first sample."""
-        method, samples = self.spec.method, self.spec.samples.set
-        scheduler = samples.sampling.build(self.model.noise_scheduler)
-        exported = folder
-        if method.export == "full":
-            self.model.export(folder, scheduler)
-        elif method.export == "lora":
-            save_lora(self.model, folder)
-        else:
-            assert method.token is not None
-            exported = folder / TOKEN_FILE
-            save_token(self.model, method.token, exported)
-        picture = Picture(
-            samples.prompts[0],
-            samples.seeds[0],
-            samples.sampling.num_inference_steps,
-            samples.sampling.guidance_scale,
-            samples.sampling.resolution,
-            samples.sampling.negative_prompt,
-            self.spec.hardware.device,
-            samples.sampling.dtype,
-        )
-        return snippet(self.model, method.export, exported, scheduler, picture)
-
     def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """Write run.json, of a finished run with its `total` costs; return the costs."""
         spec, words = self.spec, self.spec.subject.words
@@ -158,7 +133,8 @@ class Finish:
         record = {
             "finished": total is not None,
             "model": asdict(spec.model),
-            "export": spec.method.export,
+            "export": spec.export.kind,
+            "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
@@ -176,12 +152,6 @@ class Finish:
         write_json(self.folder / "run.json", record)
         (self.folder / STOPPED).unlink(missing_ok=True)
         return costs
-
-    def _weights(self) -> Weights:
-        """Name the exported weights, as every picture of them does."""
-        spec = self.spec
-        hashes = export_hashes(self.folder / "model", self.model.weights_hash)
-        return Weights(spec.model.name, spec.method.export, self.folder.name, hashes)
 
     def _score(self, weights: Weights) -> Scores | None:
         """Score the run; if that fails, warn once, because the training is done."""
@@ -206,7 +176,3 @@ class Finish:
         write_scores(images, scores, {**record, "cost": self.costs.record})
         self.loggers.scores(scores, None, images, self.last_step)
         return scores
-
-
-def _hash(export: Path) -> str | None:
-    return folder_hash(export) if any(export.glob("*")) else None

@@ -86,7 +86,14 @@ def _is_equal(before: Plain, now: Plain) -> bool:
 def _is_there(folder: Path, record: Plain) -> bool:
     """Tell whether the export is as large as it was, and the final samples were drawn."""
     exported = record["costs"]["stages"]["export"]["bytes"]
-    return bytes_of([folder / "model"]) == exported and (folder / "samples/final.png").exists()
+    return (
+        bytes_of(places_of_export(folder)) == exported and (folder / "samples/final.png").exists()
+    )
+
+
+def places_of_export(run: Path) -> list[Path]:
+    """Return the folders of a run that hold its exported model, in all layouts."""
+    return [run / "model", run / "exports"]
 
 
 def _has_same_contents(record: Plain, config: Plain) -> bool:

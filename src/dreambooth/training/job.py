@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
+from dreambooth.locks import held
 from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
@@ -22,24 +24,39 @@ from dreambooth.training.prepare import Prepared, make_curve, prepare
 from dreambooth.training.resume import Start, find_starts, steps_done
 from dreambooth.training.reuse import log_earlier, shared
 from dreambooth.training.spec import TrainSpec
+from dreambooth.training.summary import Finished
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `code` is 0, or 128 + the signal that stopped it."""
+    """How a run ended: `code` is 0, or 128 + the signal that stopped it.
+
+    `finished` is for the first rank alone.
+    """
 
     code: int
-    scores: Scores | None = None
+    finished: Finished | None = None
+
+    @property
+    def scores(self) -> Scores | None:
+        """The run's scores, if it has any."""
+        return self.finished.scores if self.finished else None
 
 
 def run(spec: TrainSpec) -> Outcome:
     """Do the whole job in `spec.folder`, and record what each stage costs.
 
-    All ranks run the same job; rank 0 writes.
+    All ranks run the same job; rank 0 writes, and holds the folder.
 
     Raises:
-        UserError: a mistake that the user can fix, before the first step if it can be found there.
+        UserError: another run is at work in the folder; or a mistake that the user can fix, before
+            the first step if it can be found there.
     """
+    with held(spec.folder) if is_first() else nullcontext():
+        return _run(spec)
+
+
+def _run(spec: TrainSpec) -> Outcome:
     free_memory()  # that an earlier run of this process has left
     silence_libraries()
     _seed_libraries(spec.seed)

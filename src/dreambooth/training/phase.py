@@ -23,9 +23,14 @@ from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
-from dreambooth.training.progress import EveryNSteps, LogEveryNSteps, Progress, Rates
+from dreambooth.training.progress import EveryNSteps, LogEveryNSteps, Rates, TrainingBar
 from dreambooth.training.resume import Start
-from dreambooth.training.safety import StopAtStepBoundary, StopOnNonFinite, StopWithoutProgress
+from dreambooth.training.safety import (
+    StopAtStepBoundary,
+    StopOnNonFinite,
+    StopWithoutFolder,
+    StopWithoutProgress,
+)
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +179,10 @@ class _Phase:
             plugins=[checkpoints.VerifiedCheckpointIO(start.facts, self._history(start))],
             callbacks=[
                 stop,
-                Progress(),
+                StopWithoutFolder(spec.folder),
                 self.rates,
                 LogEveryNSteps(self.module.steps_before, self.loggers.numbers),
+                TrainingBar(has_prior=self.batches.prior is not None),
                 *average,  # before the actions, which show it
                 *self._actions(),
                 StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
@@ -189,9 +195,9 @@ class _Phase:
                     self.loggers.log.write,
                 ),
             ],
-            enable_progress_bar=True,
+            enable_progress_bar=False,  # Lightning's own; ours is a callback
             enable_model_summary=False,
-            enable_checkpointing=False,  # Lightning's own; ours is a callback
+            enable_checkpointing=False,  # as above
             use_distributed_sampler=False,
             default_root_dir=start.folder,
         )

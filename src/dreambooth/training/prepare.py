@@ -191,13 +191,14 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
-            paths = _class_images(spec, model)
+            paths, made_from = _class_images(spec, model)
             places += paths
             if is_first() and (faults := describe_faults(paths)):
                 log.warning("%s", faults)
         with costs.stage("class_latents"):
             texts = captions(paths, words.class_prompt)
-            prior = encode(paths=paths, prompts=texts, crops=Crops(data.crops.resolution))
+            crops = Crops(data.crops.resolution)
+            prior = encode(paths=paths, prompts=texts, crops=crops, made_from=made_from)
     elif spec.prior is not None:
         prior = replace(instance, prompts=(words.class_prompt,) * len(instance))
     for stage, examples in (("latents", instance), ("class_latents", prior)):
@@ -215,13 +216,17 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
     )
 
 
-def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
-    """Return the user's own class images, or those of the model, which is still frozen."""
+def _class_images(spec: TrainSpec, model: BaseModel) -> tuple[list[Path], str | None]:
+    """Return the user's own class images, or those of the model, which is still frozen.
+
+    Returns:
+        the files, and the key of what they were drawn from; None for the user's own.
+    """
     prior = spec.prior
     assert prior is not None
     if prior.images_dir is not None:
-        return own_class_images(prior.images_dir, prior.num_class_images)
-    return _base_images(
+        return own_class_images(prior.images_dir, prior.num_class_images), None
+    paths = _base_images(
         spec,
         model,
         spec.subject.words.class_prompt,
@@ -229,6 +234,7 @@ def _class_images(spec: TrainSpec, model: BaseModel) -> list[Path]:
         prior.seed,
         prior.sampling,
     )
+    return paths, paths[0].parent.name
 
 
 def _base_images(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
+from dreambooth.sampling.progress import progress_bar
 from dreambooth.training.memory import peak_memory_gib
 from dreambooth.training.sharding import Sharded
 
@@ -23,42 +22,53 @@ BAR = {  # what the bar shows of what is logged, under short names and with few 
 }
 
 
-class Progress(RichProgressBar):
-    """Show Lightning's bar on a line of 80 columns: a phase's optimizer steps and the time left."""
+class TrainingBar(Callback):
+    """Show a phase's optimizer steps, the time left, its losses and rates, in one line.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.shown: dict[str, Any] = {}
-        self.due = 0.0  # when to read the metrics again
+    Args:
+        has_prior: whether the loss has a prior term.
+    """
 
-    @property
-    def total_train_batches(self) -> int:
-        """The bar's end, in a resumed phase too."""
-        return self.trainer.max_steps
+    def __init__(self, has_prior: bool) -> None:
+        self.losses = ("instance", "prior") if has_prior else ("instance",)
+        self.due = 0.0  # when to read the numbers again
+        self.note = ""
+        self.bar = ExitStack()
 
-    def configure_columns(self, trainer: Trainer) -> list:
-        """List the columns before the numbers."""
-        return [BarColumn(bar_width=8), MofNCompleteColumn(), TimeRemainingColumn()]
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin where the phase does, which a resumed run has trained in part."""
+        title = "Training" if trainer.is_global_zero else ""
+        bar = progress_bar(title, trainer.max_steps, trainer.global_step)
+        self.advance = self.bar.enter_context(bar)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance once per optimizer step, not once per micro-batch."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            last = trainer.global_step - 1  # counted from 0, as Lightning counts batches
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, last)
+            self.advance(1, lambda: self._numbers(trainer))
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return both losses, images per second and memory, as text; none that is 0 is shown.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar, so that the error is the last thing on the screen."""
+        self.bar.close()
+
+    def _numbers(self, trainer: Trainer) -> str:
+        """Write losses, images per second and memory: `instance .841 prior .662 25/s 1.1 GiB`.
 
         They are read at most twice a second, because reading them waits for the device.
         """
         if time.monotonic() >= self.due:
-            items: dict[str, Any] = super().get_metrics(trainer, pl_module)
-            shown = {name: items[name] for name in BAR if items.get(name)}
-            self.shown = {BAR[name][0]: f"{value:{BAR[name][1]}}" for name, value in shown.items()}
-            self.due = time.monotonic() + 0.5
-        return self.shown
+            values = trainer.progress_bar_metrics
+            losses = [f"{name} {values[f'loss/{name}']:.3f}" for name in self.losses]
+            rates = [f"{values['images_per_second']:.3g}/s", f"{values['memory_gib']:.3g} GiB"]
+            self.note, self.due = " ".join([*losses, *rates]), time.monotonic() + 0.5
+        return self.note
 
 
 class EveryNSteps(Callback):

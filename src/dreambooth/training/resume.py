@@ -87,6 +87,13 @@ def find(folder: Path, resume: str | None) -> Path | None:
             return path
         except UserError as error:
             log.warning("%s", error)
+    if not any(folder.glob("step-*.ckpt")) and any(folder.glob("step-*.ckpt.json")):
+        log.info(
+            "The checkpoints in %s were removed when the run had finished "
+            "(checkpoint.keep_when_finished=0), so it trains from the start, unless reuse has it; "
+            "evaluate.py and generate.py need no training.",
+            folder,
+        )
     return None
 
 

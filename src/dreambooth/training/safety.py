@@ -117,6 +117,40 @@ class StopWithoutProgress(Callback):
             trainer.should_stop = trainer.should_stop or over
 
 
+def _say(text: str) -> None:
+    """Write a line from a signal's handler, which may have interrupted a `print`."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.write(2, f"\n{text}\n".encode())
+
+
+class StopWithoutFolder(Callback):
+    """End training when the run's folder is gone: nothing of it could be kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.known = folder, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which folder it is; another of the same name is not this one."""
+        self.known = self._number()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look after every step.
+
+        Raises:
+            UserError: the folder was removed or replaced.
+        """
+        if self._number() != self.known:
+            raise UserError(
+                f"The run's folder {self.folder} was removed at step {trainer.global_step}: run "
+                "the same command again."
+            )
+
+    def _number(self) -> int | None:
+        return self.folder.stat().st_ino if self.folder.is_dir() else None
+
+
 class StopAtStepBoundary(Callback):
     """End training at a signal after the step that is running; a checkpoint follows.
 
@@ -148,8 +182,10 @@ class StopAtStepBoundary(Callback):
             return
         asked = (signal.SIGINT, signal.SIGTERM)
         if number in asked and self.received in asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            _say("Stopped at once; the last checkpoint is kept.")
+            os._exit(128 + number)
+        if self.received is None:
+            _say("Stopping after this step; a second Ctrl-C stops at once.")
         self.received = self.received or number
 
     def on_train_batch_end(

@@ -105,7 +105,7 @@ class MethodSpec:
 
     @property
     def export(self) -> str:
-        """What the run exports: `full` (a pipeline), `lora` or `token` (files for the base)."""
+        """What was learned: `full` (a pipeline), `lora` or `token` (files for the base)."""
         parts = [kind for p in self.phases for kind in (p.parts.unet, p.parts.text_encoder)]
         return "full" if "full" in parts else "lora" if "lora" in parts else "token"
 
@@ -168,9 +168,28 @@ class CheckpointSpec:
 
     every_n_steps: int
     keep: int
+    keep_when_finished: int | None
     best: str | None
     patience: int | None
     resume: str | None
+
+    @property
+    def kept_when_finished(self) -> int:
+        """How many checkpoints of each phase a finished run keeps; a raised `keep` means all."""
+        if self.keep_when_finished is None:
+            return self.keep if self.keep > 2 else 1
+        return self.keep_when_finished
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What a run leaves of its model.
+
+    `kind` is `full` (a pipeline), `lora`, `token` (files for the base) or `none`.
+    """
+
+    kind: str
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -221,7 +240,7 @@ class TrainSpec:
     """Everything that one run of train.py does.
 
     `config` is the configuration with every reference resolved, `written` as it was written; both
-    are plain values, kept in run.json. A run of a sweep ends with one line in place of a summary.
+    are plain values, kept in run.json.
     """
 
     folder: Path
@@ -236,12 +255,12 @@ class TrainSpec:
     optimizer: OptimizerSpec
     hardware: HardwareSpec
     checkpoint: CheckpointSpec
+    export: ExportSpec
     reuse: ReuseSpec
     samples: SamplesSpec
     sampling: Sampling
     evaluation: EvaluationSpec | None
     curve: CurveSpec | None
     logger: LoggerSpec
-    is_of_sweep: bool
     config: Mapping[str, Any]
     written: Mapping[str, Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from dreambooth.errors import UserError
 from dreambooth.files import file_hash, link, write_json
-from dreambooth.training.checkpoints import record_path
+from dreambooth.scratch import remove_leftovers
+from dreambooth.training.checkpoints import read_record, record_path
 from dreambooth.training.run_log import CURVE, read_rows
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,7 @@ class Trained:
             return False
         note.write_text(str(self.run), "utf-8")
         self._wanted(self.last).unlink(missing_ok=True)
-        for scratch in self.folder.glob(".step-*.ckpt.*"):  # a killed process left it half copied
-            if ".json." not in scratch.name:
-                shutil.rmtree(scratch, ignore_errors=True)
+        remove_leftovers(self.folder)
         return True
 
     def release(self) -> None:
@@ -204,10 +202,12 @@ def prune(root: Path, keep_gib: float) -> None:
 def _read(path: Path) -> Published | None:
     """Read the record of a checkpoint in the cache; None where it is not whole."""
     try:
-        record = json.loads(record_path(path).read_text("utf-8"))
-        needed = {"sha256", "step", "facts", "key", "seconds", "runs", "is_end", "log"}
-        return Published(path, record) if needed <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        record = read_record(path)
+        is_whole = isinstance(record["is_end"], bool) and len(record["runs"]) > 0
+        is_whole &= all(isinstance(run, str) for run in record["runs"])
+        is_whole &= all(float(row["step"]) >= 0 for row in record["log"])
+        return Published(path, record) if is_whole else None
+    except (UserError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -17,8 +17,8 @@ from dreambooth.study.figures.sheets import (
     subjects_sheet,
 )
 from dreambooth.study.scored_runs import read_runs
-from page_records import picture, write_study
-from run_records import write_run
+from page_records import CLIP_T, DINO, picture, write_study
+from run_records import read_metrics, write_metrics, write_run
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,47 @@ def test_the_pareto_plot_has_a_mark_a_run_and_one_a_setting(study):
     marks = [collection.get_offsets() for collection in figure.axes[0].collections]
     assert [len(offsets) for offsets in marks] == [2, 1, 2, 1]
     assert np.allclose(marks[1], [[0.25, 0.75]])  # prompt and subject fidelity without PPL
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """Twelve settings of three things, and their answer."""
+    folder = tmp_path_factory.mktemp("grid")
+    for ppl in (False, True):
+        for lr in (1e-5, 1e-4):
+            for steps in (100, 200, 300):
+                run = write_run(folder, f"{ppl}-{lr}-{steps}", 0.5, ppl=ppl, lr=lr, max_steps=steps)
+                metrics = read_metrics(run)
+                scores = {DINO: steps / 1000 + ppl, CLIP_T: lr}
+                entries = {v: {"metric": v[:4], "mean": mean} for v, mean in scores.items()}
+                write_metrics(run, {**metrics, "scores": entries})
+                (run / "metrics.csv").write_text(f"step,loss/instance\n1,{0.5 + ppl}\n2,0.5\n")
+                manifest = run / "samples/final/manifest.csv"
+                manifest.parent.mkdir(parents=True)
+                picture(manifest.parent / "0.png", (0, 0, 0))
+                manifest.write_text("file,prompt,seed\n0.png,a sks dog,0\n")
+    runs = read_runs(folder)
+    return runs, build_answer(runs)
+
+
+def test_many_settings_are_told_apart_by_one_thing_that_varies(grid):
+    figures = losses_figure(*grid), pareto_figure(*grid)
+    keys = ["ppl=False", "ppl=True"], ["ppl=False", "ppl=True", "lr=1e-05", "lr=0.0001"]
+    for figure, expected in zip(figures, keys, strict=True):
+        assert figure is not None
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == expected
+    losses = figures[0].axes[0]
+    assert len(losses.lines) == 12 + 2
+    assert [list(line.get_ydata()) for line in losses.lines[-2:]] == [[0.5, 0.5], [1.5, 0.5]]
+
+
+def test_a_sheet_of_a_grid_shows_what_differs_and_says_what_is_held(grid):
+    figure = settings_sheet(*grid, "dog")
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names[1:5] == [f"ppl={p}\nlr={lr}" for p in (False, True) for lr in ("1e-05", "0.0001")]
+    assert [text.get_text() for text in figure.texts] == ["max_steps=200"]
+    assert names[5:] == ["a sks dog"]
 
 
 def test_a_map_has_the_mean_score_of_each_pair_of_settings(tmp_path, study):

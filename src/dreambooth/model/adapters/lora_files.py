@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from dreambooth.model.adapters.formats import LORA_FILE, find_lora, read_lora
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.model.lora import ADAPTER, has_lora
+from dreambooth.weights_files import sort_header
 
 
-def save_lora(model: BaseModel, folder: str | Path) -> Path:
-    """Write the adapters as `folder/pytorch_lora_weights.safetensors`, atomically.
+def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the adapters as `folder/pytorch_lora_weights.safetensors`, in `dtype`, atomically.
 
     The `load_lora_weights(folder)` of diffusers' pipelines loads it; alpha is in its metadata.
 
@@ -39,13 +39,14 @@ def save_lora(model: BaseModel, folder: str | Path) -> Path:
             state = layers[name].items()
             prefixed = {prefix + key.removeprefix(prefix): tensor for key, tensor in state}
             layers[name] = convert_state_dict_to_diffusers(prefixed)
+        layers[name] = {key: tensor.to(dtype) for key, tensor in layers[name].items()}
     with atomic(Path(folder) / LORA_FILE) as file:
         model.layout.pipeline.save_lora_weights(
             file.parent,
             **{f"{name}_lora_layers": state for name, state in layers.items()},
             **{f"{name}_lora_adapter_metadata": _metadata(m) for name, m in adapted.items()},
         )
-        _sort_header(file)
+        sort_header(file)
     return Path(folder) / LORA_FILE
 
 
@@ -68,18 +69,6 @@ def load_lora(model: BaseModel, path: str | Path) -> int:
             inject_adapter_in_model(adapter.config, module, ADAPTER, state_dict=state)
         set_peft_model_state_dict(module, state, ADAPTER)
     return sum(len(adapter.state) for adapter in adapters.values())
-
-
-def _sort_header(file: Path) -> None:
-    """Sort the names in a safetensors file's header, so that equal weights make equal files.
-
-    safetensors writes the metadata in the random order of a hash table.
-    """
-    data = file.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
-    file.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def _metadata(module: torch.nn.Module) -> dict[str, object]:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from dreambooth.metrics.aggregate import pareto_front
 from dreambooth.study.answer import Answer, Row
-from dreambooth.study.figures.style import GREY, MARKERS, colours, panels
+from dreambooth.study.figures.looks import FEW, legend_below, looks
+from dreambooth.study.figures.style import GREY, colours, panels
 from dreambooth.study.page.study_view import number_settings, numbers, shown, tradeoff
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.study.settings import short
@@ -59,23 +60,22 @@ def pareto_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
     if len(points) < 2:
         return None
     figure, (axis,) = panels(1, 5.2, 4)
-    colour = colours(answer.rows)
-    rows = [row for row in answer.rows if row.kind != "real"]
-    for number, row in enumerate(rows):
+    look = looks(answer.rows)
+    for row in [row for row in answer.rows if row.kind != "real"]:
         own = [points[run] for run in row.runs if run in points]
         if own:
-            style: dict[str, Any] = {"c": colour[row.name], "marker": MARKERS[number % 8]}
+            style: dict[str, Any] = {"c": look[row.name].colour, "marker": look[row.name].marker}
             axis.scatter(*zip(*own, strict=True), s=16, linewidths=0, alpha=0.7, **style)
             mean = [sum(values) / len(own) for values in zip(*own, strict=True)]
-            axis.scatter(*mean, s=90, edgecolors="black", label=row.name, zorder=3, **style)
+            size = 90 if len(look) <= FEW else 45
+            axis.scatter(*mean, s=size, edgecolors="black", linewidths=0.7, zorder=3, **style)
     values = list(points.values())
     front = sorted((values[i] for i in pareto_front(values)), reverse=True)
     for (right, low), (left, high) in pairwise(front):
         axis.plot((right, right, left), (low, high, high), color=GREY, linestyle=":", linewidth=1)
     header = {column.variant: column.header for column in answer.columns}
     axis.set(xlabel=f"prompt fidelity, {header[x]} →", ylabel=f"subject fidelity, {header[y]} →")
-    if len(rows) > 1:
-        axis.legend(fontsize="small", frameon=False)
+    legend_below(figure, answer.rows, has_markers=True)
     return figure
 
 

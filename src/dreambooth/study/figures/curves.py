@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from dreambooth.study.answer import Answer
 from dreambooth.study.columns import columns_of
-from dreambooth.study.figures.style import GREY, colours, panels
+from dreambooth.study.figures.looks import legend_below, looks
+from dreambooth.study.figures.style import GREY, panels
 from dreambooth.study.page.run_view import losses
 from dreambooth.study.scored_runs import ScoredRun
 
@@ -49,26 +50,21 @@ def scores_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
 
 def _figure(lines: Mapping[str, Mapping[str, Line]], answer: Answer) -> Figure:
     figure, axes = panels(len(lines))
-    colour, rows = colours(answer.rows), [row for row in answer.rows if row.kind != "real"]
-    of_run = {run: row.name for row in rows for run in row.runs}
+    look = looks(answer.rows)
+    of_run = {run: look[row.name] for row in answer.rows if row.name in look for run in row.runs}
+    groups = {each.group: each.colour for each in look.values()}
     for axis, (title, of_runs) in zip(axes, lines.items(), strict=True):
         for run, line in of_runs.items():
-            shade = colour.get(of_run.get(run, ""), GREY)
+            shade = of_run[run].colour if run in of_run else GREY
             axis.plot(list(line), list(line.values()), color=shade, alpha=0.3, linewidth=0.8)
-        for row in rows:
-            mean = mean_line([of_runs[run] for run in row.runs if of_runs.get(run)])
+        for group, colour in groups.items():
+            own = [of_runs.get(run) for run, each in of_run.items() if each.group == group]
+            mean = mean_line([line for line in own if line])
             if mean:
-                steps, values = list(mean), list(mean.values())
-                axis.plot(steps, values, color=colour[row.name], linewidth=2, label=row.name)
+                axis.plot(list(mean), list(mean.values()), color=colour, linewidth=2)
         axis.set_title(title, fontsize="medium", loc="left")
         axis.set_xlabel("step", fontsize="small")
-    handles = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if len(handles) > 1:
-        place = "outside lower center"
-        figure.legend(handles.values(), handles, loc=place, ncols=4, frameon=False)
+    legend_below(figure, answer.rows)
     return figure
 
 

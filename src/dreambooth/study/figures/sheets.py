@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
 from dreambooth.study.answer import Answer
+from dreambooth.study.figures.looks import spread
 from dreambooth.study.page.run_view import template
 from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.settings import words
 
 CELL, GAP = 128, 8  # pixels of a picture on a sheet, and between two
 SUBJECTS, SETTINGS = 10, 8  # on one sheet
@@ -27,12 +30,14 @@ def settings_sheet(runs: Sequence[ScoredRun], answer: Answer, subject: str) -> F
     """Draw a subject's samples: a row per prompt, a column per setting, the photos on the left."""
     own = [run for run in runs if run.subject == subject]
     by_name = {run.name: run for run in own}
-    columns: list[tuple[str, ScoredRun]] = []
-    for row in answer.rows:
-        first = next((by_name[name] for name in row.runs if name in by_name), None)
-        if row.kind != "real" and first is not None:
-            columns.append((row.name, first))
-    columns = columns[:SETTINGS]
+    drawn = {
+        row.name: next(by_name[name] for name in row.runs if name in by_name)
+        for row in answer.rows
+        if row.kind != "real" and any(name in by_name for name in row.runs)
+    }
+    rows, held = spread([row for row in answer.rows if row.name in drawn], SETTINGS)
+    told = words(held)
+    columns = [(_without(row.name, told), drawn[row.name]) for row in rows]
     pictures = [samples_of(run) for _, run in columns]
     prompts = list(dict.fromkeys(key for found in pictures for key in found))
     if len(columns) < 2 or not prompts:
@@ -42,8 +47,8 @@ def settings_sheet(runs: Sequence[ScoredRun], answer: Answer, subject: str) -> F
         [_at(photos, number), *(found.get(key) for found in pictures)]
         for number, key in enumerate(prompts)
     ]
-    words = [_words(own[0], key) for key in prompts]
-    return sheet(["photos", *(name for name, _ in columns)], words, cells)
+    prompts_shown = [_words(own[0], key) for key in prompts]
+    return sheet(["photos", *(name for name, _ in columns)], prompts_shown, cells, told)
 
 
 def subjects_sheet(runs: Sequence[ScoredRun], names: Sequence[str]) -> Figure | None:
@@ -61,8 +66,8 @@ def subjects_sheet(runs: Sequence[ScoredRun], names: Sequence[str]) -> Figure | 
         [_at(_photos(run), 0), *(found.get(key) for key in prompts)]
         for (_, run), found in zip(chosen, pictures, strict=True)
     ]
-    words = [key.replace("{subject}", "…").replace("{class}", "(class noun)") for key in prompts]
-    return sheet(["photo", *words], [name for name, _ in chosen], cells)
+    shown = [key.replace("{subject}", "…").replace("{class}", "(class noun)") for key in prompts]
+    return sheet(["photo", *shown], [name for name, _ in chosen], cells)
 
 
 def steps_sheet(run: ScoredRun) -> Figure | None:
@@ -91,29 +96,34 @@ def samples_of(run: ScoredRun, name: str = "final") -> dict[str, Path]:
     return found
 
 
-def sheet(columns: Sequence[str], rows: Sequence[str], cells: Cells) -> Figure:
+def sheet(columns: Sequence[str], rows: Sequence[str], cells: Cells, title: str = "") -> Figure:
     """Draw pictures in a grid with a name over each column and beside each row.
 
-    A picture that is missing is left grey.
+    A picture that is missing is left grey. `title` says what all pictures share.
     """
     step = CELL + GAP
     canvas = np.full((len(rows) * step - GAP, len(columns) * step - GAP, 3), 255, np.uint8)
     for i, line in enumerate(cells):
         for j, path in enumerate(line):
             canvas[i * step : i * step + CELL, j * step : j * step + CELL] = _pixels(path)
-    left, top = 1.5, 0.5  # inches for the names
+    names = [_wrapped(name, 21, 6) for name in columns]
+    # inches for the names
+    left, top = 1.5, 0.2 + 0.13 * max(name.count("\n") + 1 for name in names) + 0.2 * bool(title)
     width, height = canvas.shape[1] / INCH, canvas.shape[0] / INCH
     figure = Figure(figsize=(left + width + 0.1, top + height + 0.1))
     size = figure.get_size_inches()
     axes = figure.add_axes((left / size[0], 0.1 / size[1], width / size[0], height / size[1]))
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.axis("off")
-    for j, name in enumerate(columns):
-        axes.text(
-            j * step + CELL / 2, -10, _wrapped(name, 20), ha="center", va="bottom", fontsize=8
+    if title:
+        figure.text(
+            left / size[0], 1 - 0.08 / size[1], _wrapped(title, 200, 1), va="top", fontsize=8
         )
+    for j, name in enumerate(names):
+        axes.text(j * step + CELL / 2, -8, name, ha="center", va="bottom", fontsize=8)
     for i, name in enumerate(rows):
-        axes.text(-12, i * step + CELL / 2, _wrapped(name, 24), ha="right", va="center", fontsize=8)
+        text = _wrapped(name, 24, 5)
+        axes.text(-12, i * step + CELL / 2, text, ha="right", va="center", fontsize=8)
     return figure
 
 
@@ -130,9 +140,23 @@ def _pixels(path: Path | None) -> np.ndarray:
         return np.full((CELL, CELL, 3), 235, np.uint8)
 
 
-def _wrapped(text: str, width: int) -> str:
-    lines = textwrap.wrap(text, width)[:3]
-    return "\n".join(line.replace("$", r"\$") for line in lines)
+def _wrapped(text: str, width: int, most: int) -> str:
+    """Break a name into lines: each setting on its own, and long words after `_` or `=`."""
+    parts = [part for line in text.split(", ") for part in textwrap.wrap(line, width * 2)]
+    lines = []
+    for part in parts if "=" in text else textwrap.wrap(text, width):
+        lines.append("")
+        for piece in re.split(r"(?<=[_= ])", part):
+            if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.strip().replace("$", r"\$") for line in lines[:most])
+
+
+def _without(name: str, told: str) -> str:
+    """Leave out of a setting's name what a title tells of all."""
+    shared = told.split(", ")
+    return ", ".join(part for part in name.split(", ") if part not in shared) or name
 
 
 def _words(run: ScoredRun, key: str) -> str:

@@ -10,7 +10,8 @@ import yaml
 
 from dreambooth.quoting import typed
 
-FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")  # where the results went, which another may choose
+# where the results went and what runs share, which another may choose
+FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "cache_dir=")
 
 
 def command_of(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
@@ -12,6 +13,7 @@ from dreambooth.files import read_csv
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.training.costs import reused_steps
 
 POINTS = 150  # of a curve: more than that is no wider than a line on a screen
 LOSSES = {"instance": "loss/instance", "prior": "loss/prior"}
@@ -33,6 +35,7 @@ def run_view(scored: ScoredRun, pictures: Pictures, evaluation: bool = False) ->
         "seconds": _number(costs.get("seconds")),
         "memory": _number(costs.get("peak_memory_gib")),
         "bytes": costs.get("bytes_written"),
+        "reused": reused_steps(costs),
         "losses": losses(run),
         "curve": [{k: _number(v) for k, v in row.items()} for row in _or_none(run.curve) or []],
         "samples": samples(run, pictures),
@@ -59,7 +62,7 @@ def samples(run: Run, pictures: Pictures) -> list[dict[str, Any]]:
                 "key": f"{template(run, row['prompt'])}\n{row.get('seed', '')}",
                 "prompt": row["prompt"],
                 "seed": row.get("seed", ""),
-                "picture": pictures.add(folder / row["file"]),
+                "picture": pictures.add(folder / Path(row["file"]).name),
             }
             for row in _or_none(lambda path=manifest: read_csv(path)) or []
             if row.get("prompt") and row.get("file")
@@ -105,7 +108,7 @@ def evaluation_pictures(scored: ScoredRun, pictures: Pictures) -> list[dict[str,
             "set": line["set"],
             "prompt": line["prompt"],
             "seed": line.get("seed", ""),
-            "picture": pictures.add(folder / line["file"]),
+            "picture": pictures.add(folder / Path(line["file"]).name),
             "scores": {v: _number(line[v]) for v in scored.scores if line.get(v)},
         }
         for line in lines

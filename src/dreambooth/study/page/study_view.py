@@ -13,7 +13,7 @@ from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.run_view import run_view
 from dreambooth.study.paired import Mean
 from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import chosen, short, varying
+from dreambooth.study.settings import chosen, short, varying, word
 
 RUN_PAGE = "run.html"
 
@@ -34,7 +34,7 @@ def study_view(
         page = run.run.folder / RUN_PAGE
         view = run_view(run, pictures)
         view["row"] = of_run.get(run.name)
-        view["settings"] = {key: shown(run.settings.get(key)) for key in keys}
+        view["settings"] = {key: _shown(key, run.settings.get(key)) for key in keys}
         view["page"] = page.relative_to(folder).as_posix() if page.exists() else None
         views.append(view)
     for view, label in zip(views, labels(runs, rows, of_run), strict=True):
@@ -42,7 +42,7 @@ def study_view(
     return {
         "columns": [column_view(column) for column in answer.columns],
         "keys": [{"key": key, "short": short(key)} for key in keys],
-        "rows": [_row(row, rows) for row in rows],
+        "rows": [_row(row, rows, keys) for row in rows],
         "runs": views,
         "tradeoff": tradeoff(answer.columns),
         "map": dict(zip("xy", number_settings(runs), strict=False)),
@@ -107,6 +107,10 @@ def shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _shown(key: str, value: Any) -> str:
+    return shown(word(key, value) if isinstance(value, str) else value)
+
+
 def column_view(column: Column) -> dict[str, Any]:
     """Return what a page's script needs of a column."""
     return {
@@ -117,11 +121,12 @@ def column_view(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _row(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
     named = [i for i, other in enumerate(rows) if row.baseline and other.name == row.baseline]
     return {
         "name": row.name,
         "kind": row.kind,
+        "settings": {key: _shown(key, row.setting[key]) for key in keys if key in row.setting},
         "baseline": named[0] if named else None,
         "scores": {variant: _mean(mean) for variant, mean in row.scores.items()},
         "differences": {variant: _mean(mean) for variant, mean in row.differences.items()},

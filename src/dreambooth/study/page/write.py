@@ -17,6 +17,7 @@ from markupsafe import Markup
 from dreambooth.files import atomic
 from dreambooth.study.answer import Answer
 from dreambooth.study.columns import columns_of
+from dreambooth.study.effect_lines import HEADING, effect_lines
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.repeat import command_of, versions_of
 from dreambooth.study.page.run_view import run_view
@@ -30,6 +31,7 @@ INLINE_RUNS = 300  # of a larger study the pictures lie beside the page, and loa
 STYLE = ("style.css",)
 SCRIPTS = ("core.js", "chart.js")
 STUDY_SCRIPTS = (*SCRIPTS, "compare.js", "table.js", "study.js")
+PLACES = ("output_dir", "cache_dir")  # settings that say where files are, and change nothing
 RUN_SCRIPTS = (*SCRIPTS, "run.js")
 
 
@@ -44,13 +46,15 @@ def write_study_page(folder: Path, runs: Sequence[ScoredRun], answer: Answer) ->
     context = {
         "title": (answer.published and answer.published.title) or folder.resolve().name,
         "answer": answer,
+        "effects": effect_lines(answer),
+        "effects_heading": HEADING,
         "models": sorted({shown(run.settings.get("model.name")) for run in runs}),
         "subjects": _subjects(data),
         "command": command_of(folder),
         "versions": versions_of(newest.run.record) if newest else {},
         "seconds": math.fsum(view["seconds"] or 0 for view in data["runs"]),
         "bytes": sum(view["bytes"] or 0 for view in data["runs"]),
-        "folder": str(folder),
+        "folder": _from_here(folder),
     }
     return _write(folder / STUDY_PAGE, "study.html", data, pictures, context, STUDY_SCRIPTS)
 
@@ -68,7 +72,11 @@ def write_run_page(folder: Path) -> Path:
         "runs": [run_view(run, pictures, evaluation=True)],
         "columns": [column_view(column) for column in columns],
     }
-    settings = {k: v for k, v in run.settings.items() if not k.startswith(("published", "scored"))}
+    settings = {
+        key: _without_folders(value)
+        for key, value in run.settings.items()
+        if not key.startswith(("published", "scored", *PLACES))
+    }
     words = {"model": "model.name", "method": "method.name"}
     facts = [f"{name} {shown(settings[key])}" for name, key in words.items() if key in settings]
     facts += [f"{key} {shown(settings[key])}" for key in ("ppl", "lr", "seed") if key in settings]
@@ -79,7 +87,7 @@ def write_run_page(folder: Path) -> Path:
         "settings": dict(sorted(settings.items())),
         "command": command_of(folder),
         "versions": versions_of(run.run.record),
-        "folder": str(folder),
+        "folder": folder.resolve().name,
     }
     return _write(folder / RUN_PAGE, "run.html", data, pictures, context, RUN_SCRIPTS)
 
@@ -89,6 +97,24 @@ def _stages(costs: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("seconds", "peak_memory_gib", "bytes")
     stages = costs.get("stages", {})
     return {name: stage for name, stage in stages.items() if all(part in stage for part in parts)}
+
+
+def _without_folders(value: Any) -> Any:
+    """Leave out where files are on this machine: a page is sent to others.
+
+    >>> _without_folders("/home/me/photos/dog"), _without_folders("a sks dog")
+    ('dog', 'a sks dog')
+    """
+    if isinstance(value, list | tuple):
+        return [_without_folders(one) for one in value]
+    is_path = isinstance(value, str) and Path(value).is_absolute()
+    return Path(value).name if is_path else value
+
+
+def _from_here(folder: Path) -> str:
+    """Write a folder as a command names it here; elsewhere by its name alone."""
+    path, here = folder.resolve(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def _subjects(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,18 +43,20 @@ function chart(spec) {
 }
 
 function drawn(spec, width, tip) {
-  const height = spec.height || 250;
+  const names = (spec.named || []).map((name) => name.split(", "));
+  const bottom = Math.max(MARGIN.bottom, 10 + 13 * Math.max(...names.map((lines) => lines.length), 0));
+  const height = (spec.height || 250) + bottom - MARGIN.bottom;
   const all = spec.series.flatMap((series) => series.points);
   const levels = spec.levels || [];
   const [x0, x1] = spec.named ? [-0.35, spec.named.length - 0.65] : extent(all.map((p) => p.x), spec.pad ?? 0.03);
   const [y0, y1] = extent([...all.map((p) => p.y), ...levels.map((l) => l.y)], 0.07);
   const px = (x) => MARGIN.left + ((x - x0) / (x1 - x0)) * (width - MARGIN.left - MARGIN.right);
-  const py = (y) => height - MARGIN.bottom - ((y - y0) / (y1 - y0)) * (height - MARGIN.top - MARGIN.bottom);
+  const py = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - MARGIN.top - bottom);
   const root = svg("svg", {
     viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "group", "aria-roledescription": "chart",
     "aria-label": `${spec.title}. ${spec.series.length} series. Arrow keys read the values${spec.choose ? ", Enter chooses a run" : ""}.`,
   });
-  axes(root, spec, { width, height, x0, x1, y0, y1, px, py });
+  axes(root, spec, { width, height, bottom: height - bottom, names, x0, x1, y0, y1, px, py });
   for (const level of levels) {
     root.append(svg("line", { class: "front", x1: MARGIN.left, x2: width - MARGIN.right, y1: py(level.y), y2: py(level.y) }),
       svg("text", { x: MARGIN.left, y: py(level.y) - 4 }, level.name));
@@ -86,9 +88,12 @@ function axes(root, spec, a) {
     root.append(svg("line", { class: "grid", x1: MARGIN.left, x2: a.width - MARGIN.right, y1: a.py(t), y2: a.py(t) }),
       svg("text", { x: MARGIN.left - 7, y: a.py(t) + 4, "text-anchor": "end" }, t.toFixed(y.digits).replace("-", "−")));
   }
-  const bottom = a.height - MARGIN.bottom;
+  const bottom = a.bottom;
   if (spec.named) {
-    spec.named.forEach((name, i) => root.append(svg("text", { x: a.px(i), y: bottom + 16, "text-anchor": "middle" }, name)));
+    const room = Math.floor((a.width - MARGIN.left - MARGIN.right) / a.names.length / 6); // letters in a name's part of the axis
+    const cut = (text) => (text.length > room ? `${text.slice(0, room - 1)}…` : text);
+    a.names.forEach((lines, i) => lines.forEach((text, j) => root.append(
+      svg("text", { x: a.px(i), y: bottom + 16 + 13 * j, "text-anchor": "middle" }, cut(text)))));
   } else {
     const x = ticks(a.x0, a.x1, Math.max(2, Math.floor(a.width / 90)));
     for (const t of x.list) {

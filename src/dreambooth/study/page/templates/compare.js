@@ -12,12 +12,30 @@ function choose(run, only = false) {
 
 // the runs of one subject and seed, one for each setting: the fairest pictures to compare
 function ofSubject(subject) {
+  if (keyed.length > 1) return ofGrid(subject);
   const rows = new Set();
   return data.runs.map((_, i) => i)
     .filter((i) => data.runs[i].subject === subject)
     .filter((i) => data.runs[i].row === null || (!rows.has(data.runs[i].row) && rows.add(data.runs[i].row)))
     .slice(0, LATEST);
 }
+
+// of a grid, a run for each pair of values of the first two things that vary, alike in the others
+function ofGrid(subject) {
+  const pairs = new Map();
+  data.runs.forEach((run, i) => {
+    if (run.subject !== subject) return;
+    const pair = JSON.stringify(keyed.slice(0, 2).map((k) => run.settings[k.key]));
+    pairs.set(pair, [...(pairs.get(pair) || []), i]);
+  });
+  return [...pairs.values()].map((runs) => runs[Math.floor(runs.length / 2)]).slice(0, LATEST);
+}
+
+const partsOf = (run) => data.runs[run].label.split(", ");
+// what all runs side by side have in common is said once, beside them
+const common = () => (state.chosen.length < 2 ? [] : partsOf(state.chosen[0]).filter((part) => state.chosen.every((r) => partsOf(r).includes(part))));
+// a long setting may break after `_` and `=`
+const breakable = (text) => text.replace(/([_=])/g, "$1\u200b");
 
 function stepsOf(runs) {
   const labels = new Map();
@@ -76,9 +94,10 @@ function rowsOf(at) {
 // the photos that the runs were trained on, if all were trained on the same subject
 function corner() {
   const subjects = new Set(state.chosen.map((r) => data.runs[r].subject));
-  if (subjects.size !== 1) return el("div", { class: "corner" });
+  const all = common().length ? el("span", { class: "small" }, `all: ${breakable(common().join(", "))}`) : null;
+  if (subjects.size !== 1) return el("div", { class: "corner" }, all);
   const [name] = subjects, photos = data.runs[state.chosen[0]].photos;
-  return el("div", { class: "corner" }, el("span", { class: "small" }, `photos of ${name}`),
+  return el("div", { class: "corner" }, all, el("span", { class: "small" }, `photos of ${name}`),
     el("div", { class: "photos" }, ...photos.slice(0, 6).map((p, i) => picture(p, `photo ${i + 1} of ${name}`))));
 }
 
@@ -86,7 +105,8 @@ function heading(run) {
   const view = data.runs[run];
   const scores = data.columns.slice(0, 5).filter((c) => view.scores[c.variant] !== undefined)
     .map((c) => el("span", {}, `${c.header}\u00a0${number(view.scores[c.variant], 2)}`));
-  const head = el("div", { class: "head" }, view.label, el("span", { class: "small" }, ...(scores.length ? scores : ["not scored"])),
+  const own = partsOf(run).filter((part) => !common().includes(part)), parts = own.length ? own : [view.label];
+  const head = el("div", { class: "head" }, ...parts.map((part) => el("span", {}, breakable(part))), el("span", { class: "small" }, ...(scores.length ? scores : ["not scored"])),
     el("button", { type: "button", "aria-label": `Remove ${view.label}`, onclick: () => choose(run) }, "×"));
   head.style.setProperty("--run", look(view.row).colour);
   return head;

@@ -37,7 +37,7 @@ function number(value, digits = 3) {
   return text.replace("-", "−");
 }
 
-const signed = (value) => (value > 0 ? "+" : "") + number(value);
+const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(3).replace("-", "−");
 
 function picture(id, prompt, lazy = true) {
   const source = id === null || id === undefined ? null : data.pictures[id];
@@ -50,11 +50,24 @@ function picture(id, prompt, lazy = true) {
   return image;
 }
 
-// grey is a baseline's, or that of runs in no row; each other setting has a colour and a shape
+// grey is a baseline's, or that of runs in no row; each other setting has a colour and a shape, or,
+// where they are many, the colour of its value of one thing that varies and the shape of another's
 const baselines = new Set((data.rows || []).map((row) => row.baseline).filter((b) => b !== null));
 const coloured = (data.rows || []).map((_, i) => i).filter((i) => !baselines.has(i) && data.rows[i].kind !== "real");
+const FEW = 8, COLOURS = 7;
+const valuesOf = (key) => [...new Set(coloured.map((r) => data.rows[r].settings[key]))];
+const keyed = coloured.length > FEW
+  ? data.keys.filter(({ key }) => coloured.every((r) => key in data.rows[r].settings) && valuesOf(key).length > 1 && valuesOf(key).length <= COLOURS)
+  : [];
+state.by = keyed[0] || null;
+const shapedBy = () => keyed.find((k) => k !== state.by);
+
 function look(row) {
   const place = coloured.indexOf(row);
+  if (state.by && place >= 0) {
+    const at = (k) => valuesOf(k.key).indexOf(data.rows[row].settings[k.key]), other = shapedBy();
+    return { colour: `var(--c${1 + at(state.by)})`, shape: SHAPES[other ? at(other) % SHAPES.length : 0] };
+  }
   if (place < 0) return { colour: "var(--c0)", shape: "circle" };
   const shift = baselines.size ? 1 : 0;
   return { colour: `var(--c${1 + (place % 7)})`, shape: SHAPES[(place + shift) % SHAPES.length] };

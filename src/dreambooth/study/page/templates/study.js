@@ -1,14 +1,27 @@
 "use strict";
 // The charts of a study, its subjects' photos, and the first look of the page.
 
-const LINES = 40; // more lines than that cannot be told apart
+const LINES = 100; // more lines than that cannot be told apart
 
 function legend() {
   const rows = [...new Set(data.runs.map((run) => run.row))].filter((row) => row !== null);
-  byId("legend").replaceChildren(...rows.map((row) => {
-    const { colour, shape } = look(row);
-    return el("li", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, mark(shape, 6, 6, 4.5, { fill: colour })), data.rows[row].name);
-  }));
+  const item = (shape, colour, name) => el("li", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, mark(shape, 6, 6, 4.5, { fill: colour })), name);
+  if (!state.by) return byId("legend").replaceChildren(...rows.map((row) => item(look(row).shape, look(row).colour, data.rows[row].name)));
+  const other = shapedBy();
+  byId("legend").replaceChildren(
+    ...valuesOf(state.by.key).map((v, i) => item("circle", `var(--c${1 + i})`, `${state.by.short} ${v}`)),
+    ...(other ? valuesOf(other.key).map((v, i) => item(SHAPES[i % SHAPES.length], "var(--soft)", `${other.short} ${v}`)) : []));
+}
+
+// which thing that varies the colours stand for, where the settings are too many for one each
+function chooseColours() {
+  byId("colour-bar").hidden = keyed.length < 2;
+  byId("colour-by").replaceChildren(...keyed.map((k, i) => el("option", { value: i }, k.short)));
+  byId("colour-by").addEventListener("change", (event) => {
+    state.by = keyed[event.target.value];
+    legend();
+    changed();
+  });
 }
 
 function section(id, title, note, charts, style = "") {
@@ -91,37 +104,44 @@ function drawMap() {
   section("map", `${name(y)} and ${name(x)}`, "Means of the runs that the filters leave; the stronger the colour, the better.", tables);
 }
 
-function drawPaired() {
-  const charts = [];
-  data.rows.forEach((row, r) => {
-    const base = data.rows[row.baseline];
-    if (!base) return;
-    for (const column of data.columns) {
-      const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
-      if (!difference) continue;
-      const names = Object.keys(difference.subjects), last = names.length > 1;
-      const line = (name, a, b) => ({ name, colour: look(r).colour, kind: "line",
-        points: [a, b].map((y, x) => ({ x, y, text: `${name}: ${number(a)} → ${number(b)}, ${signed(b - a)}` })) });
-      const series = names.map((name) => ({ ...line(name, other.subjects[name], own.subjects[name]), style: last ? "faint" : "" }));
-      const mean = (s) => names.reduce((sum, name) => sum + s.subjects[name], 0) / names.length;
-      if (last) series.push({ ...line("mean", mean(other), mean(own)), style: "mean" });
-      charts.push(chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [short(base.name), short(row.name)], series }));
-    }
+function pairedCharts(row, base, r) {
+  return data.columns.filter((column) => row.differences[column.variant]).map((column) => {
+    const [own, other, difference] = [row.scores, base.scores, row.differences].map((s) => s[column.variant]);
+    const names = Object.keys(difference.subjects), several = names.length > 1;
+    const line = (name, a, b) => ({ name, colour: look(r).colour, kind: "line",
+      points: [a, b].map((y, x) => ({ x, y, text: `${name}: ${number(a)} → ${number(b)}, ${signed(b - a)}` })) });
+    const series = names.map((name) => ({ ...line(name, other.subjects[name], own.subjects[name]), style: several ? "faint" : "" }));
+    const mean = (s) => names.reduce((sum, name) => sum + s.subjects[name], 0) / names.length;
+    if (several) series.push({ ...line("mean", mean(other), mean(own)), style: "mean" });
+    return chart({ title: `${column.header} ${column.arrow}`, note: signed(difference.value), height: 210, named: [base.name, row.name], series });
   });
-  section("paired", "Each subject in both settings", "A line is a subject; the thick line is the mean.", charts.slice(0, 24), "narrow");
 }
 
-const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
+// one setting against its baseline at a time: all of them would be a page of charts
+function drawPaired() {
+  const compared = data.rows.map((row, r) => r).filter((r) => data.rows[r].baseline !== null && Object.keys(data.rows[r].differences).length);
+  if (!compared.length) return;
+  const choice = el("select", {}, ...compared.map((r) => el("option", { value: r }, data.rows[r].name)));
+  const draw = () => {
+    const row = data.rows[choice.value], base = data.rows[row.baseline];
+    section("paired", "Each subject in both settings", `A line is a subject; the thick line is the mean. Against ${base.name}.`, pairedCharts(row, base, Number(choice.value)), "narrow");
+    if (compared.length > 1) byId("paired").querySelector(".panels").before(el("div", { class: "bar" }, el("label", {}, "Setting", choice)));
+  };
+  choice.addEventListener("change", draw);
+  draw();
+}
 
-// the mean of each setting with several runs, at the steps that all of them have
+// the mean of each setting, or of each colour, with several runs, at the steps that all of them have
 function meanLines(runs, pointsOf, name) {
-  return [...new Set(runs.map((run) => run.row))].flatMap((row) => {
-    const lines = runs.filter((run) => run.row === row).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
+  const group = (row) => (state.by && row !== null ? `${state.by.short} ${data.rows[row].settings[state.by.key]}` : data.rows[row]?.name);
+  const firsts = new Map(runs.map((run) => [group(run.row), run.row]));
+  return [...firsts].flatMap(([told, row]) => {
+    const lines = runs.filter((run) => group(run.row) === told).map((run) => new Map(pointsOf(run, name))).filter((m) => m.size);
     if (lines.length < 2 || row === null) return [];
     const steps = [...lines[0].keys()].filter((step) => lines.every((line) => line.has(step)));
     const points = steps.map((x) => [x, lines.reduce((sum, line) => sum + line.get(x), 0) / lines.length]);
     return [{ name: "mean", colour: look(row).colour, kind: "line", style: "mean",
-      points: points.map(([x, y]) => ({ x, y, text: `mean, ${data.rows[row].name}, step ${number(x, 0)}: ${number(y)}` })) }];
+      points: points.map(([x, y]) => ({ x, y, text: `mean, ${told}, step ${number(x, 0)}: ${number(y)}` })) }];
   });
 }
 
@@ -163,6 +183,7 @@ function firstLook() {
 state.shown = new Set(data.runs.keys());
 state.chosen = firstLook();
 state.listeners.push(compare, showTable, drawTradeoff, drawMap, drawCurves);
+chooseColours();
 legend();
 drawPhotos();
 drawPaired();

@@ -1,0 +1,436 @@
+"""Attack the program: kills, full disks, races, damaged files, wrong values, odd photos.
+
+    python benchmarks/campaign.py [--seconds 600] [--only kills,damage] [--work DIR] [--out FILE]
+
+Each case is a fault in a run of the embedded model, and what became of it. Cases are drawn in one
+fixed order; what is done is kept in `DIR/cases.jsonl`, and a later call goes on after it, for so
+many seconds. The table counts cases by outcome: a *traceback* is an error without words, *silent*
+is another result without a word, *lost* is a run that the same command cannot finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import faults
+import numpy as np
+from PIL import Image
+
+from dreambooth.cli import checks, startup
+from dreambooth.files import file_hashes
+from dreambooth.study.runs import find_runs
+
+with startup.postponed_imports():
+    from dreambooth.cli import main as cli
+    from dreambooth.cli.specs import train_spec
+    from dreambooth.data.photos import SUFFIXES, image_hash, load_photo
+    from dreambooth.errors import UserError
+
+    for room in ("cli.commands", "cli.evaluate", "cli.generate", "study.tables", "training.job"):
+        import_module(f"dreambooth.{room}")  # forks have it in memory
+
+OUT = faults.ROOT / "docs/results/reliability.md"
+TRAIN = (
+    "max_steps=2",
+    "batch_size=1",
+    "checkpoint.every_n_steps=1",
+    "prior.num_class_images=2",
+    "prior.num_inference_steps=1",
+    "sampling.num_inference_steps=1",
+    "samples.seeds=[0]",
+    "samples.prompts=['a {subject}']",
+    "samples.every_n_steps=1",
+    "evaluation.images_per_prompt=1",
+    "evaluation.class_images=0",
+    "evaluation.metrics=[dino]",
+    "logger=csv",
+    "trainer=cpu",
+    "cache_dir=cache",
+    "hydra.run.dir=run",
+)
+GENERATE = ("run=run", "prompts=['a {subject}']", "seeds=[0]", "output_dir=drawn")
+OUTCOMES = ("as it should be", "refused", "traceback", "silent", "lost")
+# what a run makes that another session must make alike; logs, pages and costs hold times
+SAME = ("model/", "samples/", "checkpoints/phase-0/step-000002.ckpt")
+Case = tuple[str, Callable[[Path], str]]
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Hash what a run has made, but for records that hold times."""
+    files = file_hashes(folder / "run") if (folder / "run").is_dir() else {}
+    kept = {k: v for k, v in files.items() if k.startswith(SAME) and not k.endswith(".json")}
+    return {k: v for k, v in kept.items() if not k.endswith("manifest.csv")}
+
+
+class Campaign:
+    """The cases, and what all of them compare with: a run that nothing has touched."""
+
+    def __init__(self, work: Path) -> None:
+        self.work, self.log = work, work / "cases.jsonl"
+        self.whole, self.other = work / "whole", work / "other"
+        for folder, more in ((self.whole, ()), (self.other, ("seed=1", "subject=cat"))):
+            if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                ended = faults.run("train.py", [*TRAIN, *more], folder, self._counting(folder))
+                assert ended.code == 0, ended.printed
+                (folder / "done").touch()
+        self.boundaries = int((self.whole / "boundaries").read_text())
+
+    def _counting(self, folder: Path) -> Callable[[], None]:
+        """Count a run's boundaries into a file."""
+
+        def count(number: int, when: str) -> None:
+            (folder / "boundaries").write_text(str(number + 1))
+
+        return lambda: faults.on_boundaries(count)
+
+    # -- cases --------------------------------------------------------------------------------
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all cases in one fixed order, of every kind in turn."""
+        draw = random.Random(0)
+        kinds = [list(kind()) for kind in self.kinds.values()]
+        for cases in kinds:
+            draw.shuffle(cases)
+        while any(kinds):
+            for cases in kinds:
+                if cases:
+                    yield cases.pop()
+
+    @property
+    def kinds(self) -> dict[str, Callable[[], Iterator[Case]]]:
+        return {
+            "kill": self.kills,
+            "full disk": self.full_disks,
+            "race": self.races,
+            "signal": self.signals,
+            "damage": self.damages,
+            "values": self.values,
+            "photo": self.photos,
+        }
+
+    def kills(self) -> Iterator[Case]:
+        """Kill at every boundary, before and after it; the same command must finish the run."""
+        for number in range(self.boundaries):
+            for when in ("before", "after"):
+                name = f"kill {when} boundary {number}"
+                yield name, lambda f, n=number, w=when: self._stopped(f, n, w, faults.kill)
+
+    def full_disks(self) -> Iterator[Case]:
+        """Fail at every boundary as a full disk does."""
+        for number in range(self.boundaries):
+            name = f"full disk at boundary {number}"
+            yield name, lambda f, n=number: self._stopped(f, n, "before", faults.fill_disk)
+
+    def _stopped(self, folder: Path, number: int, when: str, action: faults.Act) -> str:
+        first = faults.run(
+            "train.py", TRAIN, folder, lambda: faults.at_boundary(number, when, action)
+        )
+        if first.crashed:
+            return f"traceback: {first.printed[-2000:]}"
+        if first.printed.count(" is full") > 1:
+            return f"traceback: said twice: {first.printed[-2000:]}"
+        if len(find_runs(folder)) > 1:
+            return "silent: a phantom run"
+        return self._finishes(folder)
+
+    def _finishes(self, folder: Path) -> str:
+        """Run the command again, and compare with the run that nothing has touched."""
+        again = faults.run("train.py", TRAIN, folder)
+        if again.code:
+            return f"lost: {again.printed[-2000:]}"
+        left = [str(p.relative_to(folder)) for p in folder.rglob(".*.tmp-*")]
+        if left:
+            return f"silent: left {left[:3]}"
+        return self._compared(folder)
+
+    def _compared(self, folder: Path) -> str:
+        ours, theirs = results(folder), results(self.whole)
+        differ = [k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k)]
+        if differ or len(find_runs(folder / "run")) != 1:
+            return f"silent: {differ[:5]} differ"
+        return OUTCOMES[0]
+
+    def races(self) -> Iterator[Case]:
+        """Start three jobs on one empty cache, slowed down at every boundary."""
+        for seed in range(30):
+            yield f"race {seed}", lambda f, s=seed: self._race(f, s)
+
+    def _race(self, folder: Path, seed: int) -> str:
+        jobs = {}
+        for job in range(3):
+            own = folder / str(job)
+            own.mkdir()
+            arguments = [*TRAIN, "cache_dir=../cache", *(["seed=1"] if job == 2 else [])]
+            arm = lambda s=seed * 3 + job: faults.slowly(s, 0.01)  # noqa: E731
+            jobs[own] = faults.start("train.py", arguments, own, arm)
+        ended = [faults.wait(pid, own / "log.txt") for own, pid in jobs.items()]
+        bad = [each.printed[-2000:] for each in ended if each.code]
+        if bad:
+            return f"lost: {bad[0]}"
+        outcomes = {self._compared(own) for own in list(jobs)[:2]}
+        return next(iter(outcomes - {OUTCOMES[0]}), OUTCOMES[0])
+
+    def signals(self) -> Iterator[Case]:
+        """Send Ctrl-C or SIGTERM at a random moment, sometimes twice."""
+        draw = random.Random(1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for _ in range(25):
+                after, times = draw.uniform(0.02, 3), draw.choice((1, 1, 2))
+                name = f"signal {number} after {after:.2f} s, {times} times"
+                yield name, lambda f, n=number, a=after, t=times: self._signalled(f, n, a, t)
+
+    def _signalled(self, folder: Path, number: int, after: float, times: int) -> str:
+        pid = faults.start("train.py", TRAIN, folder, _usual_signals)
+        for _ in range(times):
+            time.sleep(after)
+            os.kill(pid, number)
+        ended = faults.wait(pid, folder / "log.txt")
+        if ended.crashed:
+            return f"traceback: {ended.printed[-2000:]}"
+        if ended.code not in (0, 128 + number) and after > 0.5:
+            return f"traceback: exit code {ended.code}: {ended.printed[-500:]}"
+        if ended.code > 0 and "Stopped" not in ended.printed:
+            return f"silent: ended with {ended.code} and without a word"
+        return self._finishes(folder)
+
+    def damages(self) -> Iterator[Case]:
+        """Damage every file of a run and of its cache in every way, and use it."""
+        for path in sorted(p for p in self.whole.rglob("*") if p.is_file()):
+            name = path.relative_to(self.whole)
+            if name.parts[0] not in ("run", "cache") or path.suffix == ".lock":
+                continue
+            for kind in faults.DAMAGES:
+                yield f"damage {name} {kind}", lambda f, n=name, k=kind: self._damaged(f, n, k)
+
+    def _damaged(self, folder: Path, name: Path, kind: str) -> str:
+        for part in ("run", "cache"):
+            shutil.copytree(self.whole / part, folder / part)
+        faults.damage(folder / name, kind, self._another(name))
+        if name.parts[0] == "cache":
+            shutil.rmtree(folder / "run")
+            return self._used(folder, "train.py", TRAIN)
+        if name.parts[1] == "model":
+            return self._used(folder, "generate.py", GENERATE)
+        if name.parts[1] in ("checkpoints", "logs", ".hydra") or name.name in ("curve.csv",):
+            shutil.rmtree(folder / "run" / "model")
+            return self._used(folder, "train.py", TRAIN)
+        for script, arguments in (("report.py", ["runs=."]), ("evaluate.py", EVALUATE)):
+            outcome = self._used(folder, script, arguments)
+            if outcome not in OUTCOMES[:2]:
+                return f"{outcome} ({script})"
+        return outcome
+
+    def _another(self, name: Path) -> Path | None:
+        """Find a file of the same kind that is another run's, or another one of this run."""
+        found = [p for p in self.other.rglob(f"*{name.suffix}") if p.is_file()]
+        near = [p for p in found if p.parent.name == name.parent.name or p.name == name.name]
+        return min(near or found, default=None, key=lambda p: p.name != name.name)
+
+    def _used(self, folder: Path, script: str, arguments) -> str:
+        ended = faults.run(script, list(arguments), folder)
+        if ended.crashed or ended.code not in (0, 2):
+            return f"traceback: {ended.printed[-2000:]}"
+        if ended.code == 2:
+            words = ended.printed.strip().splitlines()[-1]
+            return "refused" if words.startswith("error: ") else f"traceback: {words}"
+        if script == "train.py":
+            return self._compared(folder)
+        if script == "generate.py":
+            return self._drawn_alike(folder)
+        return OUTCOMES[0]
+
+    def _drawn_alike(self, folder: Path) -> str:
+        """Compare a picture with the one that the untouched run draws."""
+        if not (self.whole / "drawn").exists():
+            ended = faults.run("generate.py", GENERATE, self.whole)
+            assert ended.code == 0, ended.printed
+        pictures = [_pixels(f / "drawn") for f in (folder, self.whole)]
+        return OUTCOMES[0] if pictures[0] == pictures[1] else "silent: it draws something else"
+
+    def values(self) -> Iterator[Case]:
+        """Set every key of train.py to every wrong kind of value."""
+        return ((f"values {one}", lambda f, o=one: _composed(o)) for one in command_lines())
+
+    def photos(self) -> Iterator[Case]:
+        """Read odd photos."""
+        for number in range(240):
+            yield f"photo {number}", lambda f, n=number: _photo(f, n)
+
+    # -- the order of work --------------------------------------------------------------------
+
+    def go_on(self, seconds: float, only: set[str]) -> None:
+        """Try the next cases for so many seconds."""
+        done, end = {case["name"] for case in self.done()}, time.monotonic() + seconds
+        for name, attempt in self.cases():
+            kind = next(kind for kind in self.kinds if name.startswith(f"{kind} "))
+            if name in done or only and kind not in only:
+                continue
+            if time.monotonic() > end:
+                return
+            folder = self.work / "case"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            outcome = attempt(folder)
+            with open(self.log, "a") as file:
+                file.write(json.dumps({"kind": kind, "name": name, "outcome": outcome}) + "\n")
+            if outcome not in OUTCOMES[:2]:
+                print(f"{name}: {outcome}", flush=True)
+
+    def done(self) -> list[dict[str, str]]:
+        """Read the cases that have been tried."""
+        return [json.loads(line) for line in self.log.open()] if self.log.exists() else []
+
+
+EVALUATE = ("run=run", "evaluation.metrics=[dino]", "evaluation.class_images=0", "cache_dir=cache")
+EVALUATE += ("evaluation.images_per_prompt=1",)
+
+
+def _usual_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _pixels(folder: Path) -> list[bytes]:
+    pictures = sorted((folder / "images").glob("*.png"), key=lambda p: p.name.rsplit("_", 1)[0])
+    return [Image.open(path).tobytes() for path in pictures]
+
+
+# -- command lines ----------------------------------------------------------------------------
+
+WRONG = ("null", "-1", "0", "1.5", "abc", "''", "'  '", "[]", "[0,x]", "{a: 1}", ".nan", ".inf")
+WRONG += ("true", "4294967296", "1e400", "x" * 300, "'/proc/x'", "${oc.env:HOME}", "${nothing}")
+
+
+def command_lines() -> Iterator[str]:
+    """List one override for every key of train.py and every wrong value."""
+    for key in sorted(cli_keys()):
+        for value in WRONG:
+            yield f"{key}={value}"
+
+
+def cli_keys() -> set[str]:
+    """Name every key of conf/train.yaml, and its groups."""
+    from dreambooth.cli.configs import CONF, keys_of
+
+    return {key for key in keys_of("train", [CONF]) if not key.startswith("hydra")}
+
+
+def _composed(override: str) -> str:
+    """Compose a command line and build its values, as train.py does before any work."""
+    from hydra import compose, initialize_config_dir
+
+    from dreambooth.cli.configs import CONF
+
+    try:
+        with warnings.catch_warnings(), initialize_config_dir(str(CONF), version_base="1.3"):
+            warnings.simplefilter("ignore")
+            cfg = compose("train", ["output_dir=out", override])
+            checks.check(cfg)
+            checks.check_packages(cfg)
+            train_spec(cfg)
+    except Exception as error:
+        text = cli.composition_error("train", error, [CONF]) or cli.sentence(error)
+        return f"traceback: {type(error).__name__}: {error}" if text is None else "refused"
+    return OUTCOMES[0]
+
+
+# -- photos -----------------------------------------------------------------------------------
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV", "LAB")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "ICO", "PPM", "EPS")
+
+
+def _photo(folder: Path, number: int) -> str:
+    """Read one odd photo: another mode, size, format, turn or suffix, and damaged or not."""
+    draw = random.Random(number)
+    path = folder / f"photo{draw.choice(SUFFIXES[:8])}"
+    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (3000, 20), (333, 77)))
+    values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image, data = Image.fromarray(values), io.BytesIO()
+    try:
+        exif = Image.Exif()
+        exif[0x0112] = draw.randrange(12)
+        kind = draw.choice(FORMATS)
+        image.convert(draw.choice(MODES)).save(data, kind, exif=exif.tobytes())
+    except Exception:  # a pair of mode and format that does not exist
+        image.save(data, "PNG")
+    path.write_bytes(data.getvalue())
+    if draw.random() < 0.5:
+        faults.damage(path, draw.choice(faults.DAMAGES[:6]))
+    elif draw.random() < 0.1:
+        path.unlink()
+        draw.choice((lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"), path.mkdir))()
+    signal.alarm(20)
+    try:
+        image_hash(path)
+        read = load_photo(path)
+    except UserError as error:
+        return "refused" if str(path) in str(error) else f"traceback: unnamed: {error}"
+    except Exception as error:
+        return f"traceback: {type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+    return OUTCOMES[0] if read.mode == "RGB" else f"silent: mode {read.mode}"
+
+
+# -- the table --------------------------------------------------------------------------------
+
+
+def page(campaign: Campaign, arguments: list[str]) -> str:
+    """Write the results as Markdown."""
+    done = campaign.done()
+    counts = Counter((case["kind"], case["outcome"].partition(":")[0]) for case in done)
+    lines = ["# Reliability: what was attacked, and what became of it", ""]
+    lines += ["```", " ".join(["python benchmarks/campaign.py", *arguments]), "```", ""]
+    lines += [
+        "Each case is a fault in a run of the embedded model on a CPU (2 steps, class images,",
+        f"samples, an export and a score; {campaign.boundaries} write boundaries).",
+        "*As it should be*: the same command then gave the same weights and pictures to the last",
+        "bit. *Refused*: one sentence, exit code 2. *Traceback*, *silent* (another result without",
+        "a word) and *lost* (the command cannot finish the run) are defects.",
+        "",
+        "| fault | cases | " + " | ".join(OUTCOMES) + " |",
+        "|---|" + "---|" * (len(OUTCOMES) + 1),
+    ]
+    for kind in campaign.kinds:
+        numbers = [counts[kind, outcome] for outcome in OUTCOMES]
+        lines.append(f"| {kind} | {sum(numbers)} | " + " | ".join(map(str, numbers)) + " |")
+    bad = [case for case in done if case["outcome"] not in OUTCOMES[:2]]
+    if bad:
+        lines += ["", "Defects:", ""]
+        lines += [f"- {c['name']}: {' '.join(c['outcome'].split())[-300:]}" for c in bad]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--only", default="", help="kinds of faults, with commas")
+    parser.add_argument("--work", type=Path, default=Path("campaign"))
+    parser.add_argument("--out", type=Path, default=OUT)
+    chosen = parser.parse_args()
+    cli.prepare_environment()
+    campaign = Campaign(chosen.work.absolute())
+    campaign.go_on(chosen.seconds, {kind for kind in chosen.only.split(",") if kind})
+    text = page(campaign, sys.argv[1:])
+    print(text)
+    chosen.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Faults to provoke: stop a process at a write boundary, fill its disk, slow it down, damage files.
+
+A boundary is a call that makes bytes or names last: fsync, rename, replace or link. Processes are
+forks of this one, which has imported the program, so that a command starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CALLS = ("fsync", "replace", "rename", "link")
+DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another")
+Act = Callable[[int, str], None]
+
+
+def kill(*_: object) -> None:
+    """End this process as the system does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_disk(*_: object) -> None:
+    """Fail as a write on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def at_boundary(number: int, when: str, action: Act = kill) -> None:
+    """Do `action` in this process `before` or `after` its boundary of that number, from 0."""
+
+    def act(count: int, moment: str) -> None:
+        if (count, moment) == (number, when):
+            action(count, moment)
+
+    on_boundaries(act)
+
+
+def slowly(seed: int, most: float) -> None:
+    """Wait up to `most` seconds before and after every boundary of this process."""
+    draw = random.Random(seed)
+    on_boundaries(lambda *_: time.sleep(draw.uniform(0, most)))
+
+
+def on_boundaries(act: Act) -> None:
+    """Call `act(number, "before" or "after")` at every boundary of this process."""
+    count = -1
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def boundary(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            number = count
+            act(number, "before")
+            result = call(*args, **options)
+            act(number, "after")
+            return result
+
+        return boundary
+
+    for name in CALLS:
+        setattr(os, name, wrapped(getattr(os, name)))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code, negative for a signal, and all that it printed."""
+
+    code: int
+    printed: str
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended with a traceback, or after too long a time."""
+        return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
+
+
+def fork(work: Callable[[], Any], log: Path, seconds: int = 120) -> int:
+    """Start `work` in a process of its own, which prints into `log`; return its id."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 0
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        signal.alarm(seconds)
+        work()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def wait(child: int, log: Path) -> Ended:
+    """Wait for a forked process."""
+    _, status = os.waitpid(child, 0)
+    return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
+
+
+def run(
+    script: str, arguments: Sequence[str], folder: Path, arm: Callable[[], None] | None = None
+) -> Ended:
+    """Run an entry script such as `train.py` in `folder`, after `arm` has prepared its process."""
+    return wait(start(script, arguments, folder, arm), folder / "log.txt")
+
+
+def start(
+    script: str,
+    arguments: Sequence[str],
+    folder: Path,
+    arm: Callable[[], None] | None = None,
+    log: str = "log.txt",
+) -> int:
+    """As `run`, without waiting; return the process's id."""
+
+    def work() -> None:
+        os.chdir(folder)
+        if arm is not None:
+            arm()
+        sys.argv = [str(ROOT / script), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return fork(work, folder / log)
+
+
+def damage(path: Path, kind: str, another: Path | None = None) -> None:
+    """Damage a file in one of the `DAMAGES`: a flipped bit somewhere, less of it, or other bytes.
+
+    Args:
+        another: for `another`, a file of the same kind that belongs to something else.
+    """
+    data = path.read_bytes()
+    places = {"head": min(9, len(data) - 1), "middle": len(data) // 2, "end": len(data) - 1}
+    path.unlink()  # a second name of the same file stays whole
+    if kind in places and data:
+        place = places[kind]
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    elif kind == "cut":
+        path.write_bytes(data[: len(data) * 2 // 3])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "garbage":
+        path.write_bytes(random.Random(len(data)).randbytes(max(64, len(data) // 2)))
+    elif kind == "another" and another is not None:
+        path.write_bytes(another.read_bytes())

@@ -1,0 +1,53 @@
+"""Whatever is damaged in a finished run, a report goes on, and a reader has one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import faults
+import pytest
+
+from dreambooth.errors import UserError
+from dreambooth.study.runs import Run
+from dreambooth.study.scored_runs import read_readable
+from dreambooth.training.checkpoints import verify
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_damage_to_a_runs_records_is_worded(scored, tmp_path):
+    (step,) = (path.relative_to(scored) for path in scored.glob("checkpoints/*/*.ckpt"))
+    records = (
+        "run.json",
+        "metrics.csv",
+        "evaluation/quick/metrics.json",
+        f"{step}.json",
+        str(step),
+    )
+    refused = 0
+    for name in records:
+        for kind in faults.DAMAGES:
+            run = Path(shutil.copytree(scored, tmp_path / "run", dirs_exist_ok=True))
+            faults.damage(run / name, kind, run / "evaluation/quick/scores.csv")
+            runs, unreadable = read_readable(tmp_path)
+            assert len(runs) + len(unreadable) == (name != "run.json" or kind != "deleted")
+            for read in (_words, _base, _checkpoints):
+                try:
+                    read(run)
+                except UserError as error:
+                    refused += 1
+                    assert str(run) in str(error)
+    assert refused > 20
+
+
+def _words(run: Path) -> object:
+    return Run.read(run).words
+
+
+def _base(run: Path) -> object:
+    return Run.read(run).base
+
+
+def _checkpoints(run: Path) -> object:
+    return [verify(path) for path in run.glob("checkpoints/*/*.ckpt")]
