@@ -78,10 +78,7 @@ class Loggers:
 
 
 def make_loggers(spec: TrainSpec, done: int) -> Loggers:
-    """Go on with the run's log from step `done`, and open the viewers that `spec` asks for.
-
-    A viewer that cannot be opened is left out with a warning.
-    """
+    """Go on with the run's log from step `done`, and open the viewers that `spec` asks for."""
     own = RunLog.resumed(spec.folder, done, writes=is_first())
     viewers: list[Viewer] = []
     if is_first() and spec.logger.wandb:

@@ -59,12 +59,12 @@ class RunLog:
             self.write()
 
     def write(self) -> None:
-        """Write the file, unless there is no row.
+        """Write the file, unless there is no row, or the run's folder was removed meanwhile.
 
         Raises:
             UserError: the disk is full.
         """
-        if self.writes and self.rows:
+        if self.writes and self.rows and self.path.parent.is_dir():
             rows = [{"step": step, **self.rows[step]} for step in sorted(self.rows)]
             names = sorted({name for row in rows for name in row} - {"step"})
             write_csv(self.path, rows, ["step", *names])

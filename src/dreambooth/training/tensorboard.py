@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ class TensorBoard:
 
     @classmethod
     def again(cls, folder: Path) -> TensorBoard | None:
-        """Go on with the files of a finished run; None if it has none."""
-        return cls(folder, None) if (folder / FOLDER).is_dir() else None
+        """Go on with the files of a finished run; None if it has none, or TensorBoard is missing."""
+        is_there = (folder / FOLDER).is_dir() and find_spec("tensorboard") is not None
+        return cls(folder, None) if is_there else None
 
     def numbers(self, numbers: Mapping[str, float], step: int) -> None:
         """Write scalars."""
