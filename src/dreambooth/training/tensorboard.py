@@ -37,7 +37,7 @@ class TensorBoard:
 
     @classmethod
     def again(cls, folder: Path) -> TensorBoard | None:
-        """Go on with the files of a finished run; None if it has none, or TensorBoard is missing."""
+        """Go on with the files of a finished run; None without files, or without TensorBoard."""
         is_there = (folder / FOLDER).is_dir() and find_spec("tensorboard") is not None
         return cls(folder, None) if is_there else None
 
