@@ -81,7 +81,7 @@ class SampleSet:
 
     def _before(self, folder: Path) -> list[Image.Image]:
         """Read the samples before training; none if they were not drawn, or drawn otherwise."""
-        items, before = self._items(), folder / step_name(0)
+        items, before = self.items, folder / step_name(0)
         if not ImageStore(before, self.sampling.facts).holds(items):
             return []
         images = []
