@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="per prompt")
     parser.add_argument("--out", type=Path, help="keep the tree and its scores in this folder")
     asked = parser.parse_args()
+    # a shell that starts this in the background has its children ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as scratch:
         out = asked.out or Path(scratch)
         tree = out / "crops"

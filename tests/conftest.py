@@ -21,12 +21,19 @@ with postponed_imports():  # as a command does
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
+        EulerDiscreteScheduler,
         PNDMScheduler,
         SchedulerMixin,
         StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
 
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from spine import Spine
@@ -38,6 +45,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 WORDS = "a an photo of on in the with dog cat toy pattern fabric red blue beach grass snow".split()
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 NOISE |= {"num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": False}
+
+EULER = {k: v for k, v in NOISE.items() if k not in ("set_alpha_to_one",)}
+EULER |= {"timestep_spacing": "leading", "prediction_type": "epsilon"}
 
 
 @pytest.fixture(scope="session")
@@ -58,28 +68,7 @@ def _save(folder: Path, scheduler: SchedulerMixin) -> Path:
     tokenizer = build_tokenizer(WORDS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=tokenizer.model_max_length,
-                projection_dim=32,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        vae = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 2,
-            up_block_types=["UpDecoderBlock2D"] * 2,
-            block_out_channels=[8, 16],
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=16,
-        )
+        text_encoder, vae = CLIPTextModel(_text_config(tokenizer, 32)), _vae()
         unet = UNet2DConditionModel(
             sample_size=8,
             down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
@@ -99,6 +88,71 @@ def _save(folder: Path, scheduler: SchedulerMixin) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 16],
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_model_dir(tmp_path_factory) -> Path:
+    """Two text encoders of different widths, and a denoiser that is told sizes, as SDXL's."""
+    folder, tokenizer = tmp_path_factory.mktemp("tiny_xl"), build_tokenizer(WORDS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoders = [
+            encoder(_text_config(tokenizer, width))
+            for encoder, width in ((CLIPTextModel, 16), (CLIPTextModelWithProjection, 32))
+        ]
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+            up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+            block_out_channels=[32, 64],
+            layers_per_block=1,
+            cross_attention_dim=48,
+            attention_head_dim=[2, 4],
+            norm_num_groups=8,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=32 + 6 * 8,
+        )
+        vae = _vae()
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**EULER),
+        add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder, safe_serialization=True)

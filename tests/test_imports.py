@@ -81,7 +81,7 @@ def ours(path: Path) -> set[str]:
 
 def test_the_package_is_seen():
     assert len(MODULES) > 90 and "files" in ours(MODULES["training.checkpoints"])
-    assert layer_of("training.job") < layer_of("model.lora") < layer_of("diffusion.loss")
+    assert layer_of("training.job") < layer_of("model.peft_layers") < layer_of("diffusion.loss")
 
 
 @pytest.mark.parametrize("module", MODULES)

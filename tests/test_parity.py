@@ -9,6 +9,7 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import replace
 
+import peft
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -28,6 +29,7 @@ from dreambooth.training.module import DreamBooth
 pytestmark = pytest.mark.slow
 
 STEPS, LR = 5, 1e-4
+PEFT = "base_model.model."  # before the names in a PEFT file
 # not 1e-8, at which Adam makes whole steps out of the rounding noise of vanishing gradients (those
 # of key biases are 0 in exact arithmetic), so that two right sums in another order would differ
 EPS = 1e-5
@@ -45,13 +47,14 @@ def experiment(*overrides: str):
 def examples(count: int, prompt: str, seed: int) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = (torch.randn(count, 4, 8, 8, generator=generator) for _ in range(2))
-    return Examples(mean, logvar - 3, (prompt,) * count, tuple(f"{i}.png" for i in range(count)))
+    names = tuple(f"{i}.png" for i in range(count))
+    return Examples(mean, logvar - 3, (prompt,) * count, names, torch.zeros(count, 6, dtype=int))
 
 
-def batches_of(batch_size: int, ppl: bool) -> KeyedBatches:
+def batches_of(batch_size: int, ppl: bool, prompt: str = "a sks dog") -> KeyedBatches:
     prior = examples(7, "a dog", 1) if ppl else None
     return KeyedBatches(
-        examples(3, "a sks dog", 0),
+        examples(3, prompt, 0),
         prior,
         batch_size,
         batch_size,
@@ -71,10 +74,11 @@ class Recorder(pl.Callback):
 
 def make_module(folder, text_encoder, cfg):
     model = StableDiffusion.from_pretrained(str(folder))
-    weights = TrainableWeights(model, seed=0)
-    weights.prepare(Phase("full", text_encoder))
     spec = train_spec(cfg)
-    module = DreamBooth(weights, spec.loss, spec.optimizer, spec.method.phases[0])
+    (phase,) = spec.method.phases
+    weights = TrainableWeights(model, 0, spec.method.adapter, spec.method.token)
+    weights.prepare(phase.parts if text_encoder is None else Phase("full", text_encoder))
+    module = DreamBooth(weights, spec.loss, spec.optimizer, phase)
     module.embed_once(["a sks dog", "a dog"])
     return module
 
@@ -82,7 +86,11 @@ def make_module(folder, text_encoder, cfg):
 def train_ours(folder, batches, text_encoder, *overrides):
     own = (f"max_steps={STEPS}", f"lr={LR}", f"optimizer.eps={EPS}")
     cfg = experiment(*own, *overrides)
-    module, recorder = make_module(folder, text_encoder, cfg), Recorder()
+    return fit(make_module(folder, text_encoder, cfg), batches, cfg)
+
+
+def fit(module, batches, cfg):
+    recorder = Recorder()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=STEPS,
@@ -99,13 +107,14 @@ def train_ours(folder, batches, text_encoder, *overrides):
     return recorder.losses, {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
 
 
-def train_plainly(folder, batches, train_text_encoder, half=False):
+def train_plainly(folder, batches, train_text_encoder, half=False, adapt=None):
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     unet, text, tokenizer = pipe.unet, pipe.text_encoder, pipe.tokenizer
     unet.train()
     text.requires_grad_(train_text_encoder).train(train_text_encoder)
     trained = [*unet.parameters(), *(text.parameters() if train_text_encoder else ())]
+    trained = trained if adapt is None else adapt(pipe)
     optimizer = torch.optim.AdamW(trained, lr=LR, **ADAMW)
     losses = []
     for batch in itertools.islice(batches, STEPS):
@@ -159,6 +168,71 @@ def test_five_steps_equal_diffusers(tiny_model_dir, batch_size, ppl, train_text_
     assert our_weights.keys() == their_weights.keys()
     for name, weight in their_weights.items():
         torch.testing.assert_close(our_weights[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "oft", "boft"])
+def test_five_steps_of_an_adapter_equal_pefts(tiny_model_dir, method):
+    batches = batches_of(2, True)
+    cfg = experiment(f"method={method}", f"max_steps={STEPS}", f"lr={LR}", f"optimizer.eps={EPS}")
+    module = make_module(tiny_model_dir, None, cfg)
+    unet = module.model.unet
+    start = peft.get_peft_model_state_dict(unet, save_embedding_layers=False)
+    start = {name: tensor.clone() for name, tensor in start.items()}
+
+    def adapt(pipe):
+        theirs = peft.get_peft_model(pipe.unet, unet.peft_config["default"])
+        peft.set_peft_model_state_dict(theirs, {PEFT + name: t for name, t in start.items()})
+        return [p for p in theirs.parameters() if p.requires_grad]
+
+    ours, our_weights = fit(module, batches, cfg)
+    theirs, their_weights = train_plainly(tiny_model_dir, batches, False, adapt=adapt)
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-6)
+    moved = [
+        n for n, t in start.items() if not torch.equal(t, their_weights["unet." + named_as(n)])
+    ]
+    assert len(moved) == len(start) and our_weights.keys() == their_weights.keys()
+    for name, weight in their_weights.items():
+        torch.testing.assert_close(our_weights[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_five_steps_of_custom_diffusion_equal_a_plain_loop(tiny_model_dir):
+    """Parameters by their names, and one row of the embeddings, as diffusers' script has them."""
+    batches = batches_of(2, True, "a <dog> dog")
+    own = ("method=custom_diffusion", f"method.token_lr={LR}", f"lr={LR}", f"max_steps={STEPS}")
+    cfg = experiment(*own, f"optimizer.eps={EPS}")
+
+    def adapt(pipe):
+        rare = pipe.tokenizer.encode("sks", add_special_tokens=False)
+        pipe.tokenizer.add_tokens("<dog>")
+        new = pipe.tokenizer.convert_tokens_to_ids("<dog>")
+        pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+        rows = pipe.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        rows.data[new] = rows.data[rare].mean(0)
+        mask = torch.zeros(len(rows), 1)
+        mask[new] = 1
+        rows.register_hook(lambda gradient: gradient * mask)
+        pairs = pipe.unet.named_parameters()
+        return [*(p for n, p in pairs if "attn2.to_k" in n or "attn2.to_v" in n), rows]
+
+    ours, our_weights = train_ours(tiny_model_dir, batches, None, *own)
+    theirs, their_weights = train_plainly(tiny_model_dir, batches, False, adapt=adapt)
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-6)
+    rows = "text.embeddings.token_embedding.weight"
+    before = StableDiffusion.from_pretrained(str(tiny_model_dir)).text_encoder
+    old = before.get_input_embeddings().weight
+    assert torch.equal(our_weights[rows][: len(old)], old)  # the script's decay moves them
+    torch.testing.assert_close(our_weights.pop(rows)[-1], their_weights.pop(rows)[-1])
+    for name, weight in their_weights.items():
+        torch.testing.assert_close(our_weights[name], weight, rtol=0, atol=1e-6, msg=name)
+    assert cfg.method.token_lr == LR
+
+
+def named_as(name: str) -> str:
+    """The name in a module of what PEFT saves as `name`."""
+    own, _, last = name.rpartition(".")
+    if last == "lora_magnitude_vector":
+        return f"{name}.default.weight"
+    return f"{own}.default.{last}" if last == "weight" else f"{name}.default"
 
 
 def test_v_prediction_equals_diffusers(tiny_v_model_dir):

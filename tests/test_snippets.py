@@ -22,7 +22,9 @@ POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
 SHORT = ("model.recommended.textual_inversion.max_steps=2",)
 RUNS = {
     "full": ("method=full", "train_text_encoder=true", "scheduler=euler_a"),
-    "lora": ("method=lora", "train_text_encoder=true", "scheduler=dpmpp_2m", "lr=1e-2"),
+    "dora": ("method=dora", "train_text_encoder=true", "scheduler=dpmpp_2m", "lr=1e-2"),
+    "oft": ("method=oft", "train_text_encoder=true", "lr=1e-1"),
+    "pivotal_tuning": ("method=pivotal_tuning", "method.token_max_steps=1", "lr=1e-2"),
     "textual_inversion": ("method=textual_inversion", "scheduler=pndm", "lr=1e-1"),
     "ti_then_full": ("method=ti_then_full", "scheduler=ddim", *SHORT),
     # the embedded weights are float16 files, and its tokenizer cuts "pattern" into five tokens

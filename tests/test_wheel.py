@@ -77,7 +77,7 @@ def test_the_wheel_holds_the_package_and_its_configuration(installed, tmp_path):
 def test_help_lists_the_commands_and_a_commands_options(installed, tmp_path):
     shown = call(installed, tmp_path, console(installed))
     assert shown.returncode == 0 and "usage: dreambooth COMMAND" in shown.stdout
-    for name in ("train", "generate", "evaluate", "report", "pretrain"):
+    for name in ("train", "generate", "evaluate", "report", "tokens", "pretrain"):
         shown = call(installed, tmp_path, console(installed), name, "--help")
         assert shown.returncode == 0 and "--hydra-help" in shown.stdout, shown.stderr
     assert not list(tmp_path.iterdir())

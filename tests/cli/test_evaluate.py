@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.variants import dino_id
@@ -175,3 +176,28 @@ def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="run.json is damaged .*extra"):
         evaluate(f"run='{run}'", "evaluation=quick")
+
+
+def test_a_base_model_is_scored_with_what_others_made(
+    scored, spine, evaluate, tmp_path, monkeypatch
+):
+    """Beside a run's own scores, and without any run."""
+    save_file({"<x>": torch.ones(32)}, tmp_path / "x.safetensors")
+    added = f"embeddings=['{tmp_path / 'x.safetensors'}']"
+    model = ("model=pocket", f"model.path='{spine.model}'", "model.resolution=16")
+    subject = ("subject=folder", "subject.class_noun=dog", f"subject.photos='{spine.photos}'")
+    few = ("num_inference_steps=1", "evaluation.images_per_prompt=1", "evaluation.metrics=[dino]")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(*model, *subject, *few, added) == 0
+    (place,) = (tmp_path / "outputs/evaluated/pocket/with").iterdir()
+    found = record(place)
+    assert found["references"]["count"] == 3 and found["subject"]["phrase"] == "<x>"
+    (entry,) = found["provenance"]["embeddings"]
+    assert entry["token"] == "<x>" and len(entry["sha256"]) == 64
+    with pytest.raises(UserError, match="scores need the subject's class"):
+        evaluate(*model, *few, added)
+    own = contents(scored / "evaluation/quick")
+    output = f"output_dir='{tmp_path / 'run'}'"
+    assert evaluate(f"run='{scored}'", *few, added, output) == 0
+    assert contents(scored / "evaluation/quick") == own
+    assert record(tmp_path / "run")["provenance"]["embeddings"] == [entry]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dreambooth.cli import films
 from dreambooth.cli.axes import quote_axes
@@ -20,6 +22,7 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.generate import generate
 from dreambooth.cli.show import main as show
 from dreambooth.errors import UserError
+from dreambooth.files import file_hash
 from dreambooth.png_text import read_text
 from dreambooth.study.run_weights import RunWeights
 
@@ -40,8 +43,12 @@ def draws(tmp_path, monkeypatch):
     load = RunWeights.load
     monkeypatch.setattr(RunWeights, "load", lambda self, *a: loaded.append(self) or load(self, *a))
 
-    def call(run: Path, *overrides: str, folder: str = "out") -> dict[str, np.ndarray]:
-        own = [f"run='{run}'", f"output_dir='{tmp_path / folder}'", "num_inference_steps=2"]
+    def call(run: Path | None, *overrides: str, folder: str = "out") -> dict[str, np.ndarray]:
+        own = [
+            "run=null" if run is None else f"run='{run}'",
+            f"output_dir='{tmp_path / folder}'",
+            "num_inference_steps=2",
+        ]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("generate", [*own, *quote_axes(overrides)])
         check_generate(cfg)
@@ -179,7 +186,7 @@ def test_what_cannot_be_drawn_is_one_sentence(draws, lora, scored, tmp_path):
     for overrides, words in refused.items():
         with pytest.raises(UserError, match=words):
             draws(lora, *overrides)
-    with pytest.raises(UserError, match="adapter_weight needs a run with a LoRA"):
+    with pytest.raises(UserError, match="adapter_weight needs a run with an adapter"):
         draws(scored, "adapter_weight=0.5")
     assert not draws.loaded and not (tmp_path / "out").exists()
 
@@ -233,3 +240,80 @@ def test_show_refuses_what_says_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
     assert show([]) == 2 and show(["--help"]) == 0
+
+
+@pytest.fixture(scope="module")
+def made(lora, tmp_path_factory) -> dict[str, Path]:
+    """What others made: the run's own adapter, and an embedding."""
+    folder = tmp_path_factory.mktemp("made")
+    file = folder / "theirs.safetensors"
+    file.write_bytes((lora / "model" / "pytorch_lora_weights.safetensors").read_bytes())
+    save_file({"<x>": torch.ones(32)}, folder / "x.safetensors")
+    return {"adapter": file, "embedding": folder / "x.safetensors"}
+
+
+@pytest.fixture
+def draws_plain(draws, spine):
+    """`draws_plain("adapters=[...]")`: pictures of the base model, with what others made."""
+
+    def call(*overrides: str, folder: str = "plain") -> dict[str, np.ndarray]:
+        own = ["model=pocket", f"model.path='{spine.model}'", "model.resolution=16"]
+        own += ["model.sampling.batch_size=1", "seeds=[0]"]
+        return draws(None, *own, *overrides, folder=folder)
+
+    return call
+
+
+def test_a_base_model_draws_with_what_others_made(draws_plain, draws, lora, made, tmp_path, capsys):
+    """As the run whose adapter it is; embeddings and adapters together, with their weights."""
+    prompt = "prompts=['a sks dog']"
+    own = draws(lora, prompt, "seeds=[0]")
+    added = f"adapters=['{made['adapter']}']"
+    theirs = draws_plain(added, prompt, "guidance_scale=3")
+    assert apart(*own.values(), *theirs.values()) <= 1
+    axis = ("grid.x=adapter_weight=0,1", prompt, "guidance_scale=3")
+    half = f"adapters=['{made['adapter']}:0.5','{made['adapter']}:0.5']"
+    images = draws_plain(half, *axis, folder="scaled")
+    zero, one = (images[row["file"]] for row in rows(tmp_path / "scaled"))
+    plain = draws_plain(prompt, "guidance_scale=3", folder="none")
+    assert apart(one, *theirs.values()) <= 1 and apart(zero, *plain.values()) == 0
+    assert apart(zero, one) > 0
+    both = draws_plain(added, f"embeddings=['{made['embedding']}']", folder="both")
+    capsys.readouterr()
+    path = tmp_path / "both/images" / next(iter(both))
+    record = json.loads(read_text(path)["dreambooth"])
+    assert record["prompt"] == "a <x>" and record["adapters"][0]["name"] == "theirs"
+    assert record["adapters"][0]["sha256"] == file_hash(made["adapter"])
+    assert show([str(path)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("theirs (weight 1)", "x (<x>)", "model=pocket", "adapters=['theirs:1.0']"):
+        assert words in shown
+
+
+def test_a_run_draws_with_what_others_made(draws, lora, made, tmp_path):
+    twice = draws(lora, "adapter_weight=2", "seeds=[0]")
+    once = draws(lora, f"adapters=['{made['adapter']}']", "seeds=[0]", folder="more")
+    assert apart(*twice.values(), *once.values()) <= 1
+
+
+def test_what_a_base_model_cannot_draw_is_one_sentence(draws_plain, draws, lora, made, tmp_path):
+    wide = tmp_path / "wide.safetensors"
+    state = load_file(made["adapter"])
+    save_file({k: torch.zeros(*v.shape[:-1], 48) for k, v in state.items()}, wide)
+    for words, overrides in {
+        r"the prompt 'a \{subject\}' names the subject: give": (),
+        "a base model has no steps": ("step=1", "subject_phrase=dog"),
+        "give adapters=": ("adapter_weight=2", "subject_phrase=dog"),
+        "the weight big of .* is no number": (f"adapters=['{made['adapter']}:big']",),
+        "there is no LoRA at": ("adapters=[typo]", "subject_phrase=dog"),
+        "there is no textual inversion at": ("embeddings=[typo]",),
+        "tensors of .*wide.safetensors fit the model": (f"adapters=['{wide}']", "prompts=[a]"),
+    }.items():
+        with pytest.raises(UserError, match=words):
+            draws_plain(*overrides)
+    with pytest.raises(UserError, match="Say what draws"):
+        draws(None)
+    with pytest.raises(UserError, match="Say what draws"):
+        draws_plain(f"run='{lora}'")
+    with pytest.raises(UserError, match="a run has words of its own"):
+        draws(lora, "subject_phrase=dog")

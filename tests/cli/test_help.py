@@ -98,7 +98,7 @@ def test_values_are_those_of_the_command_line():
         "  seed=7 ",
         "  lr=0.0001 ",
         "  identifier=a$b ",
-        "  method.lora.rank=4 ",
+        "  method.adapter.r=4 ",
         "  model.path=stable-diffusion-v1-5/stable-diffusion-v1-5",
         "  subject_phrase=a$b dog ",
         "method=lora: Low-rank adapters",

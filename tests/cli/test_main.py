@@ -199,8 +199,8 @@ def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
         ("resume=/absent.ckpt", "/absent.ckpt does not exist"),
         (f"prior.images_dir='{spine.photos}' prior.num_class_images=9", "fewer than"),
         (
-            "method=lora method.lora.rank=0",
-            r"method.lora.rank=0 must be a whole number, 1 or greater",
+            "method=lora method.adapter.r=0",
+            r"method.adapter.r=0 must be a whole number, 1 or greater",
         ),
         (f"cache_dir='{spine.photos / '0.png'}'", "0.png.* cannot be used .*another path"),
     ):

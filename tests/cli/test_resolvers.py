@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from dreambooth.cli.resolvers import drawing, finished, slug
+from dreambooth.cli.resolvers import drawing, drawn_in, slug
 from dreambooth.errors import UserError
 
 
@@ -24,11 +24,12 @@ def test_a_drawing_is_named_by_what_was_asked_for():
     assert len(drawing("prompts=" + "x" * 300)) <= 200
 
 
-def test_a_run_has_its_record(tmp_path):
+def test_pictures_lie_in_a_run_that_has_its_record(tmp_path):
     with pytest.raises(UserError, match="is not a finished run"):
-        finished(str(tmp_path))
+        drawn_in(str(tmp_path))
     (tmp_path / "run.json").touch()
-    assert finished(str(tmp_path)) == str(tmp_path)
+    assert drawn_in(str(tmp_path)) == f"{tmp_path}/generated"
+    assert drawn_in(None) == "outputs/generated"
 
 
 def test_they_resolve():

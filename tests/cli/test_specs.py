@@ -21,17 +21,23 @@ from dreambooth.model.trainable import Phase
 ONE_PHASE = "method.phases=[{unet: %s, text_encoder: frozen, lr: 1e-3, max_steps: 2}]"
 # overrides, separated by bars: what the one sentence says
 REFUSED = {
-    "method=lora | method.lora.rank=0": r"method\.lora.*rank",
-    "method=lora | method.lora.dropout=2": r"method\.lora.*dropout",
-    "method=lora | method.lora.targets=[]": r"method\.lora.*targets",
-    "method=lora | +method.lora.rnak=4": r"method\.lora.*rnak",
+    "method=lora | method.adapter.r=0": r"method\.adapter\.r=0 must be a whole number",
+    "method=lora | method.adapter.r=1.5": r"method\.adapter\.r=1.5 must be a whole number",
+    "method=lora | method.adapter.r=abc": r"method\.adapter\.r=abc must be a whole number",
+    "method=lora | method.adapter.lora_dropout=2": r"method\.adapter\.lora_dropout=2",
+    "method=lora | method.adapter.target_modules=[]": r"method\.adapter\.target_modules",
+    "method=lora | +method.adapter.use_dra=true": r"no field use_dra: did you mean.*use_dora",
+    "method=loha | method.adapter._target_=peft.LoHConfig": r"did you mean peft\.LoHaConfig",
+    "method=lora | +method.adapter.use_dora=7": r"method\.adapter\.use_dora=7.*bool",
+    "method=full | loraplus_lr_ratio=16": r"loraplus_lr_ratio=16.*method=lora",
+    "method=lokr | loraplus_lr_ratio=16": r"loraplus_lr_ratio=16.*method=lora",
     "method=textual_inversion | method.token.num_vectors=0": r"method\.token.*vectors",
     "method=textual_inversion | method.token.token='a b'": r"method\.token.*one word",
     "method.phases=[]": r"method\.phases is empty",
     "method.phases=[{unet: full}]": r"method\.phases\[0\] must hold .*max_steps",
-    ONE_PHASE % "half": r"method\.phases\[0\].*unet=half.*frozen, full, lora",
+    ONE_PHASE % "half": r"method\.phases\[0\].*unet=half.*frozen, full, adapter",
     ONE_PHASE % "frozen": r"method\.phases\[0\].*trains nothing",
-    ONE_PHASE % "lora": r"method\.phases\[0\] trains lora.*method\.lora",
+    ONE_PHASE % "adapter": r"method\.phases\[0\] trains adapter.*method\.adapter",
     "method=ti_then_full | model.recommended.textual_inversion.max_steps=0": (
         r"method\.phases\[0\]\.max_steps=0"
     ),
@@ -153,7 +159,7 @@ def test_phases_are_typed(spine, tmp_path):
     assert [p.parts for p in method.phases] == [Phase("frozen", "token"), Phase("full", "full")]
     assert [p.max_steps for p in method.phases] == [7, 3] and method.phases[1].lr == 0.5
     assert [method.steps_before(i) for i in range(3)] == [0, 7, 10]
-    assert method.export == "full" and method.token.token == "<folder>" and method.lora is None
+    assert method.export == "full" and method.token.token == "<folder>" and method.adapter is None
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,17 @@ from dreambooth.errors import UserError
         ("train", "lerning_rate", "There is no key lerning_rate: did you mean lr?"),
         ("train", "num_class_images", "did you mean prior.num_class_images?"),
         ("train", "zzz", "There is no key zzz: --help lists every key."),
-        ("train", "run", "train has no key run: it belongs to generate and evaluate."),
-        ("generate", "model.path", "generate has no key model.path: it belongs to train."),
-        ("generate", "model", "generate has no key model: it belongs to train."),
+        ("train", "run", "run: it belongs to generate, evaluate, extract and merge."),
+        (
+            "generate",
+            "model.path",
+            "needs a choice of model: give model=NAME too; --help lists them.",
+        ),
+        ("generate", "method", "generate has no key method: it belongs to train."),
         ("generate", "learning_rate", "generate has no key learning_rate: lr belongs to train."),
         ("generate", "gidance_scale", "did you mean guidance_scale?"),
         ("generate", "scheduler.nme", "did you mean scheduler.name?"),
-        ("report", "images", "report has no key images: it belongs to evaluate."),
+        ("report", "images", "report has no key images: it belongs to evaluate and tokens."),
         ("evaluate", "trainer", "evaluate has no key trainer: it belongs to train."),
         ("pretrain", "vae.chanels", "did you mean vae.channels?"),
     ],
@@ -56,11 +60,11 @@ def test_a_choice():
     [
         ("train", "+max_step=1", "did you mean max_steps"),
         ("train", "++prior.wieght=2", "did you mean prior.weight"),
-        ("generate", "+model=sd15", "it belongs to train"),
-        ("generate", "+model.path=DIR", "it belongs to train"),
+        ("generate", "+method=lora", "it belongs to train"),
+        ("generate", "+method.name=DIR", "it belongs to train"),
         ("generate", "+lr=1", "it belongs to train"),
-        ("evaluate", "+subject@photos=dog", "There is no key"),
-        ("report", "+scheduler=ddim", "it belongs to train, generate and evaluate"),
+        ("evaluate", "+method@photos=lora", "There is no key"),
+        ("report", "+scheduler=ddim", "it belongs to train, generate, evaluate and tokens"),
     ],
 )
 def test_an_added_key_that_nothing_reads_is_refused(command, override, expected):
@@ -95,10 +99,11 @@ def test_a_users_folders_are_searched(tmp_path):
 
 
 def test_the_groups_of_a_command():
-    assert groups_of("evaluate") == ["evaluation", "scheduler"] and groups_of("pretrain") == []
+    assert groups_of("evaluate") == ["evaluation", "model", "subject", "scheduler"]
+    assert groups_of("pretrain") == []
     assert "experiment" in groups_of("train")
     keys = keys_of("train", [CONF])
-    assert {"lr", "subject", "method.lora.rank", "hydra.run.dir", "subject.identity"} <= keys
+    assert {"lr", "subject", "method.adapter.r", "hydra.run.dir", "subject.identity"} <= keys
     # a preset sets keys of the whole configuration
     assert not any(key.startswith(("experiment.", "trainer.frozen_dtype")) for key in keys)
     assert not any("defaults" in key for key in keys)

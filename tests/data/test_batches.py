@@ -16,7 +16,8 @@ def examples(kind: str, count: int) -> Examples:
     offset = 100 if kind == "prior" else 0
     mean = torch.stack([torch.full((4, 2, 2), float(offset + i)) for i in range(count)])
     names = tuple(f"{kind}{i}" for i in range(count))
-    return Examples(mean, mean - 1000, tuple(f"prompt of {name}" for name in names), names)
+    sizes = torch.arange(count)[:, None].expand(-1, 6) + int(offset)
+    return Examples(mean, mean - 1000, tuple(f"prompt of {name}" for name in names), names, sizes)
 
 
 def batches(instance: int = 3, prior: int | None = 7, size: int = 2, **changed) -> KeyedBatches:

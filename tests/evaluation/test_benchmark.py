@@ -240,6 +240,9 @@ def test_what_cannot_be_read_is_one_sentence(copied, tmp_path):
     noise(copied / "dog" / "a-sks-dog-on-mars" / "0.png", 4)
     assert '"a-sks-dog-on-mars" is none of the 4 prompts of prompts=quick' in refusal(copied)
     shutil.rmtree(copied / "dog" / "a-sks-dog-on-mars")
+    twice = noise(copied / "dog" / "a-red-sks-dog" / "0.jpg", 5)
+    assert "0.jpg and dog/a-red-sks-dog/0.png" in refusal(copied)
+    twice.unlink()
     (copied / "dog2").rename(copied / "dog9")
     assert "unknown subject 'dog9': did you mean 'dog" in refusal(copied)
 
@@ -263,6 +266,17 @@ def test_subjects_with_other_numbers_of_images_share_one_div():
     for each in alike(scores).values():
         assert set(each.summary) == {"div.lpips.pocket.v1.32.within_prompt.2to4", "dino.x"}
         assert set(each.rows[0]) == {"file", "div.lpips.pocket.v1.32.within_prompt.2to4"}
+
+
+def test_one_image_a_prompt_has_no_div(copied, photos, evaluate, tmp_path):
+    for path in copied.rglob("1.png"):
+        path.unlink()
+    command = (f"tree='{copied}'", f"photos.root='{photos}'", "evaluation.encoders=pocket")
+    evaluate(*command, "prompts=quick", "images_per_prompt=1", "published=null")
+    record = json.loads((copied / "scores" / "metrics.json").read_text())
+    assert any(v.startswith("dino.") for v in record["scores"])
+    assert not any(v.startswith("div.") for v in record["scores"])
+    assert "No prompt has two images, so DIV is not scored. (3 of 3 subjects)" in record["notes"]
 
 
 def test_the_gallery_is_the_other_subjects_of_the_class_with_or_without_images(copied, photos):

@@ -170,7 +170,7 @@ def test_scores_are_of_images_in_the_runs_inference_dtype(spine, encoders_dir, e
 
 
 def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
-    method = ("method=lora", "method.lora.dropout=0.2", "max_steps=3")
+    method = ("method=lora", "method.adapter.lora_dropout=0.2", "max_steps=3")
     plain = spine.run(tmp_path / "plain", *method)
     curved = spine.run(
         tmp_path / "curved",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth.model.lora import LoRASettings
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 
@@ -22,9 +22,10 @@ def model(tiny_model_dir) -> StableDiffusion:
 
 
 @pytest.fixture(scope="session")
-def lora() -> LoRASettings:
+def lora() -> AdapterSettings:
     """alpha differs from rank, so that a loader that loses alpha shows."""
-    return LoRASettings(rank=4, alpha=12.0, dropout=0.0, targets=ATTENTION)
+    options = {"r": 4, "lora_alpha": 12.0, "target_modules": [*ATTENTION]}
+    return AdapterSettings("peft.LoraConfig", {**options, "init_lora_weights": "gaussian"})
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def prepared(model) -> Callable[..., TrainableWeights]:
 @pytest.fixture
 def trained_lora(prepared, lora, train) -> TrainableWeights:
     """Adapters in both networks, trained far enough to show."""
-    weights = prepared("lora", "lora", lora=lora)
+    weights = prepared("adapter", "adapter", adapter=lora)
     train(weights, steps=3)
     return weights
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreambooth.model.base_prediction import BasePrediction
-from dreambooth.model.lora import lora_parameters
+from dreambooth.model.interface import adapter_parameters
 from dreambooth.model.trainable import Phase, TrainableWeights
 
 PROMPTS = ("a cat", "a photo of dog")
@@ -14,20 +14,20 @@ PROMPTS = ("a cat", "a photo of dog")
 
 @pytest.mark.parametrize(
     ("unet", "text_encoder"),
-    [("full", "frozen"), ("full", "full"), ("lora", "lora"), ("frozen", "full")],
+    [("full", "frozen"), ("full", "full"), ("adapter", "adapter"), ("frozen", "full")],
 )
 def test_training_changes_the_model_and_not_its_base(
     model, lora, predict, train, inputs, unet, text_encoder
 ):
     before, base = predict(model, PROMPTS).detach(), BasePrediction(model, PROMPTS, torch.float32)
-    weights = TrainableWeights(model, 0, lora=lora)
+    weights = TrainableWeights(model, 0, adapter=lora)
     weights.prepare(Phase(unet, text_encoder))
     base.keep()
     trains = set(weights.parameters())
     train(weights, steps=2)
     after = predict(model, PROMPTS).detach()
     assert (after - before).abs().max() > 1e-4
-    assert torch.equal(base.predict(*inputs, PROMPTS), before)
+    assert torch.equal(base.predict(*inputs, base.embeddings(PROMPTS)), before)
     # asking changes nothing
     assert set(weights.parameters()) == trains
     assert torch.equal(predict(model, PROMPTS), after)
@@ -35,19 +35,21 @@ def test_training_changes_the_model_and_not_its_base(
 
 def test_an_adapter_of_an_earlier_phase_is_not_in_the_copy(model, lora, predict, train, inputs):
     before, base = predict(model, PROMPTS).detach(), BasePrediction(model, PROMPTS, torch.float32)
-    weights = TrainableWeights(model, 0, lora=lora)
-    for unet in ("lora", "full"):
+    weights = TrainableWeights(model, 0, adapter=lora)
+    for unet in ("adapter", "full"):
         weights.prepare(Phase(unet, "frozen"))
         base.keep()
         train(weights)
-        assert torch.equal(base.predict(*inputs, PROMPTS), before)
-    assert any(p.abs().sum() > 0 for n, p in lora_parameters(model.unet) if ".lora_B." in n)
+        assert torch.equal(base.predict(*inputs, base.embeddings(PROMPTS)), before)
+    assert any(
+        p.abs().sum() > 0 for n, p in adapter_parameters(model.unet).items() if ".lora_B." in n
+    )
 
 
 def test_the_copy_has_the_dtype_of_frozen_networks(model, inputs, predict):
     base = BasePrediction(model, PROMPTS, torch.bfloat16)
     TrainableWeights(model, 0).prepare(Phase("full", "frozen"))
     base.keep()
-    got = base.predict(*inputs, PROMPTS)
+    got = base.predict(*inputs, base.embeddings(PROMPTS))
     assert got.dtype == torch.bfloat16 and model.unet.dtype == torch.float32
     torch.testing.assert_close(got.float(), predict(model, PROMPTS), atol=0.05, rtol=0.05)

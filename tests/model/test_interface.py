@@ -59,8 +59,8 @@ def test_a_phase_covers_every_text_encoder_and_any_denoiser():
 
         denoiser, text_encoders = "transformer", ("text_encoder", "text_encoder_2")
 
-    kinds = Phase("lora", "frozen").kinds(Other.__new__(Other))
-    assert kinds == {"transformer": "lora", "text_encoder": "frozen", "text_encoder_2": "frozen"}
+    kinds = Phase("adapter", "frozen").kinds(Other.__new__(Other))
+    assert kinds == {"transformer": "adapter", "text_encoder": "frozen", "text_encoder_2": "frozen"}
 
 
 def test_a_model_must_offer_the_whole_interface():

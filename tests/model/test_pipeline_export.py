@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dreambooth import files as cache
 from dreambooth.errors import UserError
 from dreambooth.model import pipeline_export as export
-from dreambooth.model.lora import merge_lora
+from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 
@@ -81,10 +81,10 @@ def test_trained_weights_give_the_same_prediction_after_a_round_trip(
 def test_adapters_stay_out_until_they_are_merged(
     model, prepared, lora, predict, train, tiny_model_dir, tmp_path
 ):
-    train(prepared("lora", "lora", lora=lora))
+    train(prepared("adapter", "adapter", adapter=lora))
     model.export(tmp_path / "base")
     assert_same(weights(tmp_path / "base"), weights(tiny_model_dir))
-    merge_lora(model)
+    merge_adapters(model)
     model.export(tmp_path / "merged")
     loaded = StableDiffusion.from_pretrained(str(tmp_path / "merged"))
     assert torch.equal(predict(loaded), predict(model))
@@ -94,14 +94,14 @@ def test_adapters_stay_out_until_they_are_merged(
 def test_parts_that_were_frozen_in_bf16_are_exported_exactly(
     model, prepared, lora, tiny_model_dir, tmp_path
 ):
-    prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
+    prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     assert model.unet.dtype == model.vae.dtype == torch.bfloat16
     model.export(tmp_path / "out")
     assert_same(weights(tmp_path / "out"), weights(tiny_model_dir))
 
 
 def test_export_leaves_the_model_as_it_is(model, prepared, lora, predict, train, tmp_path):
-    train(prepared("lora", "frozen", lora=lora))
+    train(prepared("adapter", "frozen", adapter=lora))
     before, names = predict(model), list(model.state_dict())
     model.export(tmp_path / "out")
     assert torch.equal(predict(model), before) and list(model.state_dict()) == names

@@ -196,7 +196,7 @@ def test_new_tokens_are_exported(model, predict, tmp_path):
 
 
 def test_a_token_added_after_a_bf16_phase_is_exact(model, prepared, lora):
-    prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
+    prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     dog = model.tokenizer.convert_tokens_to_ids("dog</w>")
     exact = model.masters["text_encoder"]["embeddings.token_embedding.weight"][dog].clone()
     add_token(model, ONE)
@@ -212,7 +212,7 @@ def test_files_that_are_no_token_of_this_model_are_refused(model, tmp_path):
         ("wide", "width 48 and the model 32"),
         ("two", "holds 2 tensors"),
         ("bad", "not a safetensors file"),
-        ("absent", "absent.safetensors is not"),
+        ("absent", "there is no textual inversion at"),
     ):
         with pytest.raises(UserError, match=message):
             load_token(model, tmp_path / f"{name}.safetensors")

@@ -6,22 +6,26 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.model.chosen import Kind
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TokenSettings, token_ids
 from dreambooth.model.trainable import Phase, TrainableWeights
 
 TOKEN = TokenSettings("<new>", "dog", 2)
+KEY_AND_VALUE = ("*.attn2.to_k.weight", "*.attn2.to_v.weight")  # Custom Diffusion's
 PHASES = [
     ("full", "frozen"),
     ("frozen", "full"),
     ("full", "full"),
-    ("lora", "frozen"),
-    ("frozen", "lora"),
-    ("lora", "lora"),
-    ("full", "lora"),
+    ("adapter", "frozen"),
+    ("frozen", "adapter"),
+    ("adapter", "adapter"),
+    ("full", "adapter"),
     ("frozen", "token"),
     ("full", "token"),
-    ("lora", "token"),
+    ("adapter", "token"),
+    (KEY_AND_VALUE, "token"),
+    ("frozen", ("*.self_attn.q_proj.bias",)),
 ]
 MATRIX = "text_encoder.embeddings.token_embedding.weight"
 
@@ -30,11 +34,14 @@ def snapshot(model: StableDiffusion) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def declared(names: list[str], part: str, kind: str) -> set[str]:
+def declared(names: list[str], part: str, kind: Kind) -> set[str]:
     """Names of `part` that a phase of `kind` says it trains, from the names alone."""
     own = {name for name in names if name.startswith(f"{part}.")}
     adapters = {name for name in own if ".lora_" in name}
-    return {"frozen": set(), "full": own - adapters, "lora": adapters, "token": {MATRIX}}[kind]
+    if isinstance(kind, tuple):
+        endings = tuple(pattern.removeprefix("*") for pattern in kind)
+        return {name for name in own if name.endswith(endings)}
+    return {"frozen": set(), "full": own - adapters, "adapter": adapters, "token": {MATRIX}}[kind]
 
 
 @pytest.mark.slow
@@ -42,7 +49,7 @@ def declared(names: list[str], part: str, kind: str) -> set[str]:
 def test_one_step_changes_exactly_what_is_declared(
     model, prepared, lora, train, unet, text_encoder
 ):
-    weights = prepared(unet, text_encoder, lora=lora, token=TOKEN)
+    weights = prepared(unet, text_encoder, adapter=lora, token=TOKEN)
     before = snapshot(model)
     train(weights, steps=2)  # B first, then A
     after = snapshot(model)
@@ -58,7 +65,7 @@ def test_one_step_changes_exactly_what_is_declared(
 @pytest.mark.parametrize(("unet", "text_encoder"), PHASES)
 def test_modes_follow_the_phase(model, prepared, lora, unet, text_encoder):
     model.train()
-    prepared(unet, text_encoder, lora=lora, token=TOKEN)
+    prepared(unet, text_encoder, adapter=lora, token=TOKEN)
     assert not model.vae.training
     assert model.unet.training == (unet != "frozen")
     assert model.text_encoder.training == (text_encoder != "frozen")
@@ -72,6 +79,8 @@ def test_modes_follow_the_phase(model, prepared, lora, unet, text_encoder):
         ("token", "frozen", "unet=token"),
         ("full", "ful", "text_encoder=ful"),
         (True, "frozen", "unet=True"),
+        ([], "frozen", "unet=\\[\\]"),
+        ([4], "full", "unet=\\[4\\]"),
     ],
 )
 def test_nonsense_is_refused(unet, text_encoder, message):
@@ -81,16 +90,22 @@ def test_nonsense_is_refused(unet, text_encoder, message):
 
 @pytest.mark.parametrize(
     ("phase", "needed"),
-    [(("lora", "frozen"), "method.lora"), (("frozen", "token"), "method.token")],
+    [(("adapter", "frozen"), "method.adapter"), (("frozen", "token"), "method.token")],
 )
 def test_missing_settings_are_refused(prepared, phase, needed):
     with pytest.raises(UserError, match=f"needs {needed}"):
         prepared(*phase)
 
 
+def test_a_pattern_that_matches_nothing_is_refused(model):
+    Phase(KEY_AND_VALUE, "frozen").check(model, None)
+    with pytest.raises(UserError, match=r"pattern \*.attn3.\* .*matches no parameter of the unet"):
+        Phase((*KEY_AND_VALUE, "*.attn3.*"), "frozen").check(model, None)
+
+
 def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, prepared, lora):
     before = snapshot(model)
-    weights = prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
+    weights = prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     dtypes = {name: p.dtype for name, p in model.named_parameters()}
     for name, dtype in dtypes.items():
         assert dtype == (torch.float32 if ".lora_" in name else torch.bfloat16), name
@@ -102,7 +117,7 @@ def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, prepared, lora):
 
 
 def test_a_bf16_base_trains_its_float32_adapters(model, prepared, lora, train):
-    weights = prepared("lora", "frozen", lora=lora, frozen_dtype=torch.bfloat16)
+    weights = prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     before = snapshot(model)
     train(weights, steps=2)
     after = snapshot(model)
@@ -115,7 +130,7 @@ def test_a_bf16_base_trains_its_float32_adapters(model, prepared, lora, train):
 def test_state_round_trip_gives_the_same_prediction(
     model, prepared, tiny_model_dir, lora, predict, train, unet, text_encoder
 ):
-    weights = prepared(unet, text_encoder, lora=lora, token=TOKEN)
+    weights = prepared(unet, text_encoder, adapter=lora, token=TOKEN)
     train(weights, steps=2)
     state = {name: tensor.clone() for name, tensor in weights.state().items()}
     fresh = StableDiffusion.from_pretrained(str(tiny_model_dir))
@@ -133,7 +148,7 @@ def test_state_of_a_token_phase_is_its_rows(prepared):
 
 
 def test_a_refused_state_changes_nothing(model, prepared, lora, predict):
-    weights = prepared("lora", "frozen", lora=lora)
+    weights = prepared("adapter", "frozen", adapter=lora)
     state = {name: tensor + 1 for name, tensor in weights.state().items()}
     before = predict(model)
     first, last = sorted(state)[0], sorted(state)[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,15 +11,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
 from dreambooth.study.estimates import Earlier, Rates, estimate
 from dreambooth.study.plan import Work
 from dreambooth.study.sizes import (
+    PARAMETERS,
     PER_RANK,
-    SD1,
     disk_of,
     disk_of_runs,
     memory_of_parameters,
@@ -134,6 +135,7 @@ def test_a_model_without_earlier_runs_is_estimated_by_its_size():
 
 
 STUDY = ("model=sd15", "photos.root=x", "max_steps=1000", "evaluation=paper", "samples.seeds=[0]")
+STUDY += ("evaluation.metrics=[dino,clip_i,clip_t,pres,div]",)  # the five of the published studies
 
 
 def study(*more: str) -> float:
@@ -155,23 +157,52 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
     assert study(*half, "export.kind=none") == pytest.approx(pictures)
 
 
-def test_the_counted_parameters_are_those_of_the_architecture():
-    """Stable Diffusion 1.5's U-Net and text encoder, with no memory for their weights."""
+CLIP_L = CLIPTextConfig(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+)
+CLIP_G = CLIPTextConfig(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    projection_dim=1280,
+)
+XL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "encoders"),
+    [
+        ("sd15", {"cross_attention_dim": 768}, [(CLIPTextModel, CLIP_L)]),
+        ("sdxl", XL, [(CLIPTextModel, CLIP_L), (CLIPTextModelWithProjection, CLIP_G)]),
+    ],
+)
+def test_the_counted_parameters_are_those_of_the_architecture(name, unet, encoders):
+    """U-Net and text encoders of the public configurations, with no memory for their weights."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-            )
-        )
-    for network, name in ((unet, "unet"), (text, "text_encoder")):
-        assert sum(p.numel() for p in network.parameters()) == SD1[name]
-        ends = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+        networks = [
+            ("unet", UNet2DConditionModel(**unet)),
+            *(("text_encoder", kind(config)) for kind, config in encoders),
+        ]
+    parameters, per_rank = Counter(), Counter()
+    ends = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+    for part, network in networks:
+        parameters[part] += sum(p.numel() for p in network.parameters())
         layers = [m for n, m in network.named_modules() if n.endswith(ends)]
-        assert sum(sum(m.weight.shape) for m in layers) == PER_RANK["sd15"][name]
+        per_rank[part] += sum(sum(m.weight.shape) for m in layers)
+    assert parameters == {part: PARAMETERS[name][part] for part in parameters}
+    assert per_rank == PER_RANK[name]
 
 
 def test_the_disk_of_a_local_model_is_read_from_its_files():

@@ -129,10 +129,10 @@ def composed(root: Path, name: str, *overrides: str) -> None:
         (
             (
                 "method=lora max_steps=9",
-                "method=lora method.lora.rank=8 max_steps=9",
+                "method=lora method.adapter.r=8 max_steps=9",
                 "max_steps=9",
             ),
-            ["method.name", "lr", "method.lora.rank"],
+            ["method.name", "lr", "method.adapter.r"],
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
+from peft.optimizers import create_loraplus_optimizer
 from transformers import CLIPTextModel
 from transformers.models.clip.modeling_clip import CLIPMLP
 
@@ -18,6 +19,7 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
@@ -28,12 +30,13 @@ from spine import Spine, checkpoint
 FULL = Phase("full", "frozen")
 
 
-def make_module(folder, parts=FULL, loss=None, max_steps=10, **changed) -> DreamBooth:
+def make_module(folder, parts=FULL, loss=None, max_steps=10, adapter=None, **changed) -> DreamBooth:
     """A module on a fresh tiny model; the text encoder's prompts embedded."""
     model = StableDiffusion.from_pretrained(str(folder))
-    weights = TrainableWeights(model, seed=0)
+    weights = TrainableWeights(model, 0, adapter)
     weights.prepare(parts)
     base = {"factory": torch.optim.AdamW, "text_encoder_lr": None, "max_grad_norm": 1.0}
+    base |= {"text_encoder_stop_step": None, "loraplus_lr_ratio": None}
     base |= {"lr_schedule": "constant", "lr_warmup_steps": 0, "accumulate": 1, "ema_decay": None}
     optimization = OptimizerSpec(**{**base, **changed})
     phase = PhaseSpec(parts, 1e-3, max_steps)
@@ -222,11 +225,44 @@ def test_the_text_encoder_has_its_own_learning_rate(tiny_model_dir):
     assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
 
 
+def test_lora_plus_gives_b_and_norms_pefts_own_rates(tiny_model_dir):
+    options = {"r": 2, "use_dora": True, "target_modules": ["to_q", "q_proj"]}
+    adapter, both = AdapterSettings("peft.LoraConfig", options), Phase("adapter", "adapter")
+    changed = {"adapter": adapter, "loraplus_lr_ratio": 16.0, "text_encoder_lr": 1e-5}
+    module = make_module(tiny_model_dir, both, **changed)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    ours = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert {decay for _, decay in ours.values()} == {1e-2}  # of the config, for all
+    for network, rate in ((module.model.unet, 1e-3), (module.model.text_encoder, 1e-5)):
+        make = create_loraplus_optimizer
+        theirs = make(network, torch.optim.AdamW, lr=rate, loraplus_lr_ratio=16.0).param_groups
+        for group in theirs:
+            for parameter in group["params"]:
+                assert ours.pop(id(parameter))[0] == pytest.approx(group["lr"])
+    assert not ours
+
+
+def test_a_text_encoder_stops_and_the_unet_goes_on(spine, tmp_path):
+    more = ("train_text_encoder=true", "text_encoder_stop_step=1", "ppl=false")
+    out = spine.run(tmp_path, *more, "checkpoint.every_n_steps=1", "max_steps=3")
+    files = [out / f"checkpoints/phase-0/step-00000{n}.ckpt" for n in (2, 3)]
+    second, last = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    base = StableDiffusion.from_pretrained(str(spine.model)).state_dict()
+    names = [n for n in last if n.endswith("weight")]
+    text = [n for n in names if n.startswith("text_encoder.")]
+    assert all(torch.equal(last[n], second[n]) for n in text)
+    assert any(not torch.equal(last[n], base[n]) for n in text)
+    assert all(not torch.equal(last[n], second[n]) for n in {*names} - {*text})
+
+
 @pytest.mark.slow
 def test_a_tokens_learning_rate_is_its_phases_own(spine, tmp_path):
     out = spine.run(tmp_path, "method=textual_inversion", "max_steps=1", "text_encoder_lr=1e-6")
     groups = checkpoint(out)["optimizer_states"][0]["param_groups"]
     assert [g["lr"] for g in groups] == [1e-3]
+    more = ("method=custom_diffusion", "max_steps=1", "method.token_lr=0.5", "ppl=false")
+    groups = checkpoint(spine.run(tmp_path / "cd", *more))["optimizer_states"][0]["param_groups"]
+    assert [g["lr"] for g in groups] == [1e-3, 0.5]
 
 
 @pytest.mark.parametrize(

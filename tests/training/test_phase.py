@@ -15,6 +15,7 @@ from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
 pytestmark = pytest.mark.slow
 
+TWO_PHASES = ("ti_then_full", "pivotal_tuning")
 PREDICTION = ("prior.kind=prediction",)
 METHODS = {
     "full": (
@@ -24,7 +25,22 @@ METHODS = {
         "prior.weight_schedule=linear",
     ),
     "8bit": ("optimizer=adamw_8bit", "ppl=false"),
-    "lora": ("method=lora", "train_text_encoder=true", "method.lora.dropout=0.2", *PREDICTION),
+    "lora": (
+        "method=lora",
+        "train_text_encoder=true",
+        "method.adapter.lora_dropout=0.2",
+        "text_encoder_stop_step=3",
+        "loraplus_lr_ratio=4",
+        *PREDICTION,
+    ),
+    "lokr": ("method=lokr", "train_text_encoder=true", "ema_decay=0.9"),
+    "oft": ("method=oft", "ppl=false"),
+    "custom_diffusion": ("method=custom_diffusion",),
+    "pivotal_tuning": (
+        "method=pivotal_tuning",
+        "method.token_max_steps=2",
+        "method.continue_token=true",
+    ),
     "average": ("ema_decay=0.9999", "accumulate=2"),
     "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
     "ti_then_full": ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2"),
@@ -35,7 +51,7 @@ METHODS = {
 def test_interrupted_after_two_steps_equals_four_in_one_go(spine, tmp_path, method):
     schedule = ("lr_schedule=cosine", "lr_warmup_steps=1", "max_steps=4", *METHODS[method])
     whole = spine.run(tmp_path / "whole", *schedule, "checkpoint.every_n_steps=2")
-    phase, parts = int(method == "ti_then_full"), tmp_path / "parts"
+    phase, parts = int(method in TWO_PHASES), tmp_path / "parts"
     copy_checkpoint(whole, parts, f"checkpoints/phase-{phase}/step-000002.ckpt")
     if phase:
         copy_checkpoint(whole, parts, "checkpoints/phase-0/step-000002.ckpt")

@@ -44,7 +44,10 @@ def test_a_bad_photo_is_found_before_class_images_are_drawn(spine, tmp_path):
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (("method=lora", "method.lora.targets=[to_q,foo]"), "foo names no layer of the model"),
+        (
+            ("method=lora", "method.adapter.target_modules=[to_q,foo]"),
+            "foo names no layer of the model",
+        ),
         (("method=textual_inversion", "method.token.token=dog"), "method.token.token"),
     ],
 )

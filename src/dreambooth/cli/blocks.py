@@ -11,8 +11,8 @@ import torch
 from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.data.templates import templates
 from dreambooth.errors import UserError
-from dreambooth.model.lora import LoRASettings
-from dreambooth.model.settings import build
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.settings import build, require_number
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.spec import Sampling
@@ -65,19 +65,20 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
 
 
 def method_spec(method: Mapping[str, Any]) -> MethodSpec:
-    """Build the phases with their adapters and token.
+    """Build the phases with their adapter and token.
 
     Raises:
         UserError: a phase that trains nothing or an unknown part, or settings that it lacks.
     """
-    lora, token = method["lora"], method["token"]
+    if "adapter" not in method:
+        raise UserError("the method was written by an earlier version: train the run again.")
+    adapter, token = method["adapter"], method["token"]
     if not method["phases"]:
         raise UserError("method.phases is empty: a method trains in one phase or more.")
     phases = [_phase(f"method.phases[{i}]", phase) for i, phase in enumerate(method["phases"])]
     for number, phase in enumerate(phases):
-        parts = (phase.parts.unet, phase.parts.text_encoder)
-        for kind, settings in (("lora", lora), ("token", token)):
-            if kind in parts and settings is None:
+        for kind, settings in (("adapter", adapter), ("token", token)):
+            if kind in phase.parts.parts and settings is None:
                 raise UserError(
                     f"method.phases[{number}] trains {kind}, and method.{kind} has no settings: "
                     f"choose a method that has them, or set method.{kind}."
@@ -85,24 +86,28 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
     own = {key: value for key, value in (token or {}).items() if key != "templates"}
     return MethodSpec(
         tuple(phases),
-        None if lora is None else build(LoRASettings, "method.lora", lora),
+        None if adapter is None else AdapterSettings.of_block(adapter),
         None if token is None else build(TokenSettings, "method.token", own),
         () if token is None else templates(token["templates"]),
     )
 
 
 def _phase(key: str, phase: Mapping[str, Any]) -> PhaseSpec:
-    if set(phase) != {"unet", "text_encoder", "lr", "max_steps"}:
-        raise UserError(f"{key} must hold unet, text_encoder, lr and max_steps, and nothing else.")
+    if {*phase} - {"token_lr"} != {"unet", "text_encoder", "lr", "max_steps"}:
+        raise UserError(
+            f"{key} must hold unet, text_encoder, lr and max_steps, may hold token_lr, and nothing "
+            "else."
+        )
     parts = named(key, Phase, phase["unet"], phase["text_encoder"])
-    lr, steps = phase["lr"], phase["max_steps"]
-    if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
-        raise UserError(f"{key}.lr={lr} is not usable: it must be a number greater than 0.")
+    lr, steps, token_lr = phase["lr"], phase["max_steps"], phase.get("token_lr")
+    require_number(f"{key}.lr", lr, lambda x: 0 < x < float("inf"), "greater than 0")
+    if token_lr is not None:
+        require_number(f"{key}.token_lr", token_lr, lambda x: 0 < x < float("inf"), "above 0")
     if not isinstance(steps, int) or steps < 1:
         raise UserError(
             f"{key}.max_steps={steps} is not usable: it must be a whole number, 1 or greater."
         )
-    return PhaseSpec(parts, lr, steps)
+    return PhaseSpec(parts, lr, steps, token_lr)
 
 
 def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
@@ -117,12 +122,27 @@ def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
     return OptimizerSpec(
         optimizer_factory(config["optimizer"], config["lr"], config["trainer"]["precision"]),
         config["text_encoder_lr"],
+        config["text_encoder_stop_step"],
+        _loraplus_ratio(config),
         schedule,
         warmup,
         config["max_grad_norm"],
         config["accumulate"],
         config["ema_decay"],
     )
+
+
+def _loraplus_ratio(config: Mapping[str, Any]) -> float | None:
+    """Return the ratio of LoRA+; refuse one for a method without matrices A and B."""
+    ratio, adapter = config["loraplus_lr_ratio"], config["method"]["adapter"]
+    if ratio is None:
+        return None
+    if adapter is None or AdapterSettings.of_block(adapter).kind != "LORA":
+        raise UserError(
+            f"loraplus_lr_ratio={ratio} needs the matrices A and B of a LoRA: set it to null, or "
+            "use method=lora or method=dora."
+        )
+    return ratio
 
 
 def _check_one_rate(config: Mapping[str, Any]) -> None:
@@ -184,9 +204,9 @@ def _check_sharding(config: Mapping[str, Any]) -> None:
     if not isinstance(strategy, Mapping) or not strategy["_target_"].endswith("sharding.Sharded"):
         return
     phases = config["method"]["phases"]
-    kinds = {phase[part] for phase in phases for part in ("unet", "text_encoder")}
+    kinds = [phase[part] for phase in phases for part in ("unet", "text_encoder")]
     for key, is_refused in (
-        ("method", len(phases) > 1 or not kinds <= {"full", "frozen"}),
+        ("method", len(phases) > 1 or any(kind not in ("full", "frozen") for kind in kinds)),
         ("ema_decay", config["ema_decay"] is not None),
         ("compile", config["compile"]),
     ):

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from dreambooth.cli.axes import PLACES, Axis, label, parse_axes
 from dreambooth.cli.blocks import method_spec
 from dreambooth.cli.configs import CONF, files_of
+from dreambooth.cli.sources import NO_SUBJECT, additions_of, source_of, weights_of
 from dreambooth.cli.suggest import no_choice
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 from dreambooth.sampling.spec import Sampling
+from dreambooth.study.base_model import PlainModel, PlainWeights
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.study.runs import Run
 
@@ -26,9 +28,9 @@ OVERRIDES = ("num_inference_steps", "guidance_scale", "batch_size")
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One picture of a grid: whose weights draw it, how, and what."""
+    """One picture of a grid: whose weights draw it, how, and what; `run` None is a base model."""
 
-    run: Path
+    run: Path | None
     step: int | None
     adapter_weight: float
     sampling: Sampling
@@ -37,8 +39,8 @@ class Cell:
     seed: int
 
 
-def sampling_of(cfg: DictConfig, run: Run) -> Sampling:
-    """Return a finished run's sampler and settings, but for what the command sets.
+def sampling_of(cfg: DictConfig, run: Run | PlainModel) -> Sampling:
+    """Return a run's or a base model's sampler and settings, but for what the command sets.
 
     Raises:
         UserError: a sampler that cannot be made.
@@ -83,10 +85,10 @@ class Cells:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.templates, self.seeds = templates_of(cfg), list(cfg.seeds)
-        self.axes = self._axes()
-        self.runs: dict[str, Run] = {}
+        self.axes, self.additions = self._axes(), additions_of(cfg)
+        self.runs: dict[str, Run | PlainModel] = {}
         for folder in self.values("run"):
-            self.runs[str(folder)] = Run.read(str(folder))
+            self.runs[str(folder)] = source_of(cfg, folder, self.additions)
         self.check()
 
     def _axes(self) -> dict[str, Axis]:
@@ -131,18 +133,32 @@ class Cells:
                 for steps in self.values("num_inference_steps"):
                     self._sampling(own, {"scheduler": scheduler, "num_inference_steps": steps})
             for step in self.values("step"):
-                self.weights(name, step).check()
+                weights = self.weights(name, step)
+                if isinstance(weights, RunWeights):
+                    weights.check()
             if any(weight != 1 for weight in self.values("adapter_weight")):
-                if run.record["export"] != "lora":
-                    raise UserError(
-                        f"adapter_weight needs a run with a LoRA, and {run.folder} exported "
-                        f"{run.record['export']}: train one with method=lora."
-                    )
+                self._check_scalable(run)
 
-    def weights(self, run: str, step: int | None) -> RunWeights:
-        """The weights of a run at a step."""
-        found = self.runs[run]
-        return RunWeights(found, method_spec(found.config["method"]), step)
+    def _check_scalable(self, run: Run | PlainModel) -> None:
+        """Refuse an adapter_weight other than 1 where it would change nothing."""
+        if isinstance(run, Run):
+            adapter = method_spec(run.config["method"]).adapter
+            if run.record["export"] not in ("lora", "adapter") or adapter is None:
+                raise UserError(
+                    f"adapter_weight needs a run with an adapter, and {run.folder} exported "
+                    f"{run.record['export']}: train one with method=lora."
+                )
+            if not adapter.is_scalable:
+                raise UserError(
+                    f"adapter_weight must be 1 for {run.folder}: the update of a "
+                    f"{run.config['method']['name']} adapter is no sum that can be scaled."
+                )
+        elif not self.additions.adapters:
+            raise UserError("adapter_weight needs an adapter: give adapters=[FILE] too.")
+
+    def weights(self, run: str, step: int | None) -> RunWeights | PlainWeights:
+        """The weights of a run at a step, or of the base model."""
+        return weights_of(self.runs[run], self.additions, step)
 
     def labels(self, place: str) -> list[str]:
         """Write the values of an axis; a prompt is filled if all runs have the same words."""
@@ -159,8 +175,7 @@ class Cells:
 
     def _cell(self, place: dict[str, int]) -> Cell:
         chosen = {a.name: a.values[place[p]] for p, a in self.axes.items()}
-        name = str(chosen.get("run", self.values("run")[0]))
-        run = self.runs[name]
+        run = self.runs[str(chosen.get("run", self.values("run")[0]))]
 
         def value(key: str) -> Any:
             return chosen.get(key, self.values(key)[0])
@@ -209,6 +224,10 @@ def filled(template: str, words: SubjectWords, subject: str) -> str:
     """Fill a prompt's `{subject}` and `{class_noun}`.
 
     Raises:
-        UserError: other braces.
+        UserError: other braces, or a field where the subject has no words.
     """
+    if not subject:
+        if "{" in template:
+            raise UserError(f"the prompt {template!r} names the subject: {NO_SUBJECT}.")
+        return template
     return fill(template.replace("{class_noun}", words.class_noun), None, subject)

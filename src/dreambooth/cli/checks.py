@@ -64,6 +64,11 @@ WHOLE = (
 )
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "text_encoder_stop_step": (
+        "null or a whole number greater than 0",
+        lambda v: is_whole(v) and v > 0,
+    ),
+    "loraplus_lr_ratio": ("null or a number, 1 or greater", lambda v: v >= 1),
     "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
     "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
     "checkpoint.patience": (
@@ -122,7 +127,7 @@ CHOICES = {
     ),
 }
 
-
+DEVICE = ("one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
 DRAWING = {  # of generate.py
     "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
     "adapter_weight": ("a finite number", lambda v: is_number(v)),
@@ -135,6 +140,7 @@ DRAWING = {  # of generate.py
     "morph.keyframes": COUNT,
     "morph.seconds": ("a number greater than 0", lambda v: is_number(v) and v > 0),
     "morph.fps": ("a number greater than 0", lambda v: is_number(v) and v > 0),
+    "subject_phrase": ("null or a text in quotes", lambda v: v is None or isinstance(v, str) and v),
     "morph.size": (
         "null or an even number greater than 0",
         lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
@@ -227,6 +233,7 @@ def check_generate(cfg: DictConfig) -> None:
     kinds = "a list of gif and mp4, such as 'morph.formats=[gif]'"
     _hold(cfg, "morph.formats", kinds, lambda v: bool(v) and {*v} <= {"gif", "mp4"})
     parse_axes(cfg.grid)
+    _check_added_files(cfg)
     _check_drawing(cfg)
 
 
@@ -237,9 +244,58 @@ def check_evaluate(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    _hold(cfg, "subject_phrase", *DRAWING["subject_phrase"])
+    _check_added_files(cfg)
     for key, (kind, holds) in BENCHMARK.items():
         _hold(cfg, key, kind, holds)
     _check_drawing(cfg)
+
+
+def check_extract(cfg: DictConfig) -> None:
+    """`check` for `dreambooth extract`.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _hold(cfg, "rank", "a whole number greater than 0", lambda v: is_whole(v, 1))
+    _hold(cfg, "device", *DEVICE)
+
+
+def check_merge(cfg: DictConfig) -> None:
+    """`check` for `dreambooth merge`.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _check_added_files(cfg)
+    _hold(cfg, "adapter_weight", *DRAWING["adapter_weight"])
+
+
+def check_tokens(cfg: DictConfig) -> None:
+    """`check` for `dreambooth tokens`; null takes the model's own value.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    _hold(cfg, "class_noun", "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip()))
+    if cfg.candidates is not None:
+        _hold_list(cfg, "candidates", "[sks,zwx]", lambda v: isinstance(v, str) and bool(v.strip()))
+    for key in ("screened", "drawn"):
+        _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
+    _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))
+    _hold(cfg, "seed", "a whole number, 0 or greater", lambda v: is_whole(v, 0))
+    _check_drawing(cfg)
+
+
+def _check_added_files(cfg: DictConfig) -> None:
+    for key in ("adapters", "embeddings"):
+        kind = f"a list of files or folders, such as '{key}=[FILE]'"
+        _hold(
+            cfg,
+            key,
+            kind,
+            lambda v: isinstance(v, ListConfig) and all(isinstance(f, str) and f for f in v),
+        )
 
 
 def _check_drawing(cfg: DictConfig) -> None:
@@ -247,7 +303,7 @@ def _check_drawing(cfg: DictConfig) -> None:
         _hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"
     _hold(cfg, "guidance_scale", kind, lambda v: v is None or is_number(v) and v >= 0)
-    _hold(cfg, "device", "one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
+    _hold(cfg, "device", *DEVICE)
 
 
 def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:

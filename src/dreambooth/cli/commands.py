@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate, check_packages
+from dreambooth.cli.checks import (
+    check,
+    check_evaluate,
+    check_extract,
+    check_generate,
+    check_merge,
+    check_packages,
+    check_tokens,
+)
 from dreambooth.cli.objective import check_objective, objective_of
 from dreambooth.cli.room import refuse_full_disk
 from dreambooth.cli.startup import postponed_imports
@@ -124,6 +132,34 @@ def evaluate(cfg: DictConfig) -> int:
     if not code and cfg.run is not None:
         show_page(Path(cfg.run))
     return code
+
+
+def extract(cfg: DictConfig) -> int:
+    """Make a LoRA from a full fine-tune; return the exit code."""
+    check_extract(cfg)
+    with postponed_imports():
+        from dreambooth.cli import extract as command
+
+    return command.extract(cfg)
+
+
+def merge(cfg: DictConfig) -> int:
+    """Merge adapters into full weights; return the exit code."""
+    check_merge(cfg)
+    with postponed_imports():
+        from dreambooth.cli import merge as command
+
+    return command.merge(cfg)
+
+
+def tokens(cfg: DictConfig) -> int:
+    """Rank words as identifiers by how little the base model knows of them; return the code."""
+    check_tokens(cfg)
+    with postponed_imports():
+        from dreambooth.cli import tokens as command
+
+    keep_heap()
+    return command.tokens(cfg)
 
 
 def report(cfg: DictConfig) -> int:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 PACKAGE = Path(__file__).resolve().parents[1]
 # a wheel holds conf/ inside the package, a checkout at its top level
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
-COMMANDS = ("train", "generate", "evaluate", "report", "pretrain")
+COMMANDS = ("train", "generate", "evaluate", "report", "extract", "merge", "tokens", "pretrain")
 
 
 def search_folders(config_dir: str | None, overrides: Iterable[str]) -> list[Path]:

@@ -16,9 +16,12 @@ with importing():
 
 COMMANDS = {
     "train": "fine-tune on a subject's photos, export, draw samples, score",
-    "generate": "draw images with a finished run's model",
-    "evaluate": "score a finished run or a folder of images",
+    "generate": "draw images with a finished run or a base model",
+    "evaluate": "score a run, a base model or a folder of images",
     "report": "compare many runs in tables",
+    "extract": "make a LoRA from a full fine-tune",
+    "merge": "merge LoRAs into full weights",
+    "tokens": "rank words as identifiers",
     "pretrain": "pretrain the embedded base model",
 }
 SHOW = "say what drew an image: dreambooth show FILE.png"

@@ -1,4 +1,4 @@
-"""A film with a finished run's model, drawn by generate.py: `morph.keyframes=5`."""
+"""A film with a run's model or a base model, drawn by generate.py: `morph.keyframes=5`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item
+from dreambooth.study.base_model import PlainWeights
 from dreambooth.study.run_weights import RunWeights
 
 NAME, STEP = "morph", 1000  # of the files; from one keyframe's seed to the next
@@ -119,7 +120,7 @@ def _formats(formats: list[str], fps: float) -> tuple[str, ...]:
 
 
 def _frames(
-    weights: RunWeights, shown: Provenance, morph: Morph, device: str, folder: Path
+    weights: RunWeights | PlainWeights, shown: Provenance, morph: Morph, device: str, folder: Path
 ) -> list[Image.Image]:
     """Draw the frames that `folder` lacks; return all."""
     prompt = " | ".join(morph.prompts)

@@ -1,4 +1,4 @@
-"""The work of generate.py: draw a grid of pictures, or a film, with finished runs' models."""
+"""The work of generate.py: draw a grid of pictures, or a film, with runs' or base models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from dreambooth.cli.cells import Cell, Cells
 from dreambooth.cli.films import draw_film
 from dreambooth.files import atomic, cache_key, write_csv
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import scale_lora
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, captioned_grid, labelled_grid
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.store import ImageStore, Item, slug
+from dreambooth.study.base_model import PlainWeights
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.training.prepare import warn_of_unseen_words
 
@@ -49,7 +50,7 @@ def generate(cfg: DictConfig) -> int:
 class _Job:
     """Pictures that one model draws with one sampler, by file."""
 
-    weights: RunWeights
+    weights: RunWeights | PlainWeights
     provenance: Provenance
     items: dict[str, Item] = field(default_factory=dict)
 
@@ -72,15 +73,18 @@ class Sheets:
         """Draw the pictures that are missing, loading each model once; return how many were."""
         jobs = self._jobs()
         missing = [len(job.store(self.images).missing([*job.items.values()])) for job in jobs]
-        loaded, model = None, None
+        loaded, loaded_weight, model = None, 1.0, None
         with progress_bar("Images", sum(missing)) as advance:
             for job in (job for job, count in zip(jobs, missing, strict=True) if count):
-                if job.weights is not loaded:
+                weight = job.provenance.weights.adapter_weight
+                is_merged = isinstance(job.weights, PlainWeights)
+                if job.weights is not loaded or (is_merged and weight != loaded_weight):
                     model = None  # before the next one is loaded
                     gc.collect()
-                    loaded, model = job.weights, job.weights.load().to(device)
+                    loaded, loaded_weight = job.weights, weight
+                    model = job.weights.load(weight).to(device)
                 assert model is not None
-                scale_lora(model, job.provenance.weights.adapter_weight)
+                scale_adapters(model, weight)
                 self._fill(job, model, advance)
         ImageStore(self.images, {}).keep_only(set(self.files.values()))
         return sum(missing)
@@ -98,7 +102,7 @@ class Sheets:
 
     def _jobs(self) -> list[_Job]:
         """Put the cells that one model draws together, and those of equal sampler; name files."""
-        models: dict[tuple[Path, int | None], list[Cell]] = {}
+        models: dict[tuple[Path | None, int | None], list[Cell]] = {}
         for cell in (cell for layer in self.layers for cell in layer):
             models.setdefault((cell.run, cell.step), []).append(cell)
         jobs: list[_Job] = []
@@ -106,10 +110,11 @@ class Sheets:
             jobs += self._jobs_of(self.cells.weights(self.names[run], step), cells)
         return jobs
 
-    def _jobs_of(self, weights: RunWeights, cells: list[Cell]) -> list[_Job]:
-        words, record = weights.run.words, weights.run.record
-        identifier = words.phrase.removesuffix(words.class_noun)
-        warn_of_unseen_words(record["model"]["path"], [c.prompt for c in cells], identifier)
+    def _jobs_of(self, weights: RunWeights | PlainWeights, cells: list[Cell]) -> list[_Job]:
+        source = weights.run if isinstance(weights, RunWeights) else weights.model
+        added = " ".join(each.token for each in self.cells.additions.embeddings)
+        own = f"{source.words.phrase.removesuffix(source.words.class_noun)} {added}"
+        warn_of_unseen_words(source.base["path"], [c.prompt for c in cells], own)
         shown, jobs = weights.describe(), {}
         for cell in cells:
             key = (cell.adapter_weight, cache_key(**cell.sampling.facts))

@@ -113,18 +113,20 @@ def drawing(text: str) -> str:
     return name if name == plain or name.endswith(digest) else f"{name[:190]}-{digest}"
 
 
-def finished(run: str) -> str:
-    """Return `run`, the folder of a finished run.
+def drawn_in(run: str | None) -> str:
+    """Return the folder of what generate.py draws: in the run's, or without a run in `outputs/`.
 
     Raises:
-        UserError: the folder holds no `run.json`.
+        UserError: the run's folder holds no `run.json`.
     """
+    if run is None:
+        return "outputs/generated"
     if not (Path(run) / "run.json").is_file():
         raise UserError(
             f"run={run} is not a finished run (it holds no run.json): give the output folder of a "
             "train.py run that has ended."
         )
-    return run
+    return f"{run}/generated"
 
 
 def help_text(command: str, *, _root_: DictConfig) -> str:
@@ -144,7 +146,7 @@ for name, function in {
     "last_word": lambda text: text.split()[-1],
     "slug": slug,
     "drawing": drawing,
-    "finished": finished,
+    "drawn_in": drawn_in,
     "help": help_text,
 }.items():
     OmegaConf.register_new_resolver(name, function, replace=True)

@@ -76,12 +76,23 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "model": model if record["kind"] == "base" else f"{model}, {record['kind']} fine-tuned",
         "run": record["run"],
         "hashes": hashes,
+        "adapters": _added(record, "adapters"),
+        "embeddings": _added(record, "embeddings"),
         "training step": "" if step is None else step,
         "adapter weight": "" if weight == 1 else weight,
         "film": _film(record.get("morph")),
         "version": f"dreambooth {record['version']}",
     }
     return {name: value for name, value in facts.items() if value != ""}
+
+
+def _added(record: Mapping[str, Any], kind: str) -> str:
+    """Name what others made, with its weight or token and its hash."""
+    texts = []
+    for entry in record.get(kind, ()):
+        setting = f"weight {entry['weight']:g}" if "weight" in entry else entry["token"]
+        texts.append(f"{entry['name']} ({setting}) {entry['sha256'][:16]}")
+    return ", ".join(texts)
 
 
 def _film(morph: Mapping[str, Any] | None) -> str:
@@ -94,11 +105,13 @@ def _film(morph: Mapping[str, Any] | None) -> str:
 def _again(path: Path, record: Mapping[str, Any]) -> list[str]:
     """Lines with the command that draws the image again."""
     if record["kind"] == "base":
-        return [
-            "A class image: train.py draws it again, if it is missing, for a run of this model."
-        ]
-    run, notes = _run_of(path, record)
-    parts = ["python generate.py", typed(f"run={quoted(run)}"), *map(typed, _overrides(record))]
+        source, notes = f"model={record['model']}", []
+    else:
+        run, notes = _run_of(path, record)
+        source = f"run={quoted(run)}"
+    if record.get("adapters") or record.get("embeddings"):
+        notes.append("Give each adapter and embedding by its file.")
+    parts = ["python generate.py", typed(source), *map(typed, _overrides(record))]
     return ["Draw it again:", f"  {' '.join(parts)}", *notes]
 
 
@@ -112,6 +125,12 @@ def _overrides(record: Mapping[str, Any]) -> list[str]:
     overrides.append(f"guidance_scale={record['guidance_scale']}")
     if record["training_step"] is not None:
         overrides.append(f"step={record['training_step']}")
+    if record["kind"] == "base":
+        overrides.append(f"model.resolution={record['width']}")
+    for kind, setting in (("adapters", "weight"), ("embeddings", "token")):
+        if entries := record.get(kind):
+            files = [quoted(f"{entry['name']}:{entry[setting]}") for entry in entries]
+            overrides.append(f"{kind}=[{','.join(files)}]")
     if record["adapter_weight"] != 1:
         overrides.append(f"adapter_weight={record['adapter_weight']}")
     if film is not None:

@@ -40,6 +40,9 @@ def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
     A key is also found by its last word, and by the name that diffusers' script gives it.
     """
     own, here = keys_of(command, folders), DIFFUSERS.get(key, key)
+    if key in own:  # of a group without a choice
+        group = key.partition(".")[0]
+        return f"{key} needs a choice of {group}: give {group}=NAME too; --help lists them."
     owners = [c for c in COMMANDS if here in keys_of(c, folders)]
     if owners and command not in owners:
         what = "it" if here == key else here

@@ -20,10 +20,10 @@ class KeyedBatches(IterableDataset):
     """Batches that are a function of the step, so that resuming has no state to restore.
 
     A batch holds the instance rows, then the prior rows: `mean, logvar, posterior_noise, noise
-    [N,C,h,w]`, `timesteps [N]`, `is_prior [N]`, the lists `prompts`, `names` and `kinds`
-    (`instance` or `prior`, for those who must not wait for the device), and `key`, the seed for
-    what the networks draw themselves (dropout). A row's slot is counted over all ranks: two ranks
-    draw together what one process draws for the joint batch.
+    [N,C,h,w]`, `timesteps [N]`, `is_prior [N]`, `sizes [N,6]`, the lists `prompts`, `names` and
+    `kinds` (`instance` or `prior`, for those who must not wait for the device), and `key`, the seed
+    for what the networks draw themselves (dropout). A row's slot is counted over all ranks: two
+    ranks draw together what one process draws for the joint batch.
 
     Attributes:
         batch_size, prior_batch_size: instance and prior rows per rank and micro-step.
@@ -62,7 +62,7 @@ class KeyedBatches(IterableDataset):
         rows = self._rows("instance", self.instance, self.batch_size, micro_step)
         if self.prior is not None:
             rows += self._rows("prior", self.prior, self.prior_batch_size, micro_step)
-        tensors = ("mean", "logvar", "posterior_noise", "noise", "timesteps", "is_prior")
+        tensors = ("mean", "logvar", "posterior_noise", "noise", "timesteps", "is_prior", "sizes")
         batch: dict[str, Any] = {key: torch.stack([row[key] for row in rows]) for key in tensors}
         batch |= {key: [row[key] for row in rows] for key in ("prompts", "names", "kinds")}
         key = keyed_generator(self.seed, "network", micro_step, self.rank).initial_seed()
@@ -90,6 +90,7 @@ class KeyedBatches(IterableDataset):
                     "noise": noise,
                     "timesteps": torch.randint(self.num_timesteps, (), generator=generator),
                     "is_prior": torch.tensor(kind == "prior"),
+                    "sizes": examples.sizes[index],
                     "kinds": kind,
                     "prompts": self._prompt(kind, examples.prompts[index], micro_step, slot),
                     "names": examples.names[index],

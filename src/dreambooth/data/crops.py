@@ -48,29 +48,62 @@ def cut_views(image: Image.Image, crops: Crops, seed: int, name: str) -> list[Te
         UserError: an unknown interpolation.
     """
     resized = _resize(image, crops, name)
-    views = []
+    places = _places(resized.size, crops, seed, name)
+    return [_cut(resized, crops.resolution, *place) for place in places]
+
+
+def view_sizes(size: tuple[int, int], crops: Crops, seed: int, name: str) -> list[list[int]]:
+    """List, for each view of a photo, what SDXL is told of it: six numbers of pixels.
+
+    They are height and width of the photo as it was, top and left of the view in the resized (and
+    mirrored) photo, height and width of the view (Podell et al. 2023, section 2.2).
+
+    Args:
+        size: width and height of the photo.
+    """
+    resized, side = _resized(size, crops.resolution), crops.resolution
+    sizes = []
+    for top, left, flip in _places(resized, crops, seed, name):
+        left = resized[0] - left - side if flip else left
+        sizes.append([size[1], size[0], top, left, side, side])
+    return sizes
+
+
+def _places(
+    size: tuple[int, int], crops: Crops, seed: int, name: str
+) -> list[tuple[int, int, bool]]:
+    """Choose top and left of each view of a resized photo, and whether it is mirrored then."""
+    spare = (size[1] - crops.resolution, size[0] - crops.resolution)
+    places = []
     for k in range(crops.num_crops):
         key = hashlib.sha256(f"{seed}/{name}/{k}".encode()).digest()
         draw = random.Random(int.from_bytes(key, "big"))
-        down, across, coin = draw.random(), draw.random(), draw.random()
-        place = (down, across) if crops.random_crop or crops.num_crops > 1 else None
-        views.append(_cut(resized, crops.resolution, place, crops.flip and coin < 0.5))
-    return views
+        parts, coin = (draw.random(), draw.random()), draw.random()
+        if crops.random_crop or crops.num_crops > 1:
+            top, left = (int(part * (extra + 1)) for part, extra in zip(parts, spare, strict=True))
+        else:  # the centre; half to even, as torchvision
+            top, left = (int(round(extra / 2.0)) for extra in spare)
+        places.append((top, left, crops.flip and coin < 0.5))
+    return places
+
+
+def _resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """Scale the shorter side to R; the longer side is rounded down, as torchvision does."""
+    width, height = size
+    shorter = min(size)
+    return int(resolution * width / shorter), int(resolution * height / shorter)
 
 
 def _resize(image: Image.Image, crops: Crops, name: str) -> Image.Image:
-    """Resize the shorter side to R; the longer side is rounded down, as torchvision does."""
     filters = {filter.name.lower(): filter for filter in Image.Resampling}
     if crops.interpolation not in filters:
         raise UserError(
             f"unknown interpolation {crops.interpolation!r}: choose one of {', '.join(filters)}."
         )
     width, height = image.size
-    shorter = min(width, height)
-    if shorter < crops.resolution:
+    if min(width, height) < crops.resolution:
         _warn_small(name, width, height, crops.resolution)
-    size = (int(crops.resolution * width / shorter), int(crops.resolution * height / shorter))
-    return image.resize(size, filters[crops.interpolation])
+    return image.resize(_resized(image.size, crops.resolution), filters[crops.interpolation])
 
 
 @functools.cache  # one warning per photo and size in a process
@@ -84,15 +117,8 @@ def _warn_small(name: str, width: int, height: int, resolution: int) -> None:
     )
 
 
-def _cut(
-    image: Image.Image, resolution: int, place: tuple[float, float] | None, flip: bool
-) -> Tensor:
-    """Cut a square `[3,R,R]`. `place` is (down, across), each in [0,1); None is the centre."""
-    spare = (image.height - resolution, image.width - resolution)
-    if place is None:
-        top, left = (int(round(extra / 2.0)) for extra in spare)  # half to even, as torchvision
-    else:
-        top, left = (int(part * (extra + 1)) for part, extra in zip(place, spare, strict=True))
+def _cut(image: Image.Image, resolution: int, top: int, left: int, flip: bool) -> Tensor:
+    """Cut a square `[3,R,R]`, mirrored or not."""
     square = image.crop((left, top, left + resolution, top + resolution))
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous().float()
     pixels = pixels.div(255).sub(0.5).div(0.5)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreambooth.data.crops import Crops, cut_views
+from dreambooth.data.crops import Crops, cut_views, view_sizes
 from dreambooth.data.photos import image_hash, load_photos
 from dreambooth.files import cache_key
 from dreambooth.locks import locked
@@ -33,6 +33,7 @@ class Examples:
     Attributes:
         mean, logvar: the VAE's posterior, `[M,C,h,w]` float32, not scaled for the U-Net.
         prompts, names: M each.
+        sizes: what SDXL is told of each view, `[M,6]` int64; see `crops.view_sizes`.
         key: changes with anything that the latents depend on.
     """
 
@@ -40,6 +41,7 @@ class Examples:
     logvar: Tensor
     prompts: tuple[str, ...]
     names: tuple[str, ...]
+    sizes: Tensor
     key: str = ""
 
     def __len__(self) -> int:
@@ -81,28 +83,36 @@ def encode_examples(
         with locked(file):
             latents = _read(file)
             if latents is None:
-                views = itertools.chain.from_iterable(
-                    cut_views(image, crops, seed, path.name)
-                    for path, image in zip(paths, load_photos(paths), strict=True)
-                )
-                latents = _encode(model, views)
+                sizes: list[list[int]] = []
+                latents = _encode(model, _views(paths, crops, seed, sizes))
+                latents["sizes"] = torch.tensor(sizes)
                 write_tensors(file, latents, {"key": key})
     return Examples(
         latents["mean"],
         latents["logvar"],
         tuple(prompt for prompt in prompts for _ in range(crops.num_crops)),
         tuple(path.name for path in paths for _ in range(crops.num_crops)),
+        latents["sizes"],
         key,
     )
 
 
+def _views(
+    paths: Sequence[Path], crops: Crops, seed: int, sizes: list[list[int]]
+) -> Iterator[Tensor]:
+    """Cut every view, one photo in memory at a time, and append what is told of it to `sizes`."""
+    for path, image in zip(paths, load_photos(paths), strict=True):
+        sizes += view_sizes(image.size, crops, seed, path.name)
+        yield from cut_views(image, crops, seed, path.name)
+
+
 def _read(file: Path) -> dict[str, Tensor] | None:
-    """Read cached latents; None if there are none or the file is damaged."""
+    """Read cached latents; None if there are none, of an earlier version, or damaged."""
     try:
         latents, metadata = read_tensors(file)
         if metadata.get("key") != file.stem:
             raise Damaged("it holds the latents of other photos")
-        return latents
+        return latents if "sizes" in latents else None
     except FileNotFoundError:
         return None
     except Damaged as error:

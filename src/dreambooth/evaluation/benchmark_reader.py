@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dreambooth.data.photos import SUFFIXES
 from dreambooth.data.prompts import SubjectWords, fill
@@ -90,7 +90,14 @@ class BenchmarkReader:
                 f"layout={self.spec.layout}: say by {{subject}}, {{prompt}} or {{prompt_index}}, "
                 "{seed} and * how the files are named, or give manifest=FILE."
             )
-        named = [Named(file, place) for file, place in places.items() if place]
+        named, stems = [Named(file, place) for file, place in places.items() if place], {}
+        for image in named:
+            stem = str(PurePosixPath(image.file).with_suffix(""))
+            if (first := stems.setdefault(stem, image.file)) != image.file:
+                raise UserError(
+                    f"{first} and {image.file} of tree={self.spec.folder} are two files of one "
+                    "image: take one out."
+                )
         return named, [file for file, place in places.items() if not place]
 
     def _by_manifest(self, path: Path) -> list[Named]:

@@ -77,7 +77,12 @@ class BenchmarkScoring:
                 encoder.images(part, BATCH)  # into the cache
                 advance(len(part))
         references = References(self.photos[subject.name], self.gallery(subject.name))
-        scores = score(subject.items, files, references, self.encoders, self.metrics)
+        counts = Counter(item.prompt for item in subject.items if item.set == "subject")
+        has_pairs = max(counts.values(), default=0) > 1
+        metrics = [metric for metric in self.metrics if metric != "div" or has_pairs]
+        scores = score(subject.items, files, references, self.encoders, metrics)
+        if len(metrics) < len(self.metrics):
+            scores.notes.append("No prompt has two images, so DIV is not scored.")
         if self.encoders.distance is not None:
             advance(len(files))
         return scores

@@ -11,10 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.interface import (
+    BaseModel,
+    Embeddings,
+    adapter_layers,
+    adapter_parameters,
+)
 
 
 class BasePrediction:
@@ -42,23 +46,26 @@ class BasePrediction:
         """
         model = self.model
         denoiser = model.network(model.denoiser)
-        adapters = {id(p) for layer in _adapted(denoiser) for p in _adapter_parameters(layer)}
+        adapters = {id(parameter) for parameter in adapter_parameters(denoiser).values()}
         own = [p for p in denoiser.parameters() if p.requires_grad and id(p) not in adapters]
         if self._copy is not None or not own:
             return
         frozen = copy.deepcopy(denoiser).requires_grad_(False).eval()
-        for layer in _adapted(frozen):  # of an earlier phase
+        for layer in adapter_layers(frozen).values():  # of an earlier phase
             layer.enable_adapters(False)
         nn.Module.to(frozen, self._dtype)  # diffusers' own `to` warns of nothing
         # a second model that shares everything but the denoiser
         self._copy = copy.copy(model)
         self._copy._modules = {**model._modules, model.denoiser: frozen}
 
+    def embeddings(self, prompts: Sequence[str]) -> Embeddings:
+        """Return N prompts as the model embedded them before it trained."""
+        return Embeddings.stack([self._embedded[prompt] for prompt in prompts])
+
     @torch.no_grad()
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
         """Predict `[N,C,h,w]` from noisy latents `[N,C,h,w]`, timesteps `[N]` and N prompts."""
         device = noisy_latents.device
-        embeddings = Embeddings.stack([self._embedded[p] for p in prompts]).to(device)
         if self._copy is None:
             with _without_adapters(self.model.network(self.model.denoiser)):
                 return self.model.predict(noisy_latents, timesteps, embeddings)
@@ -71,7 +78,7 @@ class BasePrediction:
 @contextmanager
 def _without_adapters(network: nn.Module) -> Iterator[None]:
     """Compute with a network's own weights, in evaluation mode, while the context lasts."""
-    layers, trains = list(_adapted(network)), network.training
+    layers, trains = list(adapter_layers(network).values()), network.training
     trained = [p for p in network.parameters() if p.requires_grad]
     network.eval()
     for layer in layers:
@@ -84,12 +91,3 @@ def _without_adapters(network: nn.Module) -> Iterator[None]:
         network.train(trains).requires_grad_(False)  # PEFT has set it for all adapters
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def _adapted(network: nn.Module) -> Iterator[BaseTunerLayer]:
-    return (layer for layer in network.modules() if isinstance(layer, BaseTunerLayer))
-
-
-def _adapter_parameters(layer: BaseTunerLayer) -> Iterator[Tensor]:
-    modules = (getattr(layer, name) for name in layer.adapter_layer_names)
-    return (parameter for module in modules for parameter in module.parameters())

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from dreambooth.model.source import Layout, Source
@@ -73,6 +74,7 @@ class BaseModel(nn.Module, ABC):
     denoiser: ClassVar[str]
     autoencoder: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
+    overflows_in_float16: ClassVar[bool] = False  # whether its autoencoder does
 
     source: Source
     tokenizer: Any
@@ -94,6 +96,19 @@ class BaseModel(nn.Module, ABC):
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as the model's diffusers pipeline does."""
+
+    def embed_negative(self, prompt: str) -> Embeddings:
+        """Embed one prompt that guidance leads away from, as the model's pipeline does."""
+        return self.embed([prompt])
+
+    def condition(self, embeddings: Embeddings, sizes: Tensor) -> Embeddings:
+        """Add what the denoiser is told of each image's sizes `[N,6]`; most are told nothing.
+
+        Args:
+            sizes: pixels: height and width of the photo, top and left of the view that was cut out
+                of it, height and width of the view.
+        """
+        return embeddings
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,8 +173,10 @@ class BaseModel(nn.Module, ABC):
 
         References, not copies. An adapter that is merged is in them.
         """
-        state = self.network(network).state_dict()
-        return {own_name(name): tensor for name, tensor in state.items() if ".lora_" not in name}
+        module = self.network(network)
+        added = adapter_names(module)
+        state = module.state_dict().items()
+        return {own_name(name): tensor for name, tensor in state if name not in added}
 
     def restore(self, network: str) -> None:
         """Bring a network that was cast while frozen back to its exact float32 weights."""
@@ -169,6 +186,27 @@ class BaseModel(nn.Module, ABC):
         nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
         for name, tensor in self.base_state(network).items():
             tensor.copy_(master[name])
+
+
+def adapter_layers(module: nn.Module) -> dict[str, Any]:
+    """List the layers of `module` that PEFT has put around its own, by name, sorted."""
+    layers = {n: layer for n, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
+    return dict(sorted(layers.items()))
+
+
+def adapter_names(module: nn.Module) -> set[str]:
+    """Name the parameters and buffers of `module` that belong to adapters."""
+    names = set()
+    for place, layer in adapter_layers(module).items():
+        own = {name for name, _ in (*layer.named_parameters(), *layer.named_buffers())}
+        names |= {f"{place}.{name}" for name in own if not name.startswith("base_layer.")}
+    return names
+
+
+def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """List the parameters of adapters in `module`, by name, sorted."""
+    names = adapter_names(module)
+    return dict(sorted((name, p) for name, p in module.named_parameters() if name in names))
 
 
 def own_name(name: str) -> str:

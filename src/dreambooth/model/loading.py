@@ -60,17 +60,17 @@ def load_network(source: Source, network: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Load the folder's CLIP tokenizer.
+def load_tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
+    """Load a CLIP tokenizer of the folder.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        return CLIPTokenizer.from_pretrained(folder / name)
     except Exception as error:
         raise UserError(
-            f"{folder / 'tokenizer'} cannot be loaded ({reason(error)}): {fix_for(folder)}."
+            f"{folder / name} cannot be loaded ({reason(error)}): {fix_for(folder)}."
         ) from error
 
 
@@ -94,13 +94,16 @@ def load_schedulers(folder: Path) -> tuple[DDPMScheduler, SchedulerMixin]:
         ) from error
 
 
-def check_fit(folder: Path, tokenizer: CLIPTokenizer, unet, vae, text_encoder) -> None:
+def check_fit(folder: Path, tokenizer: CLIPTokenizer, unet, vae, text_encoder, *others) -> None:
     """Refuse parts of different models, which load one by one but cannot work together.
+
+    The tokenizer is `text_encoder`'s; the denoiser is given the embeddings of `others` too.
 
     Raises:
         UserError: names the two parts and the sizes that differ.
     """
-    width, vocabulary = text_encoder.config.hidden_size, text_encoder.config.vocab_size
+    width = sum(encoder.config.hidden_size for encoder in (text_encoder, *others))
+    vocabulary = text_encoder.config.vocab_size
     if unet.config.cross_attention_dim != width:
         raise UserError(
             f"{folder}/unet expects embeddings of width {unet.config.cross_attention_dim} but its "

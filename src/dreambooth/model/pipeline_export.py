@@ -34,7 +34,8 @@ def write_pipeline(
             if isinstance(clean[name], CLIPTextModel):
                 _prefix_text_encoder(new / name)
         # vocab.json and merges.txt, which version 4 of transformers looks for
-        model.tokenizer.backend_tokenizer.model.save(str(new / "tokenizer"))
+        for name in model.layout.tokenizers:
+            getattr(model, name).backend_tokenizer.model.save(str(new / name))
 
 
 def exact_state(model: BaseModel, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import cache_key
-from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import lora_parameters
+from dreambooth.model.interface import BaseModel, adapter_names
 
 
 def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:
-    """List the float tensors that an export of `kind` holds: `full`, `lora` or `token`.
+    """List the float tensors of an export of `kind`: `full`, `lora`, `adapter` or `token`.
 
     References into the model. Of a network that was cast while frozen they are the float32 masters.
     """
@@ -22,8 +21,9 @@ def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:
     for name in model.layout.networks:
         if kind == "full":
             tensors += (model.masters.get(name) or model.base_state(name)).values()
-        elif kind == "lora":
-            tensors += [parameter.data for _, parameter in lora_parameters(model.network(name))]
+        elif kind in ("lora", "adapter"):
+            added, state = adapter_names(model.network(name)), model.network(name).state_dict()
+            tensors += [tensor for key, tensor in state.items() if key in added]
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 

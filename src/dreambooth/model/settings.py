@@ -13,7 +13,7 @@ Settings = TypeVar("Settings")
 
 
 def build(cls: type[Settings], key: str, values: Mapping[str, object]) -> Settings:
-    """Make a settings dataclass from a block of the configuration, such as `method.lora`.
+    """Make a settings dataclass from a block of the configuration, such as `method.token`.
 
     Raises:
         UserError: a field that the dataclass does not have, one that is missing, or a value that
@@ -35,7 +35,7 @@ def build(cls: type[Settings], key: str, values: Mapping[str, object]) -> Settin
 def require_integer(key: str, value: object, least: int) -> None:
     """Refuse what is not a whole number of at least `least`; a boolean is none.
 
-    >>> require_integer("method.lora.rank", 4, least=1)
+    >>> require_integer("method.token.num_vectors", 4, least=1)
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{key}={value} must be a whole number, {least} or greater.")

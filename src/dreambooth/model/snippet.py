@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import Source
+from dreambooth.model.textual_inversion import TOKEN_FILE
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def snippet(
 
     Args:
         model: the base model that was trained.
-        kind: `full`, a pipeline folder that names `scheduler` as its sampler; `lora`, a folder; or
-            `token`, a textual-inversion file. The last two are loaded into the base model.
+        kind: `full`, a pipeline folder that names `scheduler` as its sampler; `lora` or `adapter`,
+            a folder, which may hold a token's file too; or `token`, a textual-inversion file. All
+            but the first are loaded into the base model.
         exported: that folder or file.
         scheduler: the sampler that the run drew the picture with.
     """
@@ -56,8 +58,7 @@ def snippet(
             _load(pipeline, model.source.path, **_loading_options(model.source)),
             f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
         ]
-        loader = {"lora": "load_lora_weights", "token": "load_textual_inversion"}[kind]
-        lines.append(f"pipe.{loader}({_text(str(exported))})")
+        lines += _load_learned(model, kind, exported)
     return "\n".join(["import torch", *lines, *_draw(picture)]) + "\n"
 
 
@@ -89,6 +90,22 @@ def _load(pipeline: str, path: str, **options: Any) -> str:
     # transformers would keep a text encoder in the dtype of its file, beside a float32 U-Net
     where = f"{_text(path)}{_arguments(options)}, dtype=torch.float32"
     return f"pipe = {pipeline}.from_pretrained({where})"
+
+
+def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
+    """Write the lines that put what was learned into the base model."""
+    file = exported if kind == "token" else exported / TOKEN_FILE
+    has_token = kind == "token" or file.is_file()
+    lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if has_token else []
+    if kind == "lora":
+        lines.append(f"pipe.load_lora_weights({_text(str(exported))})")
+    elif kind == "adapter":
+        lines.insert(0, "from peft import PeftModel")
+        for name in model.trainable_networks:
+            if (place := exported / name).is_dir():
+                loaded = f"PeftModel.from_pretrained(pipe.{name}, {_text(str(place))})"
+                lines.append(f"pipe.{name} = {loaded}.get_base_model()")
+    return lines
 
 
 def _draw(picture: Picture) -> list[str]:

@@ -32,6 +32,7 @@ class Layout:
     pipeline: Any
     networks: Mapping[str, Any] = field(hash=False)
     described: str
+    tokenizers: tuple[str, ...] = ("tokenizer",)
 
     def weights_stem(self, network: str, variant: str | None) -> str:
         """Return the name of a network's weight files, without shard number and suffix."""
@@ -45,7 +46,8 @@ class Layout:
         weights = [s + end for s in stems for end in (".safetensors", "-*-of-*.safetensors")]
         weights += [f"{part}/*.safetensors.index*.json" for part in self.networks]
         configs = [f"{part}/config.json" for part in self.networks]
-        return ["model_index.json", "tokenizer/*", "scheduler/*.json", *configs, *weights]
+        tokenizers = [f"{name}/*" for name in self.tokenizers]
+        return ["model_index.json", *tokenizers, "scheduler/*.json", *configs, *weights]
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,20 @@ class Source:
                     yield file
                 elif re.fullmatch(rf"{stem}(-\d+-of-\d+)?\.safetensors", file.name):
                     yield file
-        yield from (file for file in (self.folder / "tokenizer").glob("*") if file.is_file())
+        for name in self.layout.tokenizers:
+            yield from (file for file in (self.folder / name).glob("*") if file.is_file())
         yield self.folder / "scheduler" / "scheduler_config.json"
 
     def first_absent(self) -> str | None:
         """Name the first file that the folder lacks; None when it is whole."""
         networks = self.layout.networks
         names = ["model_index.json", *(f"{network}/config.json" for network in networks)]
-        names += ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
+        tokenizers = self.layout.tokenizers
+        names += [f"{name}/tokenizer_config.json" for name in tokenizers]
+        names.append("scheduler/scheduler_config.json")
         # without either, transformers makes a tokenizer that knows no word
-        if not (self.folder / "tokenizer" / "vocab.json").is_file():
-            names.append("tokenizer/tokenizer.json")
+        spelled = [n for n in tokenizers if not (self.folder / n / "vocab.json").is_file()]
+        names += [f"{name}/tokenizer.json" for name in spelled]
         for name in names:
             if not (self.folder / name).is_file():
                 return name
@@ -102,17 +107,23 @@ class Source:
         return None
 
 
+def is_local(path: str) -> bool:
+    """Tell whether a model is a local folder: it exists, or no hub id could be written so."""
+    written = path.startswith((".", "/", "~")) or path.count("/") > 1
+    return written or Path(path).expanduser().exists()
+
+
 def locate(path: str, revision: str | None, variant: str | None, layout: Layout) -> Source:
     """Find the folder of model `path`, downloading it from the hub if need be.
 
-    What exists, starts with `.`, `/` or `~`, or has more than one `/` is a local folder and is
-    never asked of the hub. The hub's local cache is used first, then one question is asked.
+    A local folder is never asked of the hub. The hub's local cache is used first, then one question
+    is asked.
 
     Raises:
         UserError: there is no such folder, or the hub does not give the model.
     """
     local = Path(path).expanduser()
-    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if is_local(path):
         if not local.is_dir():
             state = "is not a folder" if local.exists() else "does not exist"
             raise UserError(f"the model {path} {state}: {COPY_AGAIN}.")

@@ -87,14 +87,7 @@ class StableDiffusion(BaseModel):
         The last hidden state after the final LayerNorm, every prompt padded to L tokens. A token
         of several vectors is spelled out. What goes beyond L is cut, with one warning per prompt.
         """
-        texts = list(prompts)
-        if any(word.endswith("_1") for word in self.tokenizer.get_added_vocab()):
-            spell_out: Any = TextualInversionLoaderMixin().maybe_convert_prompt
-            texts = spell_out(texts, self.tokenizer)
-        length = self.tokenizer.model_max_length
-        cut = {"padding": "max_length", "max_length": length, "truncation": True}
-        ids = self.tokenizer(texts, **cut, return_tensors="pt").input_ids
-        self._warn_of_truncation(texts, ids)
+        ids = self._token_ids(list(prompts), self.tokenizer)
         return Embeddings(self.text_encoder(ids.to(self.text_encoder.device))[0])
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +115,7 @@ class StableDiffusion(BaseModel):
         dtype = self.unet.dtype
         return self.unet(noisy_latents.to(dtype), timesteps, embeddings.tokens.to(dtype)).sample
 
-    def pipeline(self, scheduler: SchedulerMixin | None = None) -> StableDiffusionPipeline:
+    def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
         """Make a diffusers pipeline over these networks, with `scheduler` or the model's own."""
         own = type(self.sampler).from_config(self.sampler.config)
         networks = {name: self.network(name) for name in self.layout.networks}
@@ -133,10 +126,11 @@ class StableDiffusion(BaseModel):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         self.unet.enable_gradient_checkpointing()
-        text: Any = self.text_encoder  # transformers renamed the method within version 5
-        enable = getattr(text, "activation_checkpointing_enable", None)
-        # The re-entrant form gives no gradient to adapters behind an input that needs none.
-        (enable or text.gradient_checkpointing_enable)({"use_reentrant": False})
+        for name in self.text_encoders:
+            text = self.network(name)  # transformers renamed the method within version 5
+            enable = getattr(text, "activation_checkpointing_enable", None)
+            # The re-entrant form gives no gradient to adapters behind an input that needs none.
+            (enable or text.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def export(
         self,
@@ -152,6 +146,17 @@ class StableDiffusion(BaseModel):
         replaced.
         """
         write_pipeline(self, Path(folder), scheduler, dtype)
+
+    def _token_ids(self, texts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
+        """Cut N prompts into tokens `[N,L]`."""
+        if any(word.endswith("_1") for word in tokenizer.get_added_vocab()):
+            spell_out: Any = TextualInversionLoaderMixin().maybe_convert_prompt
+            texts = spell_out(texts, tokenizer)
+        length = tokenizer.model_max_length
+        cut = {"padding": "max_length", "max_length": length, "truncation": True}
+        ids = tokenizer(texts, **cut, return_tensors="pt").input_ids
+        self._warn_of_truncation(texts, ids)
+        return ids
 
     def _warn_of_truncation(self, prompts: list[str], ids: Tensor) -> None:
         """Warn once of each prompt that is longer than the text encoder takes, naming the cut."""

@@ -51,18 +51,28 @@ class TokenSettings:
         return [self.token] + [f"{self.token}_{i}" for i in range(1, self.num_vectors)]
 
 
+def other_name(token: str) -> str:
+    """Suggest a word that no model has, in the place of `token`."""
+    return f"<{token.strip('<>')}-1>"
+
+
 def check_token(model: BaseModel, settings: TokenSettings) -> list[int]:
     """Return the initializer's tokens, and change nothing.
 
     Raises:
         UserError: the model knows one of the new words, or no word of the initializer.
     """
+    if len(model.text_encoders) > 1:
+        raise UserError(
+            f"method.token.token={settings.token}: a new token trains in one text encoder, and "
+            f"this model has {len(model.text_encoders)}: choose another method, such as lora."
+        )
     vocabulary = model.tokenizer.get_vocab()
     for word in settings.words:
         if word in vocabulary or f"{word}</w>" in vocabulary:
             raise UserError(
                 f"method.token.token={settings.token}: the tokenizer knows {word} already, so give "
-                f"a word that no model has, such as <{settings.token.strip('<>')}-1>."
+                f"a word that no model has, such as {other_name(settings.token)}."
             )
     initializer = model.tokenizer.encode(settings.initializer, add_special_tokens=False)
     if not {*initializer} - {*model.tokenizer.all_special_ids}:
@@ -167,16 +177,30 @@ def save_token(
         save_file({settings.token: token_rows(model, settings).cpu().to(dtype).contiguous()}, file)
 
 
-def load_token(model: BaseModel, path: str | Path) -> str:
-    """Add the token of a file (or of `learned_embeds.safetensors` in a folder); return its name.
-
-    The file holds one tensor, `{token: [D] or [num_vectors,D]}`.
+def find_token(path: str | Path) -> Path:
+    """Find the file at `path`, or `learned_embeds.safetensors` in a folder.
 
     Raises:
-        UserError: it does not, or its width or token do not suit the model, which is left as it
-            was.
+        UserError: there is none.
     """
     file = Path(path) / TOKEN_FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(
+            f"there is no textual inversion at {path}: give a .safetensors file or a folder with "
+            f"{TOKEN_FILE}."
+        )
+    return file
+
+
+def read_token(file: Path) -> tuple[str, Tensor]:
+    """Read a file's token and its embeddings `[num_vectors,D]`.
+
+    The file holds one tensor, `{token: [D] or [num_vectors,D]}`. AUTOMATIC1111's files call it
+    `emb_params`; their token is the file's name.
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         state = load_file(file)
     except Exception as error:
@@ -188,6 +212,22 @@ def load_token(model: BaseModel, path: str | Path) -> str:
             "token, of shape [D] or [n, D]."
         )
     token, rows = next(iter(state.items()))
+    return (file.stem if token == "emb_params" else token), torch.atleast_2d(rows)
+
+
+def load_token(model: BaseModel, path: str | Path, token: str | None = None) -> str:
+    """Add the token of a file or a folder (see `read_token`) to a model; return its name.
+
+    Args:
+        token: the name that it gets; None is its own.
+
+    Raises:
+        UserError: there is none, or its width or token do not suit the model, which is left as it
+            was.
+    """
+    file = find_token(path)
+    own, rows = read_token(file)
+    token = token or own
     width = model.text_encoder.get_input_embeddings().embedding_dim
     if rows.shape[-1] != width:
         raise UserError(
@@ -195,8 +235,11 @@ def load_token(model: BaseModel, path: str | Path) -> str:
             "that was trained for this base model."
         )
     vocabulary = model.tokenizer.get_vocab()
-    if token in vocabulary or f"{token}_1" in vocabulary:
-        raise UserError(f"the tokenizer knows {token} already: load {file} into a fresh model.")
+    if {token, f"{token}</w>", f"{token}_1"} & vocabulary.keys():
+        raise UserError(
+            f"the tokenizer knows {token} already: load {file} into a fresh model, or give it "
+            f"another name, as embeddings=[{file}:{other_name(token)}]."
+        )
     model.restore("text_encoder")
     with keep_random_state():
         model.pipeline().load_textual_inversion({token: rows})

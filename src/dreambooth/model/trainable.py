@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import BaseModel, own_name
-from dreambooth.model.lora import LoRASettings, add_lora, has_lora, lora_parameters
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.chosen import Kind, chosen, matching
+from dreambooth.model.interface import BaseModel, adapter_names, own_name
+from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
 from dreambooth.model.textual_inversion import (
     RowMask,
     TokenSettings,
@@ -24,30 +26,53 @@ from dreambooth.model.textual_inversion import (
 
 @dataclass(frozen=True)
 class Phase:
-    """What trains: `frozen`, `full` or `lora`; for the text encoder also `token`, its new rows.
+    """What trains: `frozen`, `full`, `adapter`; for the text encoder also `token`, its new rows.
 
-    `unet` is a model's denoiser, whatever its architecture, and `text_encoder` all its encoders.
+    A tuple of patterns trains the parameters whose names match one, as file names do:
+    `*.attn2.to_k.weight`. `unet` is a model's denoiser, whatever its architecture, and
+    `text_encoder` all its encoders.
     """
 
-    unet: str
-    text_encoder: str
+    unet: Kind
+    text_encoder: Kind
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            allowed = ["frozen", "full", "lora"] + ["token"] * (field.name == "text_encoder")
+            if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
+                object.__setattr__(self, field.name, tuple(value))
+                continue
+            allowed = ["frozen", "full", "adapter"] + ["token"] * (field.name == "text_encoder")
             if value not in allowed:
                 raise UserError(
-                    f"a phase cannot train {field.name}={value}: use one of {', '.join(allowed)}."
+                    f"a phase cannot train {field.name}={value}: use one of {', '.join(allowed)}, "
+                    "or a list of patterns of parameter names."
                 )
         if self.unet == self.text_encoder == "frozen":
             raise UserError(
                 "a phase trains nothing: set unet or text_encoder to something other than frozen."
             )
 
-    def kinds(self, model: BaseModel) -> dict[str, str]:
+    @property
+    def parts(self) -> tuple[Kind, Kind]:
+        """How both parts train."""
+        return self.unet, self.text_encoder
+
+    def kinds(self, model: BaseModel) -> dict[str, Kind]:
         """Say of each network that can train how it does."""
         return {model.denoiser: self.unet} | dict.fromkeys(model.text_encoders, self.text_encoder)
+
+    def check(self, model: BaseModel, adapter: AdapterSettings | None) -> None:
+        """Refuse adapters and patterns that do not fit the model, which is left as it was.
+
+        Raises:
+            UserError: names the network and what does not fit.
+        """
+        for network, kind in self.kinds(model).items():
+            if kind == "adapter" and adapter is not None:
+                check_adapter(model, network, adapter)
+            elif isinstance(kind, tuple):
+                matching(model, network, kind)
 
 
 class TrainableWeights:
@@ -64,12 +89,12 @@ class TrainableWeights:
         self,
         model: BaseModel,
         seed: int,
-        lora: LoRASettings | None = None,
+        adapter: AdapterSettings | None = None,
         token: TokenSettings | None = None,
         frozen_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
-        self._seed, self._lora, self._token = seed, lora, token
+        self._seed, self._adapter, self._token = seed, adapter, token
         self._frozen_dtype = frozen_dtype
         self._trained_before: set[str] = set()
         self._mask: RowMask | None = None
@@ -80,8 +105,8 @@ class TrainableWeights:
         """Make the model train exactly what `phase` names, in float32, and nothing else.
 
         Adapters and new words are added where they are not there yet; the autoencoder is always
-        frozen. Networks of which no own weight trains (frozen, or the base of a LoRA) are cast to
-        `frozen_dtype`; their exact float32 weights come back when a later phase, an export or a
+        frozen. Networks of which no own weight trains (frozen, or the base of an adapter) are cast
+        to `frozen_dtype`; their exact float32 weights come back when a later phase, an export or a
         merge needs them.
 
         Raises:
@@ -96,21 +121,17 @@ class TrainableWeights:
         _cast(model, model.autoencoder, self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
-            if kind == "lora" and not has_lora(module):
-                if self._lora is None:
-                    raise UserError(
-                        f"{name}=lora needs method.lora: its rank, alpha, dropout and targets."
-                    )
-                add_lora(model, name, self._lora, self._seed)
-            _cast(model, name, self._frozen_dtype if kind in ("frozen", "lora") else torch.float32)
-            if kind == "full":
-                for parameter_name, parameter in module.named_parameters():
-                    parameter.requires_grad_(".lora_" not in parameter_name)
-            elif kind == "lora":
-                for _, parameter in lora_parameters(module):
-                    parameter.requires_grad_(True)
-            elif kind == "token":
+            if kind == "adapter" and not has_adapter(module):
+                if self._adapter is None:
+                    raise UserError(f"{name}=adapter needs method.adapter: its class and options.")
+                add_adapter(model, name, self._adapter, self._seed)
+            is_base = kind in ("frozen", "adapter")
+            _cast(model, name, self._frozen_dtype if is_base else torch.float32)
+            if kind == "token":
                 self._mask_other_rows()
+            else:
+                for parameter in chosen(model, name, kind):
+                    parameter.requires_grad_(True)
             module.train(kind != "frozen")
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -198,7 +219,7 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
 
 
 def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
-    """Cast a network's own weights, keeping their float32 masters; adapters stay float32."""
+    """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
     module = model.network(network)
     if module.dtype == dtype:
         return
@@ -206,6 +227,14 @@ def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
     if dtype != torch.float32:
         state = model.base_state(network).items()
         model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+        added = adapter_names(module)
+        parameters = [(p, p.data) for name, p in module.named_parameters() if name in added]
+        buffers = [(name, buffer) for name, buffer in module.named_buffers() if name in added]
         nn.Module.to(module, dtype)  # diffusers' own `to` warns of nothing
-        for _, parameter in lora_parameters(module):
-            parameter.data = parameter.data.float()
+        for parameter, data in parameters:
+            parameter.data = data
+        for name, buffer in buffers:
+            owner, _, last = name.rpartition(".")
+            module.get_submodule(owner).register_buffer(
+                last, buffer, last not in module.get_submodule(owner)._non_persistent_buffers_set
+            )

@@ -92,6 +92,16 @@ def _is_whole(folder: Path) -> bool:
     return file_hashes(folder, folder.glob("*.png")) == hashes
 
 
+def rare_words() -> list[str]:
+    """List the words that the embedded model was pretrained with as identifiers."""
+    return list(RARE_IDENTIFIERS)
+
+
+def known_words() -> set[str]:
+    """Return the words of the captions that the embedded model was pretrained with."""
+    return {*vocabulary()}
+
+
 def unseen_words(prompt: str, identifier: str | None = None) -> list[str]:
     """List the words of `prompt` that no caption of the world uses, in lower case, each once.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from PIL import Image
 
 from dreambooth.errors import UserError
@@ -39,7 +40,8 @@ class _ShortTruncation(logging.Filter):
         return bool(new)
 
 
-logging.getLogger(pipeline_stable_diffusion.__name__).addFilter(_ShortTruncation())
+for _module in (pipeline_stable_diffusion, pipeline_stable_diffusion_xl):
+    logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
 
 
 @torch.no_grad()
@@ -60,13 +62,15 @@ def draw(
     """
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
+    negative = sampling.negative_prompt
     with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             images += pipeline(
                 list(prompts[part]),
-                negative_prompt=[sampling.negative_prompt] * len(generators),
+                # None where there is none: SDXL then guides away from zeros, not from "" embedded
+                negative_prompt=[negative] * len(generators) if negative else None,
                 generator=generators,
                 num_inference_steps=sampling.num_inference_steps,
                 guidance_scale=sampling.guidance_scale,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth.diffusion.samplers import slerp
-from dreambooth.model.interface import BaseModel
+from dreambooth.model.interface import BaseModel, Embeddings
 from dreambooth.sampling.draw import autocast, evaluation_mode
 from dreambooth.sampling.spec import Sampling
 
@@ -52,20 +52,40 @@ def draw_frames(
     device = next(model.network(model.denoiser).parameters()).device
     with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
         noise = _noise(model, pipeline, morph.seeds, sampling.resolution)
-        prompts = model.embed(morph.prompts).tokens
-        negative = model.embed([sampling.negative_prompt]).tokens
+        prompts, negative = (
+            model.embed(morph.prompts),
+            model.embed_negative(sampling.negative_prompt),
+        )
         latents = torch.stack([morph.between(noise, number) for number in numbers])
-        embeddings = torch.stack([morph.between(prompts, number) for number in numbers])
+        between = _interpolated(morph, prompts, numbers)
         return pipeline(
-            prompt_embeds=embeddings,
-            negative_prompt_embeds=negative.expand(len(numbers), -1, -1),
-            latents=latents.to(device, prompts.dtype),
+            **_arguments("", between),
+            **_arguments("negative_", negative[[0] * len(numbers)]),
+            latents=latents.to(device, prompts.tokens.dtype),
             generator=[torch.Generator().manual_seed(morph.seeds[0]) for _ in numbers],
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             height=sampling.resolution,
             width=sampling.resolution,
         ).images
+
+
+def _interpolated(morph: Morph, prompts: Embeddings, numbers: Sequence[int]) -> Embeddings:
+    """Interpolate everything that K prompts are embedded as, at the frames' places."""
+
+    def between(points: Tensor) -> Tensor:
+        return torch.stack([morph.between(points, number) for number in numbers])
+
+    extra = {name: between(points) for name, points in prompts.extra.items()}
+    return Embeddings(between(prompts.tokens), extra)
+
+
+def _arguments(prefix: str, embeddings: Embeddings) -> dict[str, Tensor]:
+    """Name embeddings as diffusers' pipelines do."""
+    named = {f"{prefix}prompt_embeds": embeddings.tokens}
+    if "text_embeds" in embeddings.extra:
+        named[f"{prefix}pooled_prompt_embeds"] = embeddings.extra["text_embeds"]
+    return named
 
 
 def _noise(model: BaseModel, pipeline: Any, seeds: Sequence[int], resolution: int) -> Tensor:

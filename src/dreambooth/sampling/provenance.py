@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,12 @@ SAMPLER_NAMES = {
     "UniPCMultistepScheduler": "UniPC",
 }
 LOADED_DTYPES = ("torch.float32",) * 3  # of the networks of a model as it is loaded
-HASH_LABELS = {"full": "Model hash", "lora": "Lora hashes", "token": "TI hashes"}
+HASH_LABELS = {
+    "full": "Model hash",
+    "lora": "Lora hashes",
+    "adapter": "Adapter hashes",
+    "token": "TI hashes",
+}
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class Weights:
 
     Args:
         model: the base model's name, such as `pocket` or `sd15`.
-        kind: what the run exports: `full`, `lora` or `token`; `base` for the base model itself.
+        kind: what the run exports: `full`, `lora`, `adapter` or `token`; `base` for the base model.
         run: the name of the run's folder; paths of a machine do not belong into pictures.
         hashes: `export` (of the run's model folder) or `checkpoint` (of a step's file); `base` of
             the base model, where it was not trained itself.
         step: the optimizer step; None is the exported model.
         adapter_weight: what a LoRA is multiplied by.
+        additions: adapters and embeddings that others made, by kind, each with its name, hash,
+            and weight or token.
     """
 
     model: str
@@ -50,12 +57,17 @@ class Weights:
     hashes: Mapping[str, str]
     step: int | None = None
     adapter_weight: float = 1.0
+    additions: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What images depend on, as JSON values: the hashes, and a weight other than 1."""
         scaled = {} if self.adapter_weight == 1 else {"adapter_weight": self.adapter_weight}
-        return {**self.hashes, **scaled}
+        added = {
+            kind: [{k: v for k, v in entry.items() if k != "name"} for entry in entries]
+            for kind, entries in self.additions.items()
+        }
+        return {**self.hashes, **scaled, **added}
 
 
 def export_hashes(export: Path, base_hash: Callable[[], str]) -> dict[str, str]:
@@ -117,6 +129,7 @@ class Provenance:
             "model": weights.model,
             "kind": weights.kind,
             "hashes": dict(weights.hashes),
+            **weights.additions,
             "adapter_weight": weights.adapter_weight,
             "training_step": weights.step,
             "run": weights.run,
@@ -148,10 +161,7 @@ class Provenance:
             is_hidden = weights.kind == "full"
             pairs["Base model hash" if is_hidden else "Model hash"] = hashes["base"]
         pairs["Model"] = weights.model
-        if "export" in hashes:
-            whole = hashes["export"]
-            named = whole if weights.kind == "full" else f'"{_plain(weights.run)}: {whole}"'
-            pairs[HASH_LABELS.get(weights.kind, "Adapter hashes")] = named
+        pairs |= self._hashes(hashes.get("export"))
         if "checkpoint" in hashes:
             pairs["Checkpoint hash"] = hashes["checkpoint"]
         if weights.step is not None:
@@ -159,6 +169,23 @@ class Provenance:
         if weights.adapter_weight != 1:
             pairs["Adapter weight"] = weights.adapter_weight
         return pairs
+
+    def _hashes(self, export: str | None) -> dict[str, str]:
+        """Write the hashes of the run's export and of what others made, as `"NAME: HASH, ..."`."""
+        weights, found = self.weights, {}
+        label = HASH_LABELS.get(weights.kind, "Adapter hashes")
+        if export is not None and weights.kind == "full":
+            return {label: export} | self._hashes(None)
+        if export is not None:
+            found[label] = [f"{_plain(weights.run)}: {export}"]
+        for kind, label in (
+            ("adapters", HASH_LABELS["lora"]),
+            ("embeddings", HASH_LABELS["token"]),
+        ):
+            for entry in weights.additions.get(kind, ()):
+                name = _plain(entry.get("token", entry["name"]))
+                found.setdefault(label, []).append(f"{name}: {entry['sha256'][:10]}")
+        return {label: f'"{", ".join(entries)}"' for label, entries in found.items()}
 
 
 def _plain(name: str) -> str:

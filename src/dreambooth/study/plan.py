@@ -136,7 +136,7 @@ def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
         for key, value in flat(config).items()
         if is_under(key, sides) and not is_under(key, (*NAMES, *BY_PHASE))
     }
-    facts |= {part: config["method"][part] for part in ("lora", "token")}
+    facts |= {part: config["method"][part] for part in ("adapter", "token")}
     is_shared = config.get("reuse", {"enabled": True})["enabled"] and config["resume"] == "auto"
     facts |= {} if is_shared else {"run": run}
     for number, phase in enumerate(config["method"]["phases"]):

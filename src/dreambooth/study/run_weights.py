@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.model.lora import scale_lora
-from dreambooth.model.source import locate
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.adapters.additions import Additions
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.sampling.provenance import Weights, export_hashes
+from dreambooth.study.base_model import base_hash, load_base
 from dreambooth.study.runs import Run
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.checkpoints import VerifiedCheckpointIO, checkpoint_name, verify
 from dreambooth.training.spec import MethodSpec
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RunWeights:
-    """Weights of a finished run; `step` None is the exported model, 0 the model before training."""
+    """Weights of a finished run; `step` None is the exported model, 0 the model before training.
+
+    `additions` are put in afterwards; `adapter_weight` multiplies the run's own adapter only.
+    """
 
     run: Run
     method: MethodSpec
     step: int | None = None
+    additions: Additions = Additions()
 
     def check(self) -> None:
         """Refuse a step that no checkpoint holds; nothing is loaded.
@@ -69,31 +77,24 @@ class RunWeights:
             hashes = {"base": self._base_hash()}
         if checkpoint is not None:
             hashes["checkpoint"] = verify(checkpoint)["sha256"]
-        return Weights(name, kind, run.folder.resolve().name, hashes, self.step, adapter_weight)
+        folder, added = run.folder.resolve().name, self.additions.record
+        return Weights(name, kind, folder, hashes, self.step, adapter_weight, added)
 
-    def load(self, adapter_weight: float = 1.0) -> StableDiffusion:
+    def load(self, adapter_weight: float = 1.0) -> BaseModel:
         """Load the model with these weights, frozen, in evaluation mode, on the CPU."""
         model = self.run.load_model() if self.step is None else self._load_step()
-        scale_lora(model, adapter_weight)
+        scale_adapters(model, adapter_weight)
+        for line in self.additions.put_into(model):
+            log.info(line)
         return model.requires_grad_(False).eval()
 
     def _base_hash(self) -> str:
-        return locate(*self.run.base, StableDiffusion.layout).weights_hash
+        return base_hash(self.run.base)
 
-    def base(self) -> Weights:
-        """Name the base model's weights, without loading them."""
-        with self.run.reading():
-            name = self.run.record["model"]["name"]
-        return Weights(name, "base", "", {"base": self._base_hash()})
-
-    def load_base(self) -> StableDiffusion:
-        """Load the base model, on the CPU."""
-        return StableDiffusion.from_pretrained(*self.run.base)
-
-    def _load_step(self) -> StableDiffusion:
+    def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
-        model, config = self.load_base(), self.run.config
-        weights = TrainableWeights(model, config["seed"], self.method.lora, self.method.token)
+        model, config = load_base(self.run.base), self.run.config
+        weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()

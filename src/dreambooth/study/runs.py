@@ -13,12 +13,14 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import file_hash, read_csv, read_json, reading
 from dreambooth.model.adapters.lora_files import load_lora
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.adapters.peft_files import load_peft
+from dreambooth.model.architectures import load_model
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
-from dreambooth.pocket.embedded import model_path
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
+from dreambooth.study.base_model import load_base
 
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
@@ -70,6 +72,13 @@ class Run:
     def reading(self) -> AbstractContextManager[None]:
         """Turn what a damaged record causes in the block into one sentence that names it."""
         return reading(self.folder / "run.json", "copy the run again, or run its command again")
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """The base model: its name, path, revision and variant."""
+        with self.reading():
+            model = self.record["model"]
+            return {key: model[key] for key in ("name", "path", "revision", "variant")}
 
     @property
     def sampling(self) -> Sampling:
@@ -136,13 +145,6 @@ class Run:
                 f"{typed(f'run={quoted(self.folder)}')} evaluation={name}`."
             ) from None
 
-    @property
-    def base(self) -> tuple[str, str | None, str | None]:
-        """The base model: its path, `pocket` resolved, its revision and its variant."""
-        with self.reading():
-            base = self.record["model"]
-            return model_path(base["path"]), base["revision"], base["variant"]
-
     def check_export(self) -> None:
         """Compare the files of the exported model with the hashes in the record, if it has any.
 
@@ -174,7 +176,7 @@ class Run:
                 "that has a checkpoint, or train it with export.kind=auto."
             )
 
-    def load_model(self) -> StableDiffusion:
+    def load_model(self) -> BaseModel:
         """Load the model as it was exported: a pipeline, or its base with what was learned.
 
         Raises:
@@ -184,10 +186,12 @@ class Run:
         self.check_export()
         learned, kind = self.folder / "model", self.record["export"]
         if kind == "full":
-            return StableDiffusion.from_pretrained(str(learned))
-        model = StableDiffusion.from_pretrained(*self.base)
+            return load_model(str(learned))
+        model = load_base(self.base)
         if kind == "lora":
             load_lora(model, learned)
+        if kind == "adapter":
+            load_peft(model, learned)
         if kind == "token" or (learned / TOKEN_FILE).exists():
             load_token(model, learned)
         return model.requires_grad_(False).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ Plain = Mapping[str, Any]
 GIB = 2**30
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-NETWORKS = ("unet", "text_encoder", "vae")
+NETWORKS = ("unet", "text_encoder", "vae")  # text_encoder: all of a model's
 # parameters of Stable Diffusion's networks, as the public configurations count them
 SD1 = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
 SD2 = {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863}
-PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+SDXL = {"unet": 2_567_463_684, "text_encoder": 123_060_480 + 694_659_840, "vae": 83_653_863}
+PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sdxl": SDXL}
 # parameters of an adapter for each rank, on the attention projections (q, k, v, out)
 SD1_RANK = {"unet": 199_296, "text_encoder": 73_728}
 SD2_RANK = {"unet": 207_488, "text_encoder": 188_416}
-PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK}
+SDXL_RANK = {"unet": 1_451_520, "text_encoder": 73_728 + 327_680}
+PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK, "sdxl": SDXL_RANK}
 
 
 def parameters_of(config: Plain) -> Mapping[str, int] | None:
@@ -128,10 +131,10 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Return the bytes of what is exported: a run's own, and what all runs share."""
     block, phases = config["export"], config["method"]["phases"]
     size = BYTES[block["dtype"]]
-    kinds = {kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])}
+    kinds = [kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])]
     kind = block["kind"]
     if kind == "auto":
-        kind = "full" if "full" in kinds else "adapters"
+        kind = "full" if any(_is_own(each) for each in kinds) else "adapters"
     if kind == "none":
         return 0.0, 0.0
     if kind != "full":
@@ -151,21 +154,39 @@ def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str,
     for network in NETWORKS:
         if phase.get(network) == "full":
             counts[network] = sizes[network]
-        elif phase.get(network, "frozen") not in ("frozen", "token"):
+        elif phase.get(network) == "adapter":
             counts[network] = _adapter(config, network)
+        elif isinstance(patterns := phase.get(network), list):
+            counts[network] = _matching(config, network, patterns)
     return counts
 
 
 def _adapter(config: Plain, network: str) -> float:
     """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
-    settings, model = config["method"].get("lora") or {}, config["model"]
-    rank, targets = settings.get("rank", 0), settings.get("targets", ())
+    settings, model = config["method"].get("adapter") or {}, config["model"]
+    is_lora = settings.get("_target_") == "peft.LoraConfig"
+    rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
     shapes = _shapes_of(config)
     if shapes is None:
         return rank * PER_RANK.get(model["name"], {}).get(network, 0)
     ends = tuple(f".{target}.weight" for target in targets)
     layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
+
+
+def _matching(config: Plain, network: str, patterns: Sequence[str]) -> float:
+    """Count the parameters whose names match; those of a model that is not here as none."""
+    shapes = (_shapes_of(config) or {}).get(network, {})
+    return sum(
+        _product(shape)
+        for name, shape in shapes.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _is_own(kind: object) -> bool:
+    """Tell whether a kind of training changes a network's own weights, all or some by name."""
+    return kind == "full" or isinstance(kind, list)
 
 
 def _full(phase: Plain, sizes: Mapping[str, int]) -> int:
@@ -196,13 +217,19 @@ def _shapes(folder: Path, variant: str | None) -> Mapping[str, Mapping[str, list
     """Read the shapes of a local model's tensors; None where a network is not there."""
     shapes = {}
     for network in NETWORKS:
-        files = [f for f in folder.glob(f"{network}/*.safetensors") if _is_of(f, variant)]
+        found = (
+            f for name in (network, f"{network}_2") for f in folder.glob(f"{name}/*.safetensors")
+        )
+        files = [f for f in found if _is_of(f, variant)]
         try:
             headers = [read_header(file) for file in files]
         except (OSError, ValueError):
             return None
-        entries = [each for header in headers for each in header.items()]
-        shapes[network] = {n: e["shape"] for n, e in entries if n != "__metadata__"}
+        entries = [
+            (f, *each) for f, header in zip(files, headers, strict=True) for each in header.items()
+        ]
+        own = {f"{f.parent.name}.{n}": e["shape"] for f, n, e in entries if n != "__metadata__"}
+        shapes[network] = own
     return shapes if all(shapes.values()) else None
 
 

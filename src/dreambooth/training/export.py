@@ -12,7 +12,8 @@ import torch
 
 from dreambooth.files import atomic, file_hash
 from dreambooth.model.adapters.lora_files import save_lora
-from dreambooth.model.lora import merge_lora
+from dreambooth.model.adapters.peft_files import save_peft
+from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
@@ -49,7 +50,7 @@ def export(prepared: Prepared) -> Exported:
         shutil.rmtree(folder, ignore_errors=True)  # it is of other weights
         return Exported(_trained(prepared), None)
     if kind == "full":
-        merge_lora(model)
+        merge_adapters(model)
     dtype = _dtype(prepared)
     round_weights(model, kind, dtype)
     scheduler = spec.samples.set.sampling.build(model.noise_scheduler)
@@ -58,6 +59,8 @@ def export(prepared: Prepared) -> Exported:
             model.export(new, scheduler, dtype)
         elif kind == "lora":
             save_lora(model, new, dtype)
+        elif kind == "adapter":
+            save_peft(model, new, dtype)
         if kind != "full" and spec.method.token is not None:
             save_token(model, spec.method.token, new / TOKEN_FILE, dtype)
     if kind == "full":

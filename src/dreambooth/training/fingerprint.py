@@ -28,6 +28,8 @@ WEIGHTS = (
     "lr",
     "train_text_encoder",
     "text_encoder_lr",
+    "text_encoder_stop_step",
+    "loraplus_lr_ratio",
     "instance_prompt",
     "class_prompt",
     "resolution",
@@ -118,7 +120,7 @@ def facts_of(
         facts["max_steps"] = spec.config["max_steps"]
     return facts | {
         "model": model.weights_hash(),
-        "method": {part: spec.config["method"][part] for part in ("lora", "token")},
+        "method": {part: spec.config["method"][part] for part in ("adapter", "token")},
         "photos": cache_key(hashes=[file_hash(path) for path in photos]),
         "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),
@@ -138,7 +140,13 @@ def facts_of_phases(spec: TrainSpec, facts: Mapping[str, Any]) -> list[dict[str,
     """
     result, facts = [], dict(facts)
     for number, phase in enumerate(spec.method.phases):
-        parts = {"unet": phase.parts.unet, "text_encoder": phase.parts.text_encoder}
+        names = ("unet", "text_encoder")
+        parts: dict[str, Any] = {
+            name: kind if isinstance(kind, str) else list(kind)  # as JSON gives it back
+            for name, kind in zip(names, phase.parts.parts, strict=True)
+        }
+        if phase.token_lr is not None:
+            parts["token_lr"] = phase.token_lr
         own = {**facts, "lr": phase.lr, "phase": parts}
         if "max_steps" in facts:
             own["max_steps"] = phase.max_steps

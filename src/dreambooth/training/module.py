@@ -67,7 +67,10 @@ class DreamBooth(pl.LightningModule):
         if not self.trains_text:
             return Embeddings.stack([self._embedded[p] for p in prompts]).to(self.device)
         unique = sorted(set(prompts))
-        return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
+        # several processes wait for every gradient, and drop those of a stopped text encoder later
+        is_needed = not self._text_has_stopped or self.trainer.world_size > 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_needed):
+            return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
 
     def errors(self, batch: dict) -> Tensor:
         """Compute each sample's squared error `[N]`, weighted by Min-SNR if the loss asks for it.
@@ -85,14 +88,16 @@ class DreamBooth(pl.LightningModule):
             latents, noise = latents.to(dtype), noise.to(dtype)
             alphas_cumprod = alphas_cumprod.to(dtype)
         noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
-        prediction = self.model.predict(noisy, timesteps, self.embeddings(batch["prompts"]))
+        embeddings = self.model.condition(self.embeddings(batch["prompts"]), batch["sizes"])
+        prediction = self.model.predict(noisy, timesteps, embeddings)
         prediction_type = self.model.prediction_type
         aim = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
         rows = [row for row, kind in enumerate(batch["kinds"]) if kind == "prior"]
         if self.base is not None and rows:
-            prompts = [batch["prompts"][row] for row in rows]
+            told = self.base.embeddings([batch["prompts"][row] for row in rows]).to(self.device)
+            told = self.model.condition(told, batch["sizes"][rows])
             aim = aim.clone()  # it may be the batch's noise
-            aim[rows] = self.base.predict(noisy[rows], timesteps[rows], prompts).to(aim)
+            aim[rows] = self.base.predict(noisy[rows], timesteps[rows], told).to(aim)
         error = error_per_sample(prediction, aim)
         if self.loss.min_snr_gamma is None:
             return error
@@ -108,6 +113,9 @@ class DreamBooth(pl.LightningModule):
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """Seed the global generators for each batch, for dropout."""
         torch.manual_seed(batch["key"])
+        if self._text_has_stopped:
+            for name in self.model.text_encoders:
+                self.model.network(name).eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Compute the two-term loss; log the instance, prior and total terms."""
@@ -119,18 +127,22 @@ class DreamBooth(pl.LightningModule):
         return terms.total
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make one optimizer with its schedule; the text encoder may have its own learning rate.
+        """Make one optimizer with its schedule: a group for each part and learning rate.
 
-        A token's rate is always its phase's.
+        The text encoder may have its own rate, a token has that of its phase or the phase's
+        `token_lr`. With `loraplus_lr_ratio` B and vectors train at so many times the rate of A, as
+        in PEFT's `create_loraplus_optimizer` (Hayou et al. 2024, arXiv:2402.12354).
         """
         spec, lr = self.optimization, self.phase.lr
-        is_token = self.phase.parts.text_encoder == "token"
-        text_lr = lr if is_token or spec.text_encoder_lr is None else spec.text_encoder_lr
-        parameters, denoiser = self.weights.parameters(), f"{self.model.denoiser}."
-        image = [p for name, p in parameters.items() if name.startswith(denoiser)]
-        text = [p for name, p in parameters.items() if not name.startswith(denoiser)]
-        groups = [{"params": image, "lr": lr}, {"params": text, "lr": text_lr}]
-        optimizer = spec.factory([g for g in groups if g["params"]], lr=lr)
+        groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+        for name, parameter in self.weights.parameters().items():
+            part = "image" if name.startswith(f"{self.model.denoiser}.") else "text"
+            rate = lr if part == "image" else self._text_lr
+            if ".lora_" in name and (".lora_B." in name or parameter.ndim == 1):
+                rate *= spec.loraplus_lr_ratio or 1
+            groups.setdefault((part, rate), []).append(parameter)
+        listed = [{"params": groups[key], "lr": key[1]} for key in sorted(groups)]
+        optimizer = spec.factory(listed, lr=lr)
         schedule = get_scheduler(
             spec.lr_schedule,
             optimizer,
@@ -142,13 +154,34 @@ class DreamBooth(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    @property
+    def _text_lr(self) -> float:
+        """The learning rate of what trains of the text encoders."""
+        phase, own = self.phase, self.optimization.text_encoder_lr
+        if phase.parts.text_encoder == "token":
+            return phase.lr if phase.token_lr is None else phase.token_lr
+        return phase.lr if own is None else own
+
+    @property
+    def _text_has_stopped(self) -> bool:
+        """Whether `text_encoder_stop_step` of this phase's steps are behind; the U-Net goes on."""
+        stop = self.optimization.text_encoder_stop_step
+        return stop is not None and self.phase.parts.unet != "frozen" and self.global_step >= stop
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the joint norm of all gradients, as diffusers does."""
+        """Clip the joint norm of all gradients, as diffusers does.
+
+        A text encoder that has stopped has none, so that no optimizer moves or decays it.
+        """
+        if self._text_has_stopped:
+            for name in self.model.text_encoders:
+                for parameter in self.model.network(name).parameters():
+                    parameter.grad = None
         # not Lightning's own clipping, which refuses fused optimizers
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)

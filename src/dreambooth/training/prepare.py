@@ -20,9 +20,9 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.architectures import load_model
+from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.lora import targets_in
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
 from dreambooth.sampling.class_images import (
@@ -78,7 +78,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = StableDiffusion.from_pretrained(model_path(base.path), base.revision, base.variant)
+    model = load_model(model_path(base.path), base.revision, base.variant)
     subject = spec.subject
     photos = find_photos(
         subject.name,
@@ -93,12 +93,26 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
+    _refuse_float16(spec, model)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
     compared = _kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
+    if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
+        log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
+
+
+def _refuse_float16(spec: TrainSpec, model: BaseModel) -> None:
+    if model.overflows_in_float16 and "float16" in (
+        spec.hardware.frozen_dtype,
+        spec.sampling.dtype,
+    ):
+        raise UserError(
+            f"the autoencoder of model={spec.model.name} overflows in float16: set "
+            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
+        )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
@@ -173,13 +187,11 @@ def make_evaluation(prepared: Prepared, settings: EvaluationSpec) -> Evaluation:
 
 
 def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
-    """Make the owner of what trains, and refuse a token or adapters that the model cannot take."""
+    """Make the owner of what trains; refuse a token, adapters or names that the model lacks."""
     method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
     for phase in method.phases:
-        for network, kind in phase.parts.kinds(model).items():
-            if kind == "lora" and method.lora is not None:
-                targets_in(model, network, method.lora.targets)
-    return TrainableWeights(model, spec.seed, method.lora, method.token, dtype)
+        phase.parts.check(model, method.adapter)
+    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype)
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:

@@ -13,7 +13,7 @@ import torch
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.plan import EvaluationSpec
-from dreambooth.model.lora import LoRASettings
+from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
@@ -84,30 +84,42 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """One phase of a method: what trains, at which rate, for how many optimizer steps."""
+    """One phase of a method: what trains, at which rate, for how many optimizer steps.
+
+    `token_lr` is the rate of a token that trains; None is `lr`.
+    """
 
     parts: Phase
     lr: float
     max_steps: int
+    token_lr: float | None = None
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """The phases in order, with the adapters and the new token that they train.
+    """The phases in order, with the adapter and the new token that they train.
 
     A phase that trains the token draws each row's prompt from `templates`; empty keeps the photos'.
     """
 
     phases: tuple[PhaseSpec, ...]
-    lora: LoRASettings | None
+    adapter: AdapterSettings | None
     token: TokenSettings | None
     templates: tuple[str, ...] = ()
 
     @property
     def export(self) -> str:
-        """What was learned: `full` (a pipeline), `lora` or `token` (files for the base)."""
-        parts = [kind for p in self.phases for kind in (p.parts.unet, p.parts.text_encoder)]
-        return "full" if "full" in parts else "lora" if "lora" in parts else "token"
+        """What was learned: `full` (a pipeline), or files for the base.
+
+        These are `lora` (a file that diffusers loads), `adapter` (PEFT's folders of the other
+        kinds) or `token`; a token that trains beside an adapter has a file too.
+        """
+        kinds = [kind for phase in self.phases for kind in phase.parts.parts]
+        if "full" in kinds or any(isinstance(kind, tuple) for kind in kinds):
+            return "full"
+        if "adapter" not in kinds or self.adapter is None:
+            return "token"
+        return "lora" if self.adapter.kind == "LORA" else "adapter"
 
     def steps_before(self, number: int) -> int:
         """Count the optimizer steps of the phases before phase `number`."""
@@ -134,11 +146,14 @@ class Loss:
 class OptimizerSpec:
     """`factory` is `(parameter groups, lr) => Optimizer`; a step is an optimizer update.
 
-    `text_encoder_lr` None takes the phase's rate; `ema_decay` None keeps no average.
+    `text_encoder_lr` None takes the phase's rate; `text_encoder_stop_step` None never stops the
+    text encoder; `loraplus_lr_ratio` None gives B the rate of A; `ema_decay` None keeps no average.
     """
 
     factory: Callable[..., torch.optim.Optimizer]
     text_encoder_lr: float | None
+    text_encoder_stop_step: int | None
+    loraplus_lr_ratio: float | None
     lr_schedule: str
     lr_warmup_steps: int
     max_grad_norm: float

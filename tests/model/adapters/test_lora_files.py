@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.lora_files import load_lora, save_lora
-from dreambooth.model.lora import add_lora
+from dreambooth.model.peft_layers import add_adapter
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TokenSettings, add_token
 
@@ -28,7 +28,7 @@ def count_adapters(model: StableDiffusion) -> int:
 
 
 def test_saved_keys_are_exactly_these(model, lora, tmp_path):
-    add_lora(model, "unet", lora, seed=0)
+    add_adapter(model, "unet", lora, seed=0)
     file = save_lora(model, tmp_path)
     assert file == tmp_path / "pytorch_lora_weights.safetensors"
     assert [f.name for f in tmp_path.iterdir()] == [file.name]
@@ -63,9 +63,9 @@ def test_saved_text_encoder_keys_are_those_of_every_diffusers(trained_lora, tmp_
 def test_saved_file_loads_in_a_fresh_diffusers_pipeline(
     model, lora, prepared, predict, train, tiny_model_dir, tmp_path, parts, inputs
 ):
-    kinds = {part: "lora" if part in parts else "frozen" for part in ("unet", "text_encoder")}
+    kinds = {part: "adapter" if part in parts else "frozen" for part in ("unet", "text_encoder")}
     base = predict(model)
-    train(prepared(**kinds, lora=lora), steps=3)
+    train(prepared(**kinds, adapter=lora), steps=3)
     save_lora(model, tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_dir, safety_checker=None)
     pipeline.load_lora_weights(tmp_path)

@@ -25,8 +25,11 @@ from dreambooth.errors import UserError, reason
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
+# what the last part of the names of LyCORIS' tensors begins with
+OTHER_KINDS = ("hada_", "lokr_", "oft_", "diff")
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
-PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
+PEFT_FIELDS += ("use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def read_lora(
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
+    _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
         state, metadata = _from_peft(file, state, networks)
         alphas = None
@@ -92,6 +96,23 @@ def read_lora(
     return adapters
 
 
+def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise UserError where no tensor's name is one of a LoRA, with what the file seems to be."""
+    ends = [key.rpartition(".")[2] for key in state if not key.startswith(PEFT_PREFIX)]
+    is_other = any(end.startswith(OTHER_KINDS) for end in ends)
+    if not state or (not is_other and any("lora" in key for key in state)):
+        return
+    first = min(state)
+    what = "use a LoRA that was trained for this base model"
+    if len(state) <= 2 and not is_other:
+        what = "a textual inversion belongs into embeddings=[FILE]"
+    elif is_other:
+        what = "of adapters without PEFT's config, only a LoRA can be read"
+    elif len(state) > 500:
+        what = "whole weights are a base model: give their diffusers folder as model.path"
+    raise UserError(f"{file} is no LoRA, for it holds {first}: {what}.")
+
+
 def _of_network(values: Mapping[str, Any], network: str) -> dict[str, Any]:
     """Pick the entries named `<network>.<rest>`, by the rest."""
     start = f"{network}."
@@ -106,6 +127,8 @@ def _peft_names(state: Mapping[str, Any], module: torch.nn.Module) -> dict[str, 
     """
     if not isinstance(module, PreTrainedModel):
         return convert_unet_state_dict_to_peft(state)
+    norms = ".lora_magnitude_vector"
+    state = {key.replace(f"{norms}.weight", norms): value for key, value in state.items()}
     named = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
     if hasattr(module, "text_model"):
         return named
@@ -179,7 +202,8 @@ def _misfits(network: str, state: Mapping[str, Tensor], module: torch.nn.Module)
     for key, tensor in sorted(named.items()):
         weight = getattr(layers.get(_layer(key)), "weight", None)
         side = 1 if ".lora_A." in key else 0  # A meets the inputs, B makes the outputs
-        if weight is None or tensor.dim() < 2 or tensor.shape[side] != weight.shape[side]:
+        least = 1 if ".lora_magnitude_vector" in key else 2  # DoRA's norms are of the outputs
+        if weight is None or tensor.dim() < least or tensor.shape[side] != weight.shape[side]:
             misfits.append(f"{network}.{key}")
     return misfits
 

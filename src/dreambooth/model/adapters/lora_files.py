@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_mo
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
-from dreambooth.model.adapters.formats import LORA_FILE, find_lora, read_lora
+from dreambooth.model.adapters.formats import LORA_FILE, Adapter, find_lora, read_lora
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
-from dreambooth.model.lora import ADAPTER, has_lora
+from dreambooth.model.peft_layers import ADAPTER, has_adapter
 from dreambooth.weights_files import sort_header
 
 
@@ -27,7 +28,7 @@ def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.f
         UserError: the model has no adapters.
     """
     networks = {name: model.network(name) for name in model.trainable_networks}
-    adapted = {name: module for name, module in networks.items() if has_lora(module)}
+    adapted = {name: module for name, module in networks.items() if has_adapter(module)}
     if not adapted:
         raise UserError("the model has no LoRA adapters to save: train one with method=lora.")
     layers = {}
@@ -38,7 +39,10 @@ def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.f
             prefix = "text_model."
             state = layers[name].items()
             prefixed = {prefix + key.removeprefix(prefix): tensor for key, tensor in state}
-            layers[name] = convert_state_dict_to_diffusers(prefixed)
+            converted = convert_state_dict_to_diffusers(prefixed)
+            # with PEFT's own name of DoRA's norms transformers 5 leaves them out
+            norms = ".lora_magnitude_vector"
+            layers[name] = {k + ".weight" * k.endswith(norms): t for k, t in converted.items()}
         layers[name] = {key: tensor.to(dtype) for key, tensor in layers[name].items()}
     with atomic(Path(folder) / LORA_FILE) as file:
         model.layout.pipeline.save_lora_weights(
@@ -60,15 +64,20 @@ def load_lora(model: BaseModel, path: str | Path) -> int:
     """
     networks = {name: model.network(name) for name in model.trainable_networks}
     for name, module in networks.items():
-        if has_lora(module):
+        if has_adapter(module):
             raise UserError(f"the {name} has LoRA adapters already: load {path} into a fresh one.")
     adapters = read_lora(find_lora(path), networks, model.layout.pipeline)
+    put_adapters(model, adapters)
+    return sum(len(adapter.state) for adapter in adapters.values())
+
+
+def put_adapters(model: BaseModel, adapters: Mapping[str, Adapter]) -> None:
+    """Put adapters into the networks of a model that has none, by the networks' names."""
     for name, adapter in adapters.items():
-        module, state = networks[name], adapter.state
+        module, state = model.network(name), adapter.state
         with keep_random_state():
             inject_adapter_in_model(adapter.config, module, ADAPTER, state_dict=state)
         set_peft_model_state_dict(module, state, ADAPTER)
-    return sum(len(adapter.state) for adapter in adapters.values())
 
 
 def _metadata(module: torch.nn.Module) -> dict[str, object]:
@@ -77,4 +86,6 @@ def _metadata(module: torch.nn.Module) -> dict[str, object]:
     configs: Any = module.peft_config
     config = configs[ADAPTER]
     targets = sorted(config.target_modules)
-    return {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}
+    known = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}
+    optional = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+    return known | {name: value for name in optional if (value := getattr(config, name))}

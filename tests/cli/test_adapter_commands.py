@@ -1,0 +1,82 @@
+"""`dreambooth extract`, `merge` and `tokens` on the tiny model."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from dreambooth.cli.checks import check_extract, check_merge, check_tokens
+from dreambooth.cli.configs import CONF
+from dreambooth.cli.extract import extract
+from dreambooth.cli.merge import merge
+from dreambooth.cli.tokens import tokens
+from dreambooth.errors import UserError
+from dreambooth.files import read_csv
+from dreambooth.model.stable_diffusion import StableDiffusion
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = {
+    "extract": (extract, check_extract),
+    "merge": (merge, check_merge),
+    "tokens": (tokens, check_tokens),
+}
+
+
+def call(command: str, *overrides: str) -> int:
+    work, check = COMMANDS[command]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(command, list(overrides))
+    check(cfg)
+    return work(cfg)
+
+
+def test_what_is_extracted_merges_into_the_fine_tune(scored, spine, tmp_path, capsys):
+    """At full rank, within what no LoRA holds."""
+    lora, whole = tmp_path / "lora", tmp_path / "whole"
+    assert call("extract", f"run='{scored}'", "rank=128", f"output_dir='{lora}'") == 0
+    printed = capsys.readouterr().out
+    assert "Rank 128: relative error 0.000 over" in printed
+    rows = read_csv(lora / "extraction.csv")
+    assert {row["rank"] for row in rows} == {"128", "0"}
+    plain = ("model=pocket", f"model.path='{spine.model}'", f"output_dir='{whole}'")
+    assert call("merge", *plain, f"adapters=['{lora}']") == 0
+    models = [StableDiffusion.from_pretrained(str(path)) for path in (whole, scored / "model")]
+    ours, theirs = (model.base_state("unet") for model in models)
+    for name in (row["layer"] for row in rows if row["rank"] == "128"):
+        difference = (ours[f"{name}.weight"] - theirs[f"{name}.weight"]).abs().max()
+        assert difference < 1e-5, name
+
+
+def test_what_cannot_be_extracted_or_merged_is_one_sentence(scored, spine, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    plain = ("model=pocket", f"model.path='{spine.model}'")
+    for words, command, overrides in (
+        ("Say what was fine-tuned", "extract", ()),
+        ("needs its base model", "extract", (f"tuned='{scored / 'model'}'",)),
+        ("rank=0 is not usable", "extract", ("rank=0",)),
+        ("do not differ in any", "extract", (*plain, f"tuned='{spine.model}'")),
+        ("holds something other", "merge", (*plain, f"output_dir='{tmp_path / 'full'}'")),
+        ("Say what draws", "merge", (f"output_dir='{tmp_path / 'x'}'",)),
+    ):
+        with pytest.raises(UserError, match=words):
+            call(command, *overrides)
+
+
+def test_words_are_ranked_with_a_table_and_a_sheet(spine, encoders_dir, tmp_path, capsys):
+    own = (f"model.path='{spine.model}'", "model.resolution=16", f"cache_dir='{spine.cache}'")
+    more = (f"encoders_dir='{encoders_dir}'", "num_inference_steps=2", "images=2", "drawn=2")
+    words = "candidates=[sks,zwx,red]"
+    assert call("tokens", *own, *more, words, f"output_dir='{tmp_path}'") == 0
+    rows = read_csv(tmp_path / "tokens.csv")
+    assert {row["word"] for row in rows} == {"sks", "zwx", "red"}
+    assert [bool(row["rank"]) for row in rows] == [True, True, False]
+    assert float(rows[0]["rank"]) <= float(rows[1]["rank"])
+    shifts = [float(row["prediction_shift"]) for row in rows]
+    assert max(shifts[:2]) <= shifts[2] and min(shifts) > 0
+    with Image.open(tmp_path / "tokens.png") as sheet:
+        assert sheet.height > 3 * 128
+    assert len(list((tmp_path / "images").glob("*.png"))) == 2 * 2 + 4
+    assert "2 of 3 words" in capsys.readouterr().out
