@@ -71,10 +71,11 @@ def _run(spec: TrainSpec) -> Outcome:
 def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outcome:
     """Train every phase from its start, and finish the run unless a signal has stopped it."""
     spec, costs = prepared.spec, prepared.costs
-    loggers = make_loggers(spec, steps_done(spec, starts))
+    done = steps_done(spec, starts)
+    loggers = make_loggers(spec, done)
     try:
         loggers.photos(prepared.training_photos)
-        log_earlier(starts, loggers, curve, steps_done(spec, starts))
+        log_earlier(starts, loggers, curve, done)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)

@@ -48,8 +48,7 @@ class RunLog:
         for row in rows:
             step = int(row.pop("step"))
             if step < done:
-                own = {k: v for k, v in row.items() if v and not k.startswith(CURVE)}
-                made.rows[step] = dict(own)
+                made.rows[step] = {k: v for k, v in row.items() if v and not k.startswith(CURVE)}
         return made
 
     def add(self, numbers: Mapping[str, float], step: int) -> None:
