@@ -28,7 +28,8 @@ def study(tmp_path, monkeypatch) -> Path:
         names = WandbNames("", "mine", name, "ppl 2026-11-30", "train")
         known_as(folder / name, NOTE, names, 5.0)
         (folder / name / "samples").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(folder / name / "samples" / "final.png")
+        colour = (round(255 * score), 0, 0)
+        Image.new("RGB", (8, 8), colour).save(folder / name / "samples" / "final.png")
 
     def write_looks(*_) -> list[str]:
         (folder / "figures").mkdir(exist_ok=True)
@@ -59,4 +60,6 @@ def test_a_report_logs_the_study_to_the_group_of_its_runs(study):
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row["run"] for row in rows] == ["a", "b"]
     assert [row["dino"] for row in rows] == [0.5, 0.75] and rows[0]["seconds"] > 0
-    assert rows[0]["final samples"]["_type"] == "image-file"
+    tables = [artifact for artifact in offline.of("artifact") if artifact.type == "run_table"]
+    files = {entry.path for table in tables for entry in table.manifest.contents}
+    assert len([file for file in files if file.endswith("final.png")]) == 2  # a picture of each run
