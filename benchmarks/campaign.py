@@ -63,8 +63,9 @@ TRAIN = (
 )
 GENERATE = ("run=run", "prompts=['a {subject}']", "seeds=[0]", "output_dir=drawn")
 OUTCOMES = ("as it should be", "refused", "traceback", "silent", "lost")
-# what a run makes that another session must make alike; logs, pages and costs hold times
-SAME = ("model/", "samples/", "checkpoints/phase-0/step-000002.ckpt")
+# what a run makes that another session must make alike; logs, pages and costs hold times, and a
+# checkpoint counts the batches of its own session
+SAME = ("model/", "samples/")
 Case = tuple[str, Callable[[Path], str]]
 
 
@@ -72,7 +73,7 @@ def results(folder: Path) -> dict[str, str]:
     """Hash what a run has made, but for records that hold times."""
     files = file_hashes(folder / "run") if (folder / "run").is_dir() else {}
     kept = {k: v for k, v in files.items() if k.startswith(SAME) and not k.endswith(".json")}
-    return {k: v for k, v in kept.items() if not k.endswith("manifest.csv")}
+    return {k: v for k, v in kept.items() if not k.endswith("manifest.csv") and "/." not in k}
 
 
 class Campaign:
@@ -359,7 +360,7 @@ def _photo(folder: Path, number: int) -> str:
     """Read one odd photo: another mode, size, format, turn or suffix, and damaged or not."""
     draw = random.Random(number)
     path = folder / f"photo{draw.choice(SUFFIXES[:8])}"
-    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (3000, 20), (333, 77)))
+    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (999, 20), (333, 77), (50, 60)))
     values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image, data = Image.fromarray(values), io.BytesIO()
     try:
@@ -402,14 +403,16 @@ def page(campaign: Campaign, arguments: list[str]) -> str:
         f"samples, an export and a score; {campaign.boundaries} write boundaries).",
         "*As it should be*: the same command then gave the same weights and pictures to the last",
         "bit. *Refused*: one sentence, exit code 2. *Traceback*, *silent* (another result without",
-        "a word) and *lost* (the command cannot finish the run) are defects.",
+        "a word) and *lost* (the command cannot finish the run) are defects. *Of*: the cases that",
+        "there are; another call with the same `--work` goes on with those that were not tried.",
         "",
-        "| fault | cases | " + " | ".join(OUTCOMES) + " |",
-        "|---|" + "---|" * (len(OUTCOMES) + 1),
+        "| fault | tried | of | " + " | ".join(OUTCOMES) + " |",
+        "|---|" + "---|" * (len(OUTCOMES) + 2),
     ]
-    for kind in campaign.kinds:
+    for kind, cases in campaign.kinds.items():
         numbers = [counts[kind, outcome] for outcome in OUTCOMES]
-        lines.append(f"| {kind} | {sum(numbers)} | " + " | ".join(map(str, numbers)) + " |")
+        row = [kind, sum(numbers), len(list(cases())), *numbers]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     bad = [case for case in done if case["outcome"] not in OUTCOMES[:2]]
     if bad:
         lines += ["", "Defects:", ""]

@@ -97,6 +97,7 @@ def fork(work: Callable[[], Any], log: Path, seconds: int = 120) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         signal.alarm(seconds)
         work()
     except SystemExit as stop:

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreambooth.data.prompts import SubjectWords
-from dreambooth.quoting import quoted, typed
+from dreambooth.quoting import printable, quoted, typed
 from dreambooth.study.runs import Run
 from dreambooth.training.summary import Finished, print_summary
 
@@ -43,6 +43,14 @@ def test_the_closing_command_is_read_as_the_runs_folder_and_prompt(tmp_path, cap
     read = parsed(shlex.split(line)[2:])
     assert read["run"] == str(folder)
     assert read["prompts"] == ["a <it's> dog on the beach"]
+
+
+def test_a_text_of_a_stranger_steers_no_terminal():
+    assert (
+        printable("a \x1b]0;title\x07 dog \x9b2J\udcff")
+        == "a \\x1b]0;title\\x07 dog \\x9b2J\\udcff"
+    )
+    assert printable("für\teinen Hund\n") == "für\teinen Hund\n"
 
 
 def test_the_command_for_an_unfinished_run_names_its_folder(tmp_path):

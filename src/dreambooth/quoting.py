@@ -1,4 +1,4 @@
-"""Quote overrides for Hydra and the shell."""
+"""Quote overrides for Hydra and the shell, and texts for a terminal."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def typed(override: str) -> str:
     """Write an override as a user types it in a shell: `run='a b'` => `"run='a b'"`."""
     plain = not set(override) & set('"$`\\!')
     return f'"{override}"' if plain else shlex.quote(override)
+
+
+def printable(text: str) -> str:
+    """Write out control characters, with which a text of a stranger could steer a terminal.
+
+    >>> printable("a dog" + chr(27) + "[2J" + chr(10))
+    'a dog\\\\x1b[2J\\n'
+    """
+    plain = (c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(plain)

@@ -28,7 +28,8 @@ def test_every_damage_to_a_runs_records_is_worded(scored, tmp_path):
     refused = 0
     for name in records:
         for kind in faults.DAMAGES:
-            run = Path(shutil.copytree(scored, tmp_path / "run", dirs_exist_ok=True))
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            run = Path(shutil.copytree(scored, tmp_path / "run"))
             faults.damage(run / name, kind, run / "evaluation/quick/scores.csv")
             runs, unreadable = read_readable(tmp_path)
             assert len(runs) + len(unreadable) == (name != "run.json" or kind != "deleted")

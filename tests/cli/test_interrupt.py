@@ -32,6 +32,15 @@ def test_sigterm_is_one_line(block):
     assert done.stderr.strip() == "Stopped. The same command continues with what is cached."
 
 
+def test_ctrl_c_while_an_object_is_removed_is_not_ignored():
+    code = (
+        "class Removed:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "with interruptible():\n    Removed()\n    input()"
+    )
+    done = ended(code)
+    assert (done.returncode, done.stderr.strip().count("\n")) == (130, 0), done.stderr
+
+
 def test_a_pipe_whose_reader_has_gone_ends_without_a_word():
     reader, writer = os.pipe()
     os.close(reader)

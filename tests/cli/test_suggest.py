@@ -29,6 +29,7 @@ from dreambooth.errors import UserError
         ("report", "images", "report has no key images: it belongs to evaluate and tokens."),
         ("evaluate", "trainer", "evaluate has no key trainer: it belongs to train."),
         ("pretrain", "vae.chanels", "did you mean vae.channels?"),
+        ("train", "method.lora.rank", "did you mean method.adapter.r?"),
     ],
 )
 def test_a_key(command, key, expected):

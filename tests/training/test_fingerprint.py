@@ -188,6 +188,9 @@ CHANGES_NO_WEIGHT = {
     "checkpoint.keep": ("checkpoint.keep=9",),
     "checkpoint.keep_when_finished": ("checkpoint.keep_when_finished=0",),
     "export": ("export.dtype=float16",),
+    "export.layouts": ("export.layouts=[diffusers,single_file]", "method=full"),
+    "export.verify": ("export.verify=true",),
+    "export.push_to_hub": ("export.push_to_hub=me/dog",),
     "trainer.log_every_n_steps": ("trainer.log_every_n_steps=3",),
     "max_steps": ("max_steps=9",),  # more steps continue a constant rate
     "subject": ("subject.live=false",),

@@ -19,7 +19,6 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
-    ExportSpec,
     HardwareSpec,
     MethodSpec,
     OptimizerSpec,
@@ -251,18 +250,3 @@ def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:
     if resume not in (None, "auto"):
         verify(resume)
     return CheckpointSpec(**block, resume=resume)
-
-
-def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
-    """Build what a run leaves of its model.
-
-    Raises:
-        UserError: a kind that the method does not make.
-    """
-    kind = method.export if block["kind"] == "auto" else block["kind"]
-    if kind == "lora" and method.export != "lora":
-        raise UserError(
-            "export.kind=lora needs a method that trains adapters, such as method=lora: use "
-            "export.kind=auto, which exports what this method learns."
-        )
-    return ExportSpec(kind, block["dtype"])

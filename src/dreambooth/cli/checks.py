@@ -17,6 +17,7 @@ from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
+from dreambooth.study.push import require_token
 
 POSITIVE = (
     "lr",
@@ -88,6 +89,10 @@ TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
     "samples.seeds": ("[0,1]", is_seed),
+    "export.layouts": (
+        "[diffusers,kohya]",
+        lambda v: v in ("diffusers", "kohya", "peft", "single_file"),
+    ),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
 COUNT = (
@@ -200,6 +205,7 @@ def check(cfg: DictConfig) -> None:
         (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
+        (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -210,6 +216,8 @@ def check(cfg: DictConfig) -> None:
         _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
         _hold_list(cfg, key, example, holds)
+    if cfg.export.push_to_hub is not None:
+        require_token(str(cfg.export.push_to_hub))
     if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
         raise UserError(
             "lr_warmup_steps has no effect with lr_schedule=constant: set "
@@ -251,6 +259,16 @@ def check_evaluate(cfg: DictConfig) -> None:
     _check_drawing(cfg)
 
 
+def check_report(cfg: DictConfig) -> None:
+    """`check` for report.py.
+
+    Raises:
+        UserError: `runs` is not a folder.
+    """
+    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
+        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
+
+
 def check_extract(cfg: DictConfig) -> None:
     """`check` for `dreambooth extract`.
 
@@ -283,7 +301,7 @@ def check_tokens(cfg: DictConfig) -> None:
     for key in ("screened", "drawn"):
         _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
     _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))
-    _hold(cfg, "seed", "a whole number, 0 or greater", lambda v: is_whole(v, 0))
+    _hold(cfg, "seed", SEED, is_seed)
     _check_drawing(cfg)
 
 

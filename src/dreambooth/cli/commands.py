@@ -14,14 +14,16 @@ from dreambooth.cli.checks import (
     check_generate,
     check_merge,
     check_packages,
+    check_report,
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.room import refuse_full_disk
+from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
+from dreambooth.study.step_memory import memory_of
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
 
@@ -56,15 +58,27 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
+        from dreambooth.training.memory import memory_gib
+        from dreambooth.training.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
+    device = spec.hardware.device
+    memory, there = memory_of(config, on_gpu=device == "cuda"), memory_gib(device)
+    if is_first():
+        show_needs(config, memory, there)
+    refuse_small_memory(config, memory, there)
     with same_job(cfg.output_dir), in_its_sweep(place):
-        outcome = run(spec)
+        outcome = run(spec, None if memory is None else memory.total)
     if outcome.code:
         say_stopped(folder, place)
     elif outcome.finished is not None:
         say_finished(outcome.finished, place)
+        if spec.export.push_to_hub is not None:
+            from dreambooth.study.push import push
+
+            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
+        refuse_unverified(outcome.finished)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
@@ -101,11 +115,13 @@ def show_page(folder: Path) -> None:
 
 
 def write_page(folder: Path) -> Path | None:
-    """Write a finished run's `run.html`; return its path, or None after a warning."""
+    """Write a finished run's `run.html` and card; return the page, or None after a warning."""
     with postponed_imports():
+        from dreambooth.study.card import write_card
         from dreambooth.study.looks import attempted
         from dreambooth.study.page.write import write_run_page
 
+    attempted("README.md", lambda: write_card(folder))
     return attempted("run.html", lambda: write_run_page(folder))
 
 
@@ -164,6 +180,7 @@ def tokens(cfg: DictConfig) -> int:
 
 def report(cfg: DictConfig) -> int:
     """Compare many runs in tables; return the exit code."""
+    check_report(cfg)
     with postponed_imports():
         from dreambooth.cli.specs import report_spec
         from dreambooth.study import tables

@@ -27,7 +27,7 @@ def interruptible() -> Iterator[None]:
     The exit code is 128 + the signal. A pipe whose reader has gone ends it without a word.
     """
     try:
-        with _handled({signal.SIGTERM: (signal.SIG_DFL, _terminate)}):
+        with _handled({signal.SIGTERM: (signal.SIG_DFL, _terminate)}), _never_swallowed():
             try:
                 yield
             finally:
@@ -73,6 +73,23 @@ def _handled(handlers: dict[int, tuple[Any, Any]]) -> Iterator[None]:
     finally:
         for number, (before, _) in ours.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def _never_swallowed() -> Iterator[None]:
+    """End the program where Python would ignore Ctrl-C: it came while an object was removed."""
+    before = sys.unraisablehook
+
+    def end(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            return before(unraisable)
+        _exit(code_of(unraisable.exc_value) - 128)
+
+    sys.unraisablehook = end
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _terminate(*_: object) -> None:

@@ -133,9 +133,9 @@ def missing(config: DictConfig, mode: str) -> list[Path]:
     """List the folders, from the innermost, that `hydra.run.dir` or `hydra.sweep.dir` will add."""
     try:
         path = Path(config.hydra[mode].dir).absolute()
-    except OmegaConfBaseException:  # Hydra makes none and reports the error
+        return [p for p in (path, *path.parents) if not p.exists()]
+    except (OmegaConfBaseException, OSError):  # Hydra makes none and reports the error
         return []
-    return [p for p in (path, *path.parents) if not p.exists()]
 
 
 def is_empty(folder: Path) -> bool:

@@ -41,6 +41,7 @@ from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.cli.sweep_lines import Place
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full
+from dreambooth.quoting import printable
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 UNUSABLE += (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
@@ -189,7 +190,7 @@ def flags_first(parsed: Namespace) -> list[str]:
 def say(text: str) -> None:
     """Print an error once, in the first process of a distributed run."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def sentence(error: Exception) -> str | None:
@@ -213,7 +214,9 @@ def sentence(error: Exception) -> str | None:
     if disk_full(error):
         return f"The disk is full ({error}): free some space and run the same command again."
     if isinstance(error, OSError) and error.filename and _is_unusable(error):
-        return f"{error.filename} cannot be used ({error.strerror}): choose another path."
+        name = str(error.filename)
+        name = name if len(name) <= 200 else f"{name[:100]}..."
+        return f"{name} cannot be used ({error.strerror}): choose another path."
     return None
 
 

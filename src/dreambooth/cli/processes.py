@@ -28,7 +28,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(0.5)
         os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from dreambooth.cli.configs import CONF, files_of
 from dreambooth.errors import UserError
 from dreambooth.png_text import OWN_KEY, SHARED_KEY, read_text
-from dreambooth.quoting import quoted, typed
+from dreambooth.quoting import printable, quoted, typed
 from dreambooth.weights_files import content_hash
 
 USAGE = "usage: dreambooth show FILE.png ...\n\nSay what drew each image, and how to draw it again."
@@ -28,9 +28,9 @@ def main(arguments: Sequence[str]) -> int:
         try:
             text = shown(Path(name))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
-        print(f"{chr(10) if number else ''}{text}")
+        print(f"{chr(10) if number else ''}{printable(text)}")
     return 0
 
 

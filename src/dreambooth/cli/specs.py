@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
-    export_spec,
     hardware_spec,
     method_spec,
     named,
     optimizer_spec,
     sampling_spec,
 )
+from dreambooth.cli.exports import export_spec
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
@@ -115,15 +115,9 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 
 
 def report_spec(cfg: DictConfig) -> ReportSpec:
-    """Build what report.py shows.
-
-    Raises:
-        UserError: `runs` is no folder.
-    """
+    """Build what report.py shows."""
     evaluation = cfg.evaluation.name if "evaluation" in cfg else None
     keys = ("other_subjects", "device", "encoders_dir", "cache_dir", "wandb")
-    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
-        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
     return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 

@@ -23,6 +23,14 @@ DIFFUSERS = {
     "snr_gamma": "loss.min_snr_gamma",
 }
 
+# what earlier versions called it
+EARLIER = {
+    "method.lora.rank": "method.adapter.r",
+    "method.lora.alpha": "method.adapter.lora_alpha",
+    "method.lora.dropout": "method.adapter.lora_dropout",
+    "method.lora.targets": "method.adapter.target_modules",
+}
+
 
 def no_choice(group: str, name: str, names: Iterable[str]) -> str:
     """Say that a group has no such choice, and name the nearest one, or else all."""
@@ -39,7 +47,7 @@ def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
 
     A key is also found by its last word, and by the name that diffusers' script gives it.
     """
-    own, here = keys_of(command, folders), DIFFUSERS.get(key, key)
+    own, here = keys_of(command, folders), {**DIFFUSERS, **EARLIER}.get(key, key)
     if key in own:  # of a group without a choice
         group = key.partition(".")[0]
         return f"{key} needs a choice of {group}: give {group}=NAME too; --help lists them."
@@ -49,7 +57,7 @@ def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
         named = f"{', '.join(owners[:-1])} and {owners[-1]}" if owners[1:] else owners[0]
         return f"{command} has no key {key}: {what} belongs to {named}."
     last_words = {k.rpartition(".")[2]: k for k in sorted(own)}
-    aliases = {alias: k for alias, k in DIFFUSERS.items() if k in own}
+    aliases = {alias: k for alias, k in {**DIFFUSERS, **EARLIER}.items() if k in own}
     meant = last_words | aliases | {k: k for k in own}
     near = get_close_matches(key, sorted(meant), n=1)
     hint = f"did you mean {meant[near[0]]}?" if near else "--help lists every key."

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, reason
 from dreambooth.files import cache_key
 from dreambooth.packages import need
 from dreambooth.png_text import hash_without_text
@@ -79,7 +79,7 @@ def load_photo(path: str | Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty (0 bytes): remove it or copy the photo again.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
+            warnings.simplefilter("ignore")  # pages of them on a damaged file; our limit is lower
             with Image.open(path, formats=_formats(path)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -198,8 +198,8 @@ def _caption(path: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"the caption {file} is not UTF-8 text: save it as UTF-8.") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"the caption {file} cannot be read ({reason}): remove it.") from error
+        why = error.strerror or error
+        raise UserError(f"the caption {file} cannot be read ({why}): remove it.") from error
 
 
 def image_hash(path: str | Path) -> str:
@@ -226,6 +226,6 @@ def contents_hash(paths: Sequence[Path]) -> str:
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
     return UserError(
-        f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
+        f"{path} cannot be read ({getattr(error, 'strerror', None) or reason(error)}): "
         "copy it again, save it again as JPEG or PNG, or remove it."
     )

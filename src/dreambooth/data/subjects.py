@@ -14,11 +14,10 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from filelock import FileLock
-
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
+from dreambooth.locks import locked
 from dreambooth.pocket.embedded import rendered_photos
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
@@ -166,7 +165,7 @@ def fetch_dataset(
     source = f"{base_url}/{manifest['repository']}/{manifest['commit']}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".fetch.lock"):
+        with locked(root / ".fetch"):
             missing = _missing(root, entries)
             log.info(
                 "downloading %d files (%.1f MB) of the DreamBooth dataset from %s into %s",

@@ -40,9 +40,10 @@ def snippet(
 
     Args:
         model: the base model that was trained.
-        kind: `full`, a pipeline folder that names `scheduler` as its sampler; `lora` or `adapter`,
-            a folder, which may hold a token's file too; or `token`, a textual-inversion file. All
-            but the first are loaded into the base model.
+        kind: `full`, a pipeline folder that names `scheduler` as its sampler; `single_file`, a
+            whole model as one file; `lora` or `adapter`, a folder, which may hold a token's file
+            too; `kohya`, an adapter as one file; or `token`, a textual-inversion file. All but the
+            first two are loaded into the base model. Beside one file may lie that of a token.
         exported: that folder or file.
         scheduler: the sampler that the run drew the picture with.
     """
@@ -52,10 +53,13 @@ def snippet(
     else:
         names = ", ".join(sorted((pipeline, sampler)))
         options = _arguments(sampler_options(model.source, scheduler))
+        load = _load(pipeline, model.source.path, **_loading_options(model.source))
+        if kind == "single_file":
+            load = _load_single_file(pipeline, exported, model.source.path)
         lines = [
             f"from diffusers import {names}",
             "",
-            _load(pipeline, model.source.path, **_loading_options(model.source)),
+            load,
             f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
         ]
         lines += _load_learned(model, kind, exported)
@@ -92,12 +96,19 @@ def _load(pipeline: str, path: str, **options: Any) -> str:
     return f"pipe = {pipeline}.from_pretrained({where})"
 
 
+def _load_single_file(pipeline: str, file: Path, base: str) -> str:
+    # the base model's folder has the tokenizer and the sizes, which the file has not
+    where = f"{_text(str(file))}, config={_text(base)}, dtype=torch.float32"
+    return f"pipe = {pipeline}.from_single_file({where})"
+
+
 def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     """Write the lines that put what was learned into the base model."""
-    file = exported if kind == "token" else exported / TOKEN_FILE
+    folder = exported.parent if kind in ("single_file", "kohya") else exported
+    file = exported if kind == "token" else folder / TOKEN_FILE
     has_token = kind == "token" or file.is_file()
     lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if has_token else []
-    if kind == "lora":
+    if kind in ("lora", "kohya"):
         lines.append(f"pipe.load_lora_weights({_text(str(exported))})")
     elif kind == "adapter":
         lines.insert(0, "from peft import PeftModel")

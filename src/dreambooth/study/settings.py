@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dreambooth.quoting import printable
 from dreambooth.study.paired import as_columns, means
 from dreambooth.study.scored_runs import DRAWN, ScoredRun
 from dreambooth.training.fingerprint import NEITHER, is_under
@@ -79,7 +80,7 @@ def word(key: str, value: Any) -> str:
     """
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = "" if value is None else str(value)
+    text = "" if value is None else printable(str(value))
     return text.removesuffix("Scheduler") if key == "scheduler.name" else text
 
 

@@ -5,31 +5,42 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dreambooth.files import atomic, file_hash
+from dreambooth.model.adapters.kohya_files import save_kohya
 from dreambooth.model.adapters.lora_files import save_lora
 from dreambooth.model.adapters.peft_files import save_peft
 from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
+from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
 from dreambooth.sampling.provenance import export_hashes
+from dreambooth.training.file_metadata import metadata_of
 from dreambooth.training.prepare import Prepared
-from dreambooth.weights_files import content_hash
+from dreambooth.weights_files import content_hash, sort_header
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `hashes` name the weights, `program` are lines of Python that draw."""
+    """What was written.
 
-    hashes: dict[str, str]
-    program: str | None
+    Args:
+        hashes: name the weights.
+        programs: lines of Python that draw the run's first sample, by layout.
+        adapters: files whose tensors are those of adapters, by layout.
+    """
+
+    hashes: Mapping[str, str]
+    programs: Mapping[str, str]
+    adapters: Mapping[str, Sequence[Path]]
 
     @property
     def identity(self) -> str:
@@ -38,36 +49,100 @@ class Exported:
 
 
 def export(prepared: Prepared) -> Exported:
-    """Write `model/` of a run, whole or not at all; the model then holds what was written.
+    """Write `model/` and `exports/` of a run, each whole or not at all.
 
-    With `export.kind=full` adapters are merged. Weights are rounded to `export.dtype` in the model
-    too, so that samples and scores are of the files. Networks that did not train are hard links to
-    one copy in the cache, where the file system can.
+    The model then holds what was written: with `export.kind=full` adapters are merged, and weights
+    are rounded to `export.dtype`, so that samples and scores are of the files. Networks that did
+    not train are hard links to one copy in the cache, where the file system can.
     """
-    spec, model, folder = prepared.spec, prepared.model, prepared.spec.folder / "model"
-    kind = spec.export.kind
+    spec, model, run = prepared.spec, prepared.model, prepared.spec.folder
+    kind, folder, beside = spec.export.kind, run / "model", run / "exports"
+    shutil.rmtree(beside, ignore_errors=True)  # they are of other weights
     if kind == "none":
-        shutil.rmtree(folder, ignore_errors=True)  # it is of other weights
-        return Exported(_trained(prepared), None)
+        shutil.rmtree(folder, ignore_errors=True)
+        return Exported(_trained(prepared), {}, {})
     if kind == "full":
         merge_adapters(model)
     dtype = _dtype(prepared)
-    round_weights(model, kind, dtype)
-    scheduler = spec.samples.set.sampling.build(model.noise_scheduler)
+    if dtype != torch.float32:
+        round_weights(model, kind, dtype)
     with atomic(folder) as new:
-        if kind == "full":
-            model.export(new, scheduler, dtype)
-        elif kind == "lora":
-            save_lora(model, new, dtype)
-        elif kind == "adapter":
-            save_peft(model, new, dtype)
-        if kind != "full" and spec.method.token is not None:
-            save_token(model, spec.method.token, new / TOKEN_FILE, dtype)
+        _write_model(prepared, new, dtype)
     if kind == "full":
         _share_frozen(prepared, folder)
-    exported = folder / TOKEN_FILE if kind == "token" else folder
-    program = snippet(model, kind, exported, scheduler, picture_of(prepared))
-    return Exported(export_hashes(folder, model.weights_hash), program)
+    others = [layout for layout in spec.export.layouts if layout != "diffusers"]
+    if others:
+        with atomic(beside) as new:
+            for layout in others:
+                _write_layout(prepared, layout, new / layout, dtype)
+    places = {layout: _place(prepared, layout) for layout in ("diffusers", *others)}
+    scheduler, picture = (
+        spec.samples.set.sampling.build(model.noise_scheduler),
+        picture_of(prepared),
+    )
+    programs = {
+        layout: snippet(model, _loaded_as(kind, layout), place, scheduler, picture)
+        for layout, place in places.items()
+    }
+    adapters = {
+        layout: [f for f in _files(place) if f.name != TOKEN_FILE]
+        for layout, place in places.items()
+        if kind in ("lora", "adapter")
+    }
+    return Exported(export_hashes(folder, model.weights_hash), programs, adapters)
+
+
+def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
+    """Write the layout that runs are loaded from: diffusers' own."""
+    spec, model, kind = prepared.spec, prepared.model, prepared.spec.export.kind
+    if kind == "full":
+        model.export(folder, spec.samples.set.sampling.build(model.noise_scheduler), dtype)
+        return
+    if kind == "lora":
+        sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))
+    elif kind == "adapter":
+        save_peft(model, folder, dtype)
+    if spec.method.token is not None:
+        save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
+        sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
+
+
+def _write_layout(prepared: Prepared, layout: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write what other programs read; a token has a file of its own beside it."""
+    spec, model, kind = prepared.spec, prepared.model, prepared.spec.export.kind
+    file, metadata = folder / _file_name(prepared), metadata_of(prepared, kind)
+    if layout == "single_file":
+        save_single_file(model, file, dtype, metadata)
+    elif layout == "kohya":
+        save_kohya(model, file, dtype, metadata)
+    else:
+        save_peft(model, folder, dtype)
+    if spec.method.token is not None:
+        save_token(model, spec.method.token, folder / TOKEN_FILE, dtype)
+        sort_header(folder / TOKEN_FILE, metadata_of(prepared, "token"))
+
+
+def _file_name(prepared: Prepared) -> str:
+    """Name a file as user interfaces show it: by the subject."""
+    return f"{prepared.spec.subject.name}.safetensors"
+
+
+def _place(prepared: Prepared, layout: str) -> Path:
+    """Return the file or folder of a layout that a loader is given."""
+    run, kind = prepared.spec.folder, prepared.spec.export.kind
+    if layout == "diffusers":
+        return run / "model" / TOKEN_FILE if kind == "token" else run / "model"
+    folder = run / "exports" / layout
+    return folder if layout == "peft" else folder / _file_name(prepared)
+
+
+def _loaded_as(kind: str, layout: str) -> str:
+    """Return what `snippet` calls the files of a layout."""
+    return {"diffusers": kind, "peft": "adapter"}.get(layout, layout)
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
 
 
 def earlier_hash(folder: Path) -> str | None:
@@ -101,6 +176,8 @@ def _trained(prepared: Prepared) -> dict[str, str]:
 def _dtype(prepared: Prepared) -> torch.dtype:
     """Return the dtype to write, float32 with a warning where a value is beyond the one asked."""
     asked = prepared.spec.export.dtype
+    if asked == "float32":
+        return torch.float32
     tensors = exported_weights(prepared.model, prepared.spec.export.kind)
     if holds(getattr(torch, asked), tensors):
         return getattr(torch, asked)

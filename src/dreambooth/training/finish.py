@@ -28,6 +28,7 @@ from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import Finished
 from dreambooth.training.superseded import FOLDER, set_aside
+from dreambooth.training.verify import verify
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Finish:
         self.spec, self.model = prepared.spec, prepared.model
         self.folder, self.costs = self.spec.folder, prepared.costs
         self.best_step: int | None = None
+        self.programs: dict[str, str] = {}  # that load the export, by layout
+        self.verified: dict[str, dict[str, Any]] = {}
         self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
@@ -71,8 +74,10 @@ class Finish:
             samples = self.spec.samples.set
             places.append(self.folder / "samples")
             photos = self.prepared.training_photos
-            samples.draw(self.model, weights, places[-1], FINAL, photos)
+            images = samples.draw(self.model, weights, places[-1], FINAL, photos)
             self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
+        with self.costs.stage("verification"):
+            self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
@@ -80,8 +85,8 @@ class Finish:
         self.loggers.end(total, model if model.is_dir() else None)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
-        words = self.spec.subject.words
-        return Finished(self.folder, words, exported.program, total, scores)
+        words, program = self.spec.subject.words, exported.programs.get("diffusers")
+        return Finished(self.folder, words, program, total, scores, self.verified)
 
     def _left_over(self, scores: Scores | None) -> list[Path]:
         """List the checkpoints to remove; none if they are all that is left of unscored weights."""
@@ -104,6 +109,7 @@ class Finish:
         self._forget_end()
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
+            self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
         self.exported = file_hashes(self.folder / "model")
         self._write_record()
@@ -134,6 +140,8 @@ class Finish:
             "finished": total is not None,
             "model": asdict(spec.model),
             "export": spec.export.kind,
+            "programs": self.programs,
+            "verified": self.verified,
             "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,

@@ -12,7 +12,7 @@ from dreambooth.files import bytes_of
 from dreambooth.training.fingerprint import NEITHER, flat, is_under
 
 Plain = Mapping[str, Any]
-ASKED = ("samples.prompts", "samples.seeds")  # what else a run must have drawn
+ASKED = ("samples.prompts", "samples.seeds", "export")  # what else a run must have drawn
 CHOOSES = ("evaluation.every_n_steps", "evaluation.curve")  # the exported step, by checkpoint.best
 PROTOCOL = ("prompts", "images_per_prompt", "class_images", "class_seed")
 DRAWN = {  # key of run.json's sampling => the same in the images' provenance

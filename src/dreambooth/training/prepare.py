@@ -25,16 +25,10 @@ from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path, unseen_warning
-from dreambooth.sampling.class_images import (
-    ClassImages,
-    base_images,
-    describe_faults,
-    own_class_images,
-)
-from dreambooth.sampling.provenance import Weights
-from dreambooth.sampling.spec import Sampling
+from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
+from dreambooth.training.frozen_images import class_images_of, kernel_images
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -97,7 +91,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
-    compared = _kernel_images(spec, model, costs)
+    compared = kernel_images(spec, model, costs)
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
@@ -203,7 +197,7 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         instance, prior = encode(paths=photos, prompts=texts, crops=data.crops), None
     if spec.prior is not None and spec.prior.needs_images:
         with costs.stage("class_images") as places:
-            paths, made_from = _class_images(spec, model)
+            paths, made_from = class_images_of(spec, model)
             places += paths
             if is_first() and (faults := describe_faults(paths)):
                 log.warning("%s", faults)
@@ -226,48 +220,3 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         data.noise_offset,
         data.pairing,
     )
-
-
-def _class_images(spec: TrainSpec, model: BaseModel) -> tuple[list[Path], str | None]:
-    """Return the user's own class images, or those of the model, which is still frozen.
-
-    Returns:
-        the files, and the key of what they were drawn from; None for the user's own.
-    """
-    prior = spec.prior
-    assert prior is not None
-    if prior.images_dir is not None:
-        return own_class_images(prior.images_dir, prior.num_class_images), None
-    paths = _base_images(
-        spec,
-        model,
-        spec.subject.words.class_prompt,
-        prior.num_class_images,
-        prior.seed,
-        prior.sampling,
-    )
-    return paths, paths[0].parent.name
-
-
-def _base_images(
-    spec: TrainSpec, model: BaseModel, prompt: str, count: int, seed: int, sampling: Sampling
-) -> list[Path]:
-    """Draw class images of the model, which is still frozen, or take them from the cache."""
-    wanted = ClassImages(prompt, count, seed, sampling.batch_size)
-    base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
-    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir)
-
-
-def _kernel_images(spec: TrainSpec, model: BaseModel, costs: Costs) -> dict[str, list[Path]]:
-    """Draw the images that kernel distances compare with, by prompt; none without them."""
-    settings, words = spec.evaluation, spec.subject.words
-    prompts = settings.base_prompts(words) if settings else []
-    images: dict[str, list[Path]] = {}
-    if settings is None or not prompts:
-        return images
-    with costs.stage("base_images") as places:
-        for prompt in prompts:
-            count, seed = settings.class_images, settings.class_seed
-            images[prompt] = _base_images(spec, model, prompt, count, seed, spec.sampling)
-            places += images[prompt]
-    return images

@@ -200,11 +200,15 @@ class CheckpointSpec:
 class ExportSpec:
     """What a run leaves of its model.
 
-    `kind` is `full` (a pipeline), `lora`, `token` (files for the base) or `none`.
+    `kind` is `full` (a pipeline), `lora`, `adapter`, `token` (files for the base) or `none`.
+    `layouts` always holds `diffusers`; `verify` is `auto`, True or False.
     """
 
     kind: str
     dtype: str
+    layouts: tuple[str, ...]
+    verify: bool | str
+    push_to_hub: str | None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dreambooth.errors import UserError
-from dreambooth.files import file_hash, link, write_json
+from dreambooth.files import disk_full, file_hash, link, write_json
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.checkpoints import read_record, record_path
 from dreambooth.training.run_log import CURVE, read_rows
@@ -161,7 +161,8 @@ class Trained:
                     _remove(each.path)
             prune(self.root, self.keep_gib)
         except (OSError, ValueError, UserError) as error:
-            log.warning("%s is not shared with other runs (%s).", path, error)
+            why = "the cache's disk is full" if disk_full(error) else error
+            log.warning("%s is not shared with other runs (%s).", path, why)
 
     def _log(self, step: int) -> list[dict[str, float]]:
         """List what the run logged in this phase, up to `step`, but for the curve's scores."""

@@ -36,7 +36,8 @@ def paired_figure(answer: Answer, row: Row) -> Figure | None:
             axis.plot((0, 1), pair, color=colour, alpha=0.35, linewidth=1)
         means = [sum(values) / len(values) for values in zip(*pairs, strict=True)]
         axis.plot((0, 1), means, color=colour, linewidth=2.5, marker="o", markersize=4)
-        axis.set_xticks((0, 1), (base.name, row.name), fontsize="small")
+        names = [name.replace(", ", "\n").replace("$", r"\$") for name in (base.name, row.name)]
+        axis.set_xticks((0, 1), names, fontsize="small")
         axis.set_xlim(-0.3, 1.3)
         interval = difference.interval
         text = f"{difference.value:+.3f}" + (

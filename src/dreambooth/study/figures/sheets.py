@@ -117,7 +117,7 @@ def sheet(columns: Sequence[str], rows: Sequence[str], cells: Cells, title: str 
     axes.axis("off")
     if title:
         figure.text(
-            left / size[0], 1 - 0.08 / size[1], _wrapped(title, 200, 1), va="top", fontsize=8
+            left / size[0], 1 - 0.08 / size[1], title.replace("$", r"\$"), va="top", fontsize=8
         )
     for j, name in enumerate(names):
         axes.text(j * step + CELL / 2, -8, name, ha="center", va="bottom", fontsize=8)

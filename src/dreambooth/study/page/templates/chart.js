@@ -68,6 +68,7 @@ function drawn(spec, width, tip) {
       const path = series.points.map((p, i) => `${i ? "L" : "M"}${px(p.x).toFixed(1)} ${py(p.y).toFixed(1)}`).join("");
       const line = svg("path", { class: `line ${series.style || ""}`, d: path, style });
       root.append(line);
+      if (series.points.length === 1) root.append(mark("circle", px(series.points[0].x), py(series.points[0].y), 3, { class: "mark", style }));
       series.points.filter((p) => p.text).forEach((p) => items.push({ ...p, s, line, name: series.name, cx: px(p.x), cy: py(p.y) }));
     } else {
       for (const p of series.points) {

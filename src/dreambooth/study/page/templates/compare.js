@@ -94,7 +94,8 @@ function rowsOf(at) {
 // the photos that the runs were trained on, if all were trained on the same subject
 function corner() {
   const subjects = new Set(state.chosen.map((r) => data.runs[r].subject));
-  const all = common().length ? el("span", { class: "small" }, `all: ${breakable(common().join(", "))}`) : null;
+  const shared = common().filter((part) => !subjects.has(part));
+  const all = shared.length ? el("span", { class: "small" }, `all: ${breakable(shared.join(", "))}`) : null;
   if (subjects.size !== 1) return el("div", { class: "corner" }, all);
   const [name] = subjects, photos = data.runs[state.chosen[0]].photos;
   return el("div", { class: "corner" }, all, el("span", { class: "small" }, `photos of ${name}`),

@@ -1,0 +1,56 @@
+"""Which records are kept, and what a row of the table says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import methods
+import pytest
+
+from dreambooth.cli.configs import CONF
+from dreambooth.errors import UserError
+from dreambooth.files import write_json
+
+METRICS = (*methods.SHARES, *methods.SCORES)
+COSTS = {"steps": 200, "seconds": 41.6, "memory": 1.1, "trained": 69888, "file": 0.3}
+
+
+def record(subject: str, value: float) -> dict:
+    own = {"subject": subject, "method": "LoRA", "class_noun": "dog", "key": "k"}
+    return {**own, **dict.fromkeys(METRICS, value), **COSTS}
+
+
+def test_a_row_is_the_mean_over_subjects():
+    rows = methods.table([record("dog", 0.5), record("cat", 1.0)], ["full", "LoRA"])
+    assert len(rows) == 3  # a head, a rule, and the one method that has records
+    cells = rows[2].strip("| ").split(" | ")
+    assert cells[:3] == ["LoRA", "75 (50 to 100)", "75 (50 to 100)"]
+    assert cells[3] == "0.75 (0.50 to 1.00)"
+    assert cells[-5:] == ["200", "42", "1.10", "69,888", "0.30"]
+
+
+def test_a_record_is_kept_for_the_same_settings_alone(tmp_path):
+    job = methods.Job(tmp_path, "dog", "LoRA", ("max_steps=3",), 8)
+    key = job.key("weights")
+    job.place.mkdir(parents=True)
+    write_json(job.place / "record.json", {"key": key})
+    assert job.record(key) == {"key": key}
+    others = [
+        methods.Job(tmp_path, "dog", "LoRA", ("max_steps=4",), 8).key("weights"),
+        methods.Job(tmp_path, "dog", "LoRA", ("max_steps=3",), 12).key("weights"),
+        job.key("other weights"),
+    ]
+    assert len({key, *others}) == 4 and all(job.record(other) is None for other in others)
+
+
+def test_every_method_names_one_that_exists():
+    names = {o.partition("=")[2] for each in methods.METHODS.values() for o in each[:1]}
+    assert all((CONF / "method" / f"{name}.yaml").is_file() for name in names)
+    assert names >= {"full", "lora", "dora", "lokr", "textual_inversion", "custom_diffusion"}
+
+
+def test_an_unknown_method_is_refused(tmp_path):
+    args = SimpleNamespace(images=8, root=Path(tmp_path), methods="LoRA;LoRAA", subjects="dog")
+    with pytest.raises(UserError, match="there is no method LoRAA: choose full"):
+        methods.run(args)

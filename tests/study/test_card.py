@@ -1,0 +1,74 @@
+"""The card of a run says what it is, and goes to the hub with the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from dreambooth.errors import UserError
+from dreambooth.study.card import write_card
+from dreambooth.study.push import push, require_token
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_card_has_scores_under_their_variants_and_pictures_that_exist(scored):
+    path = write_card(scored)
+    card = ModelCard.load(path)
+    assert card.data.instance_prompt == "a sks dog" and card.data.pipeline_tag == "text-to-image"
+    metrics = json.loads((scored / "evaluation/quick/metrics.json").read_text())["scores"]
+    variants = {name for name in metrics if not name.startswith("real_ref.")}
+    assert card.data.eval_results is not None
+    assert {result.metric_type for result in card.data.eval_results} == variants
+    assert all(f"`{variant}`" in card.content for variant in variants)
+    pictures = re.findall(r"\]\((samples/[^)]*)\)", card.content)
+    assert pictures and all((scored / picture).is_file() for picture in pictures)
+    assert 'from_pretrained("model"' in card.content and str(scored) not in card.content
+    assert "## Licence" in card.content and "draws the same picture" in card.content
+
+
+class FakeApi:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, repo: str, **options: Any) -> str:
+        self.calls.append((repo, options))
+        return f"https://huggingface.co/{repo}"
+
+    def upload_folder(self, repo_id: str, folder_path: Path, **options: Any) -> None:
+        self.calls.append((repo_id, {"folder": folder_path, **options}))
+
+
+def test_the_model_goes_to_the_top_of_a_private_repository(scored):
+    api = FakeApi()
+    assert push(scored, "me/dog", api) == "https://huggingface.co/me/dog"
+    (_, made), (_, model), (_, beside) = api.calls
+    assert made == {"private": True, "exist_ok": True}
+    assert model["folder"] == scored / "model"
+    assert beside["folder"] == scored and "README.md" in beside["allow_patterns"]
+    assert not any("checkpoints" in pattern for pattern in beside["allow_patterns"])
+
+
+def test_what_the_hub_refuses_is_one_sentence(scored):
+    class Refusing(FakeApi):
+        def create_repo(self, repo: str, **options: Any) -> str:
+            raise OSError("403 Forbidden")
+
+    with pytest.raises(UserError, match="me/dog was not uploaded .403 Forbidden.; the run is"):
+        push(scored, "me/dog", Refusing())
+
+
+def test_no_token_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="needs a token of the model hub"):
+        require_token("me/dog")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    require_token("me/dog")
+    for name in ("dog", "a/b/c", "me/d og"):
+        with pytest.raises(UserError, match="no ORG/NAME"):
+            require_token(name)
