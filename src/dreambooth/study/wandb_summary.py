@@ -73,7 +73,13 @@ def _runs_table(runs: Sequence[ScoredRun]) -> Any:
                 *(record.get(name) for name in costs),
             ]
         )
-    headers = ["run", "final samples", *(short(key) for key in keys), *_headers(variants), *costs]
+    headers: list[Any] = [
+        "run",
+        "final samples",
+        *(short(key) for key in keys),
+        *_headers(variants),
+        *costs,
+    ]
     return wandb.Table(columns=headers, data=rows)
 
 
@@ -88,7 +94,7 @@ def _settings(answer: Answer) -> Any:
         for row in answer.rows
     ]
     differences = [f"{header} - baseline" for header in _headers(compared)]
-    headers = ["setting", "kind", *_headers(variants), *differences]
+    headers: list[Any] = ["setting", "kind", *_headers(variants), *differences]
     return wandb.Table(columns=headers, data=rows)
 
 

@@ -84,7 +84,8 @@ class WandbRun:
             files = [folder / row[0] for row in shown.rows]
             images = [image(file) if file.is_file() else None for file in files]
             rows = [[shot, *row[1:]] for shot, row in zip(images, shown.rows, strict=True)]
-            table = wandb.Table(columns=["image", *shown.columns[1:]], data=rows)
+            headers: list[Any] = ["image", *shown.columns[1:]]
+            table = wandb.Table(columns=headers, data=rows)
             ids = {f"variant_{name}": variant for name, variant in shown.variants.items()}
             run.config.update(ids, allow_val_change=True)
             run.log({**shown.numbers, f"table/{shown.name}": table, "step": step})
