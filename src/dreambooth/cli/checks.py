@@ -202,6 +202,7 @@ def check(cfg: DictConfig) -> None:
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
         (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
+        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:

@@ -18,11 +18,12 @@ from dreambooth.cli.checks import (
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.room import refuse_full_disk
+from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
+from dreambooth.study.step_memory import memory_of
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finished import finished
 
@@ -57,12 +58,18 @@ def train(cfg: DictConfig) -> int | float:
         from dreambooth.cli.processes import same_job
         from dreambooth.cli.specs import train_spec
         from dreambooth.training.job import run
+        from dreambooth.training.memory import memory_gib
         from dreambooth.training.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
+    device = spec.hardware.device
+    memory, there = memory_of(config, on_gpu=device == "cuda"), memory_gib(device)
+    if is_first():
+        show_needs(config, memory, there)
+    refuse_small_memory(config, memory, there)
     with same_job(cfg.output_dir), in_its_sweep(place):
-        outcome = run(spec)
+        outcome = run(spec, None if memory is None else memory.total)
     if outcome.code:
         say_stopped(folder, place)
     elif outcome.finished is not None:

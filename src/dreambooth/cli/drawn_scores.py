@@ -39,7 +39,7 @@ def score_drawn(cfg: DictConfig) -> int:
     """
     additions = additions_of(cfg)
     source = source_of(cfg, cfg.run, additions)
-    block = _block(cfg, source)
+    sampling, block = sampling_of(cfg, source), _block(cfg, source)
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
@@ -51,7 +51,6 @@ def score_drawn(cfg: DictConfig) -> int:
     else:
         photos, what, references = references_of(cfg, _subjects_photos(cfg, source), [])
     encoders = encoders_of(cfg, settings.metrics, block)
-    sampling = sampling_of(cfg, source)
     gallery = _gallery(cfg, source) if "gallery" in settings.metrics else {}
     place = _place(cfg, source, additions)
     output = scores_folder(place, settings.name)

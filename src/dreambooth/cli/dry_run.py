@@ -92,9 +92,7 @@ def _costs(costs: Estimate, configs: Sequence[Plain]) -> list[tuple[str, str]]:
     if costs.seconds is not None:
         time = f"about {_duration(costs.seconds)}, one run after another"
     if costs.memory_gib is not None:
-        least = "about" if costs.seconds is not None else "more than"
-        memory = f"{least} {costs.memory_gib:.1f} GiB"
-        memory += "" if costs.seconds is not None else ": a step's activations come on top"
+        memory = f"about {costs.memory_gib:,.1f} GiB while training"
     if costs.run_bytes is not None:
         disk = f"about {costs.run_bytes / GIB:.1f} GiB"
         free = free_bytes(configs[0]["output_dir"])

@@ -72,6 +72,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         data=_data(config),
         prior=_prior(config),
         method=method,
+        init_adapter=config["init_adapter"],
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],

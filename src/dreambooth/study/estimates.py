@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from dreambooth.study.plan import Training, Work, final_samples, scored_images
-from dreambooth.study.sizes import disk_of_runs, memory_of_parameters
+from dreambooth.study.sizes import disk_of_runs
+from dreambooth.study.step_memory import memory_of
 
 Plain = Mapping[str, Any]
 NEWEST = 200  # records that are read
@@ -75,6 +76,7 @@ class Rates:
 
 # `train.py subject=dog` with the embedded model on one core of an Intel Xeon, November 2026
 POCKET = Rates(train=0.033, draw=0.011, score=0.03, other=2.0, memory_gib=1.3)
+POCKET_SIDE = 64  # its resolution
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,21 @@ def estimate(work: Work, earlier: Earlier) -> Estimate:
     memory = []
     for config in work.configs:
         each = known.get(id(config))
-        memory.append(each.memory_gib if each else memory_of_parameters(config))
+        memory.append(_memory(config, each, earlier.device))
     return Estimate(
         _seconds(work, known) if len(known) == len(work.configs) else None,
         None if None in memory else max(memory),
         disk_of_runs(work.configs),
         sources,
     )
+
+
+def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
+    """Return the peak of earlier runs that are alike, else what the architecture says."""
+    if rates is not None and (rates is not POCKET or config["resolution"] == POCKET_SIDE):
+        return rates.memory_gib  # without the libraries that the rest needs
+    memory = memory_of(config, on_gpu=device != "cpu")
+    return None if memory is None else memory.total
 
 
 def _seconds(work: Work, rates: Mapping[int, Rates]) -> float:

@@ -33,11 +33,8 @@ class Training:
     @property
     def images_per_step(self) -> int:
         """Photos and class images of an optimizer step."""
-        config, phase = self.config, self.config["method"]["phases"][self.number]
-        count = config["batch_size"]
-        if _uses_prior(config) and (phase["unet"], phase["text_encoder"]) != ("frozen", "token"):
-            count += config["prior"]["batch_size"]
-        return count * config["accumulate"]
+        phase = self.config["method"]["phases"][self.number]
+        return rows_of_step(self.config, phase) * self.config["accumulate"]
 
     @property
     def samples(self) -> int:
@@ -113,6 +110,13 @@ class Work:
         at_the_end = sum(scored_images(config) for config in self.configs)
         base = {key: count for config in self.configs for key, count in _base_images(config)}
         return sum(t.scored for t in self.trainings) + at_the_end + sum(base.values())
+
+
+def rows_of_step(config: Plain, phase: Plain) -> int:
+    """Count the photos and prior images of a micro-batch; where only a token trains, no others."""
+    is_token = (phase["unet"], phase["text_encoder"]) == ("frozen", "token")
+    prior = config["prior"]["batch_size"] if _uses_prior(config) and not is_token else 0
+    return config["batch_size"] + prior
 
 
 def scored_images(config: Plain) -> int:

@@ -40,20 +40,6 @@ def parameters_of(config: Plain) -> Mapping[str, int] | None:
     return {n: sum(_product(s) for s in each.values()) for n, each in shapes.items()}
 
 
-def memory_of_parameters(config: Plain) -> float | None:
-    """Add up what weights, gradients and optimizer state take, in GiB; None for an unknown model.
-
-    What a step itself needs (activations, and adapters) comes on top.
-    """
-    sizes = parameters_of(config)
-    if sizes is None:
-        return None
-    trained = max(_full(phase, sizes) for phase in config["method"]["phases"])
-    frozen = 4 if config["frozen_dtype"] == "float32" else 2
-    held = trained * (8 + _moments(config)) + (sum(sizes.values()) - trained) * frozen
-    return held / GIB
-
-
 @dataclass(frozen=True)
 class Disk:
     """What a run writes, in bytes.
@@ -82,8 +68,8 @@ def disk_of(config: Plain) -> Disk | None:
     kept_at_the_end = _kept_when_finished(keep)
     kept = most = last = 0.0
     for phase in phases:
-        trained = sum(_trained(config, phase, sizes).values())
-        one = trained * (4 + _moments(config) + (4 if config["ema_decay"] else 0))
+        trained = sum(trained_parameters(config, phase, sizes).values())
+        one = trained * (4 + moments(config) + (4 if config["ema_decay"] else 0))
         saved = -(-phase["max_steps"] // keep["every_n_steps"])
         kept += min(kept_at_the_end, saved) * one
         most += min(keep["keep"] + 1, saved) * one  # a new one is there before an old one goes
@@ -136,13 +122,13 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     kinds = [kind for phase in phases for kind in (phase["unet"], phase["text_encoder"])]
     kind = block["kind"]
     if kind == "auto":
-        kind = "full" if any(_is_own(each) for each in kinds) else "adapters"
+        kind = "full" if any(is_own(each) for each in kinds) else "adapters"
     if kind == "none":
         return 0.0, 0.0
     if kind != "full":
         adapters: dict[str, float] = {}
         for phase in phases:
-            trained = _trained(config, phase, sizes).items()
+            trained = trained_parameters(config, phase, sizes).items()
             adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
@@ -150,7 +136,7 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
     return own * size, (sum(sizes.values()) - own) * size
 
 
-def _trained(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str, float]:
+def trained_parameters(config: Plain, phase: Plain, sizes: Mapping[str, int]) -> dict[str, float]:
     """Count the parameters that a phase trains in each network; those of a token are few."""
     counts: dict[str, float] = {}
     for network in NETWORKS:
@@ -186,16 +172,12 @@ def _matching(config: Plain, network: str, patterns: Sequence[str]) -> float:
     )
 
 
-def _is_own(kind: object) -> bool:
+def is_own(kind: object) -> bool:
     """Tell whether a kind of training changes a network's own weights, all or some by name."""
     return kind == "full" or isinstance(kind, list)
 
 
-def _full(phase: Plain, sizes: Mapping[str, int]) -> int:
-    return sum(size for network, size in sizes.items() if phase.get(network) == "full")
-
-
-def _moments(config: Plain) -> int:
+def moments(config: Plain) -> int:
     """Bytes of optimizer state of a parameter: two moments of AdamW, unless a name is known."""
     name = config["optimizer"]["_target_"].rpartition(".")[2].lower()
     return next((size for word, size in STATE.items() if word in name), 8)

@@ -30,6 +30,7 @@ class Costs:
         self.earlier = earlier or {"seconds": 0.0, "peak_memory_gib": 0.0, "stages": {}}
         self.stages: dict[str, dict[str, Any]] = dict(self.earlier["stages"])
         self.started = time.monotonic()
+        self.estimated_gib: float | None = None  # peak memory of training, said beforehand
 
     @classmethod
     def resumed(cls, folder: Path) -> Costs:
@@ -72,7 +73,8 @@ class Costs:
     @property
     def record(self) -> dict[str, Any]:
         """Totals and stages as plain values; a resumed run gets them as `earlier`."""
-        return {**self.totals, "stages": self.stages}
+        said = {} if self.estimated_gib is None else {"estimated_training_gib": self.estimated_gib}
+        return {**self.totals, **said, "stages": self.stages}
 
 
 def _whole(record: dict[str, Any]) -> dict[str, Any]:

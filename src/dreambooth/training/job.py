@@ -43,24 +43,26 @@ class Outcome:
         return self.finished.scores if self.finished else None
 
 
-def run(spec: TrainSpec) -> Outcome:
+def run(spec: TrainSpec, estimated_gib: float | None = None) -> Outcome:
     """Do the whole job in `spec.folder`, and record what each stage costs.
 
-    All ranks run the same job; rank 0 writes, and holds the folder.
+    All ranks run the same job; rank 0 writes, and holds the folder. The record holds the memory
+    that training was estimated to need beside what it needed.
 
     Raises:
         UserError: another run is at work in the folder; or a mistake that the user can fix, before
             the first step if it can be found there.
     """
     with held(spec.folder) if is_first() else nullcontext():
-        return _run(spec)
+        return _run(spec, estimated_gib)
 
 
-def _run(spec: TrainSpec) -> Outcome:
+def _run(spec: TrainSpec, estimated_gib: float | None) -> Outcome:
     free_memory()  # that an earlier run of this process has left
     silence_libraries()
     _seed_libraries(spec.seed)
     costs = Costs.resumed(spec.folder) if spec.checkpoint.resume is not None else Costs()
+    costs.estimated_gib = None if estimated_gib is None else round(estimated_gib, 3)
     prepared = prepare(spec, costs)
     facts = facts_of(spec, prepared.model, prepared.training_photos, prepared.batches)
     starts, curve = find_starts(spec, facts), make_curve(prepared)

@@ -39,6 +39,21 @@ def reset_peak_memory() -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
+def memory_gib(device: str) -> float:
+    """Return how much memory there is, in GiB: of the GPU for `cuda`, else of this machine.
+
+    Where the system gives this process less, as containers do on Linux, it is that.
+    """
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory / 2**30
+    import psutil
+
+    least = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # "max" is no number
+        least = min(least, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return least / 2**30
+
+
 def device_name(device: str) -> str:
     """Return the model of the GPU for `cuda`, or `auto` where there is one; else `cpu`."""
     on_gpu = device != "cpu" and torch.cuda.is_available()

@@ -251,7 +251,8 @@ class TrainSpec:
     """Everything that one run of train.py does.
 
     `config` is the configuration with every reference resolved, `written` as it was written; both
-    are plain values, kept in run.json.
+    are plain values, kept in run.json. `init_adapter` is a LoRA's file or folder that adapters
+    begin at.
     """
 
     folder: Path
@@ -262,6 +263,7 @@ class TrainSpec:
     data: DataSpec
     prior: PriorSpec | None
     method: MethodSpec
+    init_adapter: str | None
     loss: Loss
     optimizer: OptimizerSpec
     hardware: HardwareSpec

@@ -72,11 +72,19 @@ def print_summary(run: Finished) -> None:
     if run.scores is not None:
         print_scores(run.scores, "scores", "the training photos")
     console.print(
-        f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB, "
-        f"{costs['bytes_written'] / 2**20:.0f} MiB written"
+        f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB"
+        f"{_beside_estimate(costs)}, {costs['bytes_written'] / 2**20:.0f} MiB written"
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # printed without rich, which would break a long line at the terminal's width
     if run.snippet is not None:
         print("\npython generate.py", *again, end="\n\n")
         print(run.snippet)
+
+
+def _beside_estimate(costs: Mapping[str, Any]) -> str:
+    """Word the peak of training beside what was estimated, if it was."""
+    said, training = costs.get("estimated_training_gib"), costs.get("stages", {}).get("training")
+    if said is None or training is None:
+        return ""
+    return f" ({training['peak_memory_gib']:.2f} while training; estimated {said:.2f})"

@@ -1,0 +1,297 @@
+"""What training holds in memory, from the networks' architecture: no weight is loaded.
+
+A step is run on PyTorch's meta device, which knows shapes and computes nothing, and the tensors
+that are alive at once are added up.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.study.plan import rows_of_step
+from dreambooth.study.sizes import (
+    GIB,
+    NETWORKS,
+    is_own,
+    moments,
+    parameters_of,
+    trained_parameters,
+)
+
+if TYPE_CHECKING:  # read where torch is not needed
+    from torch import Tensor, nn
+
+Plain = Mapping[str, Any]
+Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
+LIBRARIES = 0.85  # GiB of a process with all libraries, measured on Linux; on a GPU they take none
+# configurations of Stable Diffusion where it is not here: what differs from its classes' defaults
+SD1: Plain = {
+    "unet": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+    },
+}
+SD2: Plain = {
+    "unet": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+    },
+}
+KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What training holds at once, in GiB.
+
+    Args:
+        weights: of all networks and adapters.
+        gradients: of what trains.
+        optimizer: its state.
+        activations: what the backward pass needs, and what a step computes with.
+        copies: the moving average, the frozen copy of prior.kind=prediction, casts of weights.
+        libraries: of the process, where networks and libraries share the memory.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    copies: float
+    libraries: float
+
+    @property
+    def total(self) -> float:
+        """The sum."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory_of(config: Plain, on_gpu: bool) -> Memory | None:
+    """Estimate the phase of a run that needs most; None for a model that is not known or here."""
+    sizes = parameters_of(config)
+    if sizes is None or _configs(config) is None:
+        return None
+    phases = [_phase(config, phase, sizes, on_gpu) for phase in config["method"]["phases"]]
+    return max(phases, key=lambda memory: memory.total)
+
+
+def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) -> Memory:
+    is_half = config["trainer"]["precision"] != "32-true"
+    frozen = 4 if config["frozen_dtype"] == "float32" else 2
+    own = sum(sizes[n] for n in NETWORKS if phase.get(n) == "full")  # the rest is frozen
+    trained = sum(trained_parameters(config, phase, sizes).values())
+    if phase["text_encoder"] == "token":
+        trained += _embeddings(config)  # the optimizer is given the whole matrix
+    others = sum(sizes.values()) - own
+    copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
+    copies += 4.0 * trained if config["ema_decay"] else 0.0
+    copies += 4.0 * others if frozen < 4 and not on_gpu else 0.0  # exact weights, to go back to
+    if _predicts_prior(config) and is_own(phase["unet"]):
+        copies += sizes["unet"] * frozen
+    return Memory(
+        weights=(trained * 4 + others * frozen) / GIB,
+        gradients=trained * 4 / GIB,
+        optimizer=trained * moments(config) / GIB,
+        activations=_activations(config, phase, is_half) / GIB,
+        copies=copies / GIB,
+        libraries=0.0 if on_gpu else LIBRARIES,
+    )
+
+
+def _predicts_prior(config: Plain) -> bool:
+    uses_prior = config["ppl"] and config["method"]["uses_prior"]
+    return uses_prior and config["prior"]["kind"] == "prediction"
+
+
+def _embeddings(config: Plain) -> int:
+    settings = (_configs(config) or {})["text_encoder"]
+    return settings.get("vocab_size", 49408) * settings["hidden_size"]
+
+
+def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
+    """Count the bytes that are alive at the peak of a step, beside weights and their gradients."""
+    block = config["method"].get("adapter") or config["method"].get("lora") or {}
+    targets = block.get("target_modules") or block.get("targets") or ()
+    return _peak_of_step(
+        json.dumps(_configs(config)),
+        tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
+        tuple(targets),
+        rows_of_step(config, phase),
+        config["resolution"],
+        is_half,
+        config["gradient_checkpointing"],
+    )
+
+
+def _hashable(kind: Any) -> Kind:
+    return tuple(kind) if isinstance(kind, list) else kind
+
+
+def _configs(config: Plain) -> Plain | None:
+    """Read the configurations of a run's networks by name; None for an unknown model."""
+    from dreambooth.pocket.embedded import FOLDER  # Pillow
+
+    path = config["model"]["path"]
+    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    try:
+        return {name: json.loads((folder / name / "config.json").read_text()) for name in NETWORKS}
+    except (OSError, ValueError):
+        return KNOWN.get(config["model"]["name"])
+
+
+@cache
+def _peak_of_step(
+    configs: str,
+    kinds: tuple[Kind, ...],
+    targets: tuple[str, ...],
+    rows: int,
+    resolution: int,
+    is_half: bool,
+    is_checkpointed: bool,
+) -> int:
+    """Run a step on the meta device; return the most bytes that are alive at once."""
+    import torch
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    settings, dtype = json.loads(configs), torch.bfloat16 if is_half else torch.float32
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(settings["unet"])
+        text: Any = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
+    for network, kind in ((unet, kinds[0]), (text, kinds[1])):
+        torch.nn.Module.to(network, dtype).requires_grad_(False)
+        _let_train(network, kind, targets)
+        network.train()
+    if is_checkpointed:
+        unet.enable_gradient_checkpointing()
+    halvings = len(settings.get("vae", {}).get("block_out_channels", range(4))) - 1
+    side = resolution // 2**halvings
+    live = _Live([*unet.parameters(), *text.parameters()])
+    with torch.device("meta"), _attention(), live.watched():
+        width, length = unet.config.cross_attention_dim, text.config.max_position_embeddings
+        words = torch.empty(rows, length, width, dtype=dtype)
+        if kinds[1] != "frozen":
+            hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
+            words = words + torch.nn.functional.pad(hidden, (0, width - hidden.shape[-1]))
+        noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
+        times = torch.zeros(rows, dtype=torch.long)
+        more = {}
+        if unet.config.addition_embed_type == "text_time":  # Stable Diffusion XL
+            ids = unet.config.projection_class_embeddings_input_dim
+            pooled = ids - 6 * unet.config.addition_time_embed_dim
+            extra = {"text_embeds": torch.empty(rows, pooled, dtype=dtype)}
+            more["added_cond_kwargs"] = {**extra, "time_ids": torch.empty(rows, 6, dtype=dtype)}
+        loss = unet(noisy, times, words, **more).sample.float().square().mean()
+        loss.backward()
+    return live.peak
+
+
+def _let_train(network: nn.Module, kind: Kind, targets: Sequence[str]) -> None:
+    """Let the weights train whose layers' inputs the backward pass needs.
+
+    An adapter needs those of its layers. Gradients are dropped at once, and counted elsewhere.
+    """
+    ends = tuple(f".{target}.weight" for target in targets)
+    for name, parameter in network.named_parameters():
+        is_embedding = "token_embedding" in name
+        trains = kind == "full" or kind == "token" and is_embedding
+        if isinstance(kind, tuple):
+            trains = any(fnmatchcase(name, pattern) for pattern in kind)
+        elif kind not in ("full", "token", "frozen"):
+            trains = name.endswith(ends) if ends else parameter.dim() == 2
+        if trains:
+            parameter.requires_grad_(True)
+            parameter.register_post_accumulate_grad_hook(_drop)
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+@contextmanager
+def _attention() -> Iterator[None]:
+    """Have attention need what its fused kernels do while the context lasts; "meta" has none.
+
+    They keep queries, keys, values, the result and a sum for each query, not every pair.
+    """
+    import torch
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+            sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+            ctx.save_for_backward(query, key, value, result, sums)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+            return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+        return Fused.apply(query, key, value)
+
+    functional: Any = torch.nn.functional
+    # not a function mode, which the recomputation of gradient checkpointing does not see
+    own, functional.scaled_dot_product_attention = functional.scaled_dot_product_attention, attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
+
+
+class _Live:
+    """Count the bytes of the storages that are alive, but for those of some parameters."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.now = self.peak = 0
+        self._parameters = [p.untyped_storage() for p in parameters]  # kept, as ids name them
+        self._seen = {id(storage) for storage in self._parameters}
+
+    def watched(self) -> Any:
+        """Make a context in which every new storage is counted until it is freed."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_leaves
+
+        note = self._note
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+                result = func(*args, **(kwargs or {}))
+                for leaf in tree_leaves(result):
+                    if hasattr(leaf, "untyped_storage"):
+                        note(leaf.untyped_storage())
+                return result
+
+        return Watch()
+
+    def _note(self, storage: Any) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size

@@ -1,0 +1,104 @@
+"""What training holds in memory: against measured runs, sums by hand, and how it must grow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
+from dreambooth.cli.configs import CONF
+from dreambooth.cli.room import refuse_small_memory
+from dreambooth.errors import UserError
+from dreambooth.study.sizes import PARAMETERS
+from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of
+
+UNET = 9_637_072  # parameters of the embedded model's
+SD = ("model=sd15", "model.path=nobody/has-it", "photos.root=x")
+
+
+def memory(*overrides: str, on_gpu: bool = True) -> Memory:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["output_dir=out", "subject=dog", *overrides])
+    found = memory_of(OmegaConf.to_container(cfg, resolve=True), on_gpu)
+    assert found is not None
+    return found
+
+
+def test_measured_peaks_are_met():
+    """docs/results/sd15_architecture.md: 16.2 GiB; docs/guide.md and later runs: 1.06 to 1.18."""
+    small = ("resolution=64", "batch_size=1", "train_text_encoder=true")
+    assert memory(*SD, *small, on_gpu=False).total == pytest.approx(16.2, rel=0.05)
+    assert memory(on_gpu=False).total == pytest.approx(1.12, rel=0.1)
+
+
+def test_known_architectures_have_the_published_numbers_of_parameters():
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    for name, settings in KNOWN.items():
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(settings["unet"])
+            text = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
+        for network, made in (("unet", unet), ("text_encoder", text)):
+            assert sum(p.numel() for p in made.parameters()) == PARAMETERS[name][network], name
+
+
+def test_live_bytes_of_a_step_are_those_of_a_sum_by_hand():
+    """x [4,8] -> h [4,16] -> relu -> y [4,2] -> mean: 128 + 256 + 256 + 32 + 4 bytes forward."""
+    with torch.device("meta"):
+        first, second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)
+    first.requires_grad_(False)
+    live = _Live([*first.parameters(), *second.parameters()])
+    with torch.device("meta"), live.watched():
+        x = torch.empty(4, 8)
+        h = first(x)
+        a = torch.relu(h)
+        y = second(a)
+        y.mean()
+        assert live.now == live.peak - 4 == 128 + 256 + 256 + 32
+        del h
+        assert live.now == 128 + 256 + 32
+    assert live.peak == 128 + 256 + 256 + 32 + 4
+
+
+def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
+    one = ("resolution=512", "batch_size=1", "ppl=false")
+    plain = memory(*one)
+    two = memory("resolution=512", "batch_size=2", "ppl=false")
+    assert two.activations == pytest.approx(2 * plain.activations, rel=0.05)
+    wide = memory("resolution=1024", "batch_size=1", "ppl=false")
+    # attention is fused: four times the pixels need four times the memory, not sixteen
+    assert wide.activations == pytest.approx(4 * plain.activations, rel=0.1)
+    half = memory(*one, "trainer.precision=bf16-mixed")
+    assert half.activations == pytest.approx(plain.activations / 2, rel=0.15)
+    assert memory(*one, "gradient_checkpointing=true").activations < 0.7 * plain.activations
+    lora = memory(*one, "method=lora")
+    assert lora.activations < plain.activations and lora.gradients < 0.05 * plain.gradients
+    assert plain.gradients == pytest.approx(UNET * 4 / 2**30)
+    for name, share in (("adamw", 2), ("adamw_8bit", 0.5), ("prodigy", 4), ("adafactor", 0)):
+        held = memory(*one, f"optimizer={name}").optimizer
+        assert held == pytest.approx(share * plain.gradients)
+    copied = memory("resolution=512", "batch_size=1", "prior.kind=prediction", "ema_decay=0.9")
+    assert copied.copies == pytest.approx(2 * UNET * 4 / 2**30)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("resolution=100000", r"[\d,]+\.\d GiB .*activations .*lower resolution"),
+        ("method.adapter.r=100000", r"[\d,]+\.\d GiB .*lower the adapter's rank"),
+    ],
+)
+def test_what_no_machine_holds_is_refused_with_its_figure(override, said):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["output_dir=out", *SD, "method=lora", override])
+    config = OmegaConf.to_container(cfg, resolve=True)
+    found = memory_of(config, True)
+    with pytest.raises(UserError, match=said):
+        refuse_small_memory(config, found, 80.0)
+    refuse_small_memory(config, None, 80.0)
+    preset = memory("trainer=gpu_8gb", "trainer.accelerator=cpu", *SD, "method=lora")
+    assert preset.total < 6
+    refuse_small_memory(config, preset, 8.0)
