@@ -175,7 +175,7 @@ def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
     record["sampling"]["extra"] = 1
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="run.json is damaged .*extra"):
-        evaluate(f"run='{run}'", "evaluation=quick")
+        evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=pocket")
 
 
 def test_a_base_model_is_scored_with_what_others_made(
