@@ -36,6 +36,7 @@ POSITIVE = (
     "sampling.batch_size",
     "photos.rendered",
     "reuse.keep_gib",
+    "logger.wait",
 )
 NOT_NEGATIVE = (
     "prior.weight",
@@ -107,6 +108,9 @@ SWITCHES = (
     "augment.random_crop",
     "augment.flip",
     "reuse.enabled",
+    "logger.wandb",
+    "logger.tensorboard",
+    "logger.artifacts",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
@@ -351,3 +355,5 @@ def check_packages(cfg: DictConfig) -> None:
             need("scipy", f"{key}.name=LMSDiscreteScheduler", f"choose another {key}")
     if OmegaConf.select(cfg, "evaluation.every_n_steps"):
         need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")
+    if OmegaConf.select(cfg, "logger.tensorboard"):
+        need("tensorboard", "logger=tensorboard", "choose logger=csv")

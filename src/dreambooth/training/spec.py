@@ -237,13 +237,21 @@ class CurveSpec:
 
 @dataclass(frozen=True)
 class LoggerSpec:
-    """Whether Weights & Biases logs beside the CSV files, and what it calls the run."""
+    """Where a run is shown beside its CSV files, and what it is called there.
+
+    `config` is flat: the settings that studies vary, and those that the command sets. `artifacts`
+    gives W&B the export too. The end of a run waits `wait` seconds for W&B at most.
+    """
 
     wandb: bool
+    tensorboard: bool
     project: str
     name: str
     group: str
     tags: Sequence[str]
+    artifacts: bool
+    wait: float
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
