@@ -103,7 +103,7 @@ VALUES = {
     "seed=0,1": r"seed=0,1 holds several values: add -m .* or write 'seed=\[0,1\]'",
     "~lrr": r"There is no key lrr: did you mean lr\?",
     "learning_rate=1": r"There is no key learning_rate: did you mean lr\?",
-    "run=outputs": "train has no key run: it belongs to generate and evaluate",
+    "run=outputs": "train has no key run: it belongs to generate, evaluate, extract and merge",
     "hydra/launcher=joblb": r"hydra/launcher=joblb does not exist: (choose|did you mean)",
     "--nope": "The command line cannot be read: unrecognized arguments: --nope",
     "--config-dir=/absent": "/absent' not found",

@@ -50,6 +50,7 @@ def test_the_average_is_the_one_computed_by_hand(spine: Spine, tmp_path, decay):
         f"ema_decay={decay}",
         "checkpoint.every_n_steps=1",
         "checkpoint.keep=10",
+        "checkpoint.keep_when_finished=10",
     )
     average = weights_at(out, 1)
     for step, warm_up in ((2, 2 / 11), (3, 3 / 12)):
@@ -96,10 +97,10 @@ def test_samples_and_scores_are_of_the_average_and_change_no_weight(
 ):
     seen, draw = [], draw_module.draw
 
-    def watched(model, prompts, seeds, sampling):
+    def watched(model, prompts, seeds, sampling, *progress):
         unet = model.unet.named_parameters()
         seen.append({f"unet.{name}": p.detach().clone() for name, p in sorted(unet)})
-        return draw(model, prompts, seeds, sampling)
+        return draw(model, prompts, seeds, sampling, *progress)
 
     monkeypatch.setattr("dreambooth.sampling.samples.draw", watched)
     monkeypatch.setattr("dreambooth.evaluation.evaluate.draw", watched)
@@ -139,6 +140,7 @@ def test_the_best_step_of_a_curve_is_exported_as_an_average(spine, encoders_dir,
         "checkpoint.best=harmonic",
         "checkpoint.every_n_steps=1",
         "checkpoint.keep=10",
+        "checkpoint.keep_when_finished=10",
     )
     best = json.loads((out / "run.json").read_text())["best_step"]
     path = out / f"checkpoints/phase-0/step-{best:06d}.ckpt"

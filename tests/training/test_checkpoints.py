@@ -278,7 +278,7 @@ def test_a_checkpoint_holds_exactly_what_trains(spine, tiny_model_dir, tmp_path,
         assert len(state) == 2 * 2 * len(attentions)  # A and B of q, k, v and out
         assert all(".lora_A." in name or ".lora_B." in name for name in state)
     elif "method=textual_inversion" in method:
-        assert {k: tuple(v.shape) for k, v in state.items()} == {"token.<folder>": (1, 32)}
+        assert {k: tuple(v.shape) for k, v in state.items()} == {"token.<folder>": (8, 32)}
     else:
         full = {n for n, _ in model.named_parameters() if n.startswith(tuple(names))}
         assert set(state) == full

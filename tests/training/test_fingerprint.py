@@ -136,7 +136,8 @@ CHANGES_WEIGHTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name):
+def test_what_weights_depend_on_is_a_fact(spine, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)  # for two devices
     (before,) = facts(spine, tmp_path)
     (after,) = facts(spine, tmp_path, *CHANGES_WEIGHTS[name])
     assert before[name] != after[name]
@@ -201,7 +202,8 @@ CHANGES_NO_WEIGHT = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES_NO_WEIGHT)
-def test_nothing_else_is_a_fact(spine, tmp_path, name):
+def test_nothing_else_is_a_fact(spine, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "a token")  # without it the hub is refused
     prompt = "instance_prompt='a sks dog'"  # which names the subject by default
     plain = facts(spine, tmp_path, prompt)
     assert facts(spine, tmp_path, prompt, *CHANGES_NO_WEIGHT[name]) == plain

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dreambooth.cli.checks import check
 from dreambooth.cli.planning import PlannedJob
 from dreambooth.cli.room import free_bytes
 from dreambooth.errors import UserError
@@ -57,7 +56,7 @@ def print_run(config: Plain) -> None:
 def _state(job: PlannedJob, folder: Path) -> tuple[str, Plain | None]:
     """Return what is known of a job in words, and its configuration if it has to run."""
     try:
-        check(job.config)
+        job.check()
         config = job.resolved()
     except UserError as error:
         return f"will fail: {error}", None

@@ -147,7 +147,7 @@ def _line(config: DictConfig, key: str, note: str, is_block: bool) -> list[str]:
 
 def _entry(text: str, note: str) -> list[str]:
     """A text with its note beside it, or below it where the text is long."""
-    notes = textwrap.wrap(note, WIDTH - COLUMN)
+    notes = textwrap.wrap(note, WIDTH - COLUMN, break_on_hyphens=False)
     first = f"  {text}"
     if notes and len(first) < COLUMN:
         first = f"{first:{COLUMN}}{notes.pop(0)}"

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth.cli.checks import check
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key
 from dreambooth.training.fingerprint import NEITHER, flat, is_under
@@ -30,6 +31,15 @@ class PlannedJob:
     folder: str
     config: DictConfig
     hydra: DictConfig
+
+    def check(self) -> None:
+        """Refuse values that no run could use.
+
+        Raises:
+            UserError: names the key, the value and what it must be.
+        """
+        with _as_job(self.hydra):
+            check(self.config)
 
     def resolved(self) -> dict[str, Any]:
         """Return the job's configuration as plain values, every reference resolved.

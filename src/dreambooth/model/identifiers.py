@@ -50,10 +50,12 @@ def known_warning(tokenizer: Any, path: str, identifier: str) -> str | None:
 def _meaning(tokenizer: Any, path: str, word: str) -> str | None:
     if path == "pocket":
         return "stands in the embedded model's captions" if word in known_words() else None
-    if word in MEANINGS:
-        return f"is also {MEANINGS[word]} to Stable Diffusion"
     vocabulary = tokenizer.get_vocab()
     number = vocabulary.get(f"{word}</w>")
-    if number is None or number >= COMMON * len(vocabulary):
+    if number is None:
+        return None
+    if word in MEANINGS:
+        return f"is also {MEANINGS[word]} to Stable Diffusion"
+    if number >= COMMON * len(vocabulary):
         return None
     return f"is a common word of the model's vocabulary (token {number} of {len(vocabulary)})"
