@@ -35,7 +35,17 @@ from dreambooth.study.figures.style import COLOURS, GREY, panels
 from dreambooth.study.runs import Run, find_runs
 
 SCORES = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES"}
-SPEC = EvaluationSpec("extraction", "quick", 4, 8, 1_000_000, tuple(SCORES), "pocket", None)
+SPEC = EvaluationSpec(
+    name="extraction",
+    prompts="quick",
+    images_per_prompt=4,
+    class_images=8,
+    class_seed=1_000_000,
+    other_classes=(),
+    metrics=tuple(SCORES),
+    encoders="pocket",
+    encoders_dir=None,
+)
 Row = dict[str, Any]
 
 

@@ -38,12 +38,12 @@ from dreambooth.heap import keep_heap
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
-from dreambooth.training.loggers import make_loggers
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
-from dreambooth.training.progress import Rates, TrainingBar
+from dreambooth.training.progress import LogEveryNSteps, Rates, TrainingBar
+from dreambooth.training.run_log import RunLog
 from dreambooth.training.safety import StopOnNonFinite
-from dreambooth.training.spec import LoggerSpec, Loss, OptimizerSpec, PhaseSpec
+from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 
 LR = 1e-6
 PARTS = Phase("full", "frozen")
@@ -84,10 +84,11 @@ def ours(args, weights, batches, folder) -> list[float]:
         max_epochs=-1,
         precision="bf16-mixed" if args.bf16 else "32-true",
         log_every_n_steps=10,
-        logger=make_loggers(folder, LoggerSpec(False, "", "", "", ()), {}),
+        logger=False,
         enable_checkpointing=False,
         callbacks=[
             Rates(2),
+            LogEveryNSteps(0, RunLog(folder).add),
             TrainingBar(has_prior=True),
             StopOnNonFinite(list(weights.parameters().values()), 10),
             clock,

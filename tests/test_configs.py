@@ -31,7 +31,7 @@ COUNTS = {
     "experiment": 16,
     "hydra/launcher": 2,
     "hydra/sweeper": 2,
-    "logger": 2,
+    "logger": 3,
     "method": 12,
     "model": 5,
     "optimizer": 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +56,11 @@ def test_two_processes_equal_one_on_the_joint_batch(spine, sweep, tmp_path, meth
 
 def test_only_the_first_process_writes_and_prints(sweep):
     printed = (sweep / "printed").read_text()
-    assert printed.count("s in all, peak memory") == len(METHODS)
+    assert len(re.findall(r"^\d/2  ", printed, re.MULTILINE)) == len(METHODS)
     assert {p.name for p in sweep.iterdir() if p.is_dir()} == {*METHODS, "figures"}
     assert {p.name for p in sweep.parent.iterdir()} == {"sweep"}  # no folder of another's
     for method, steps in zip(METHODS, ((0, 2), (0, 2, 4)), strict=True):
         out = sweep / method
-        assert len(list((out / "logs").glob("version_*"))) == 1
         record = json.loads((out / "run.json").read_text())
         assert record["config"]["output_dir"] == str(out)
         names = {p.name for p in (out / "samples").glob("step-*.png")}

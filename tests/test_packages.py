@@ -89,6 +89,6 @@ def test_a_run_that_uses_none_of_them_goes_through_without_them(spine, encoders_
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     (warning,) = [line for line in said.splitlines() if "Weights & Biases" in line]
-    assert "did not start" in warning and "wandb" in warning and "metrics.csv" in warning
+    assert "failed" in warning and "wandb" in warning and "metrics.csv" in warning
     assert (tmp_path / "run/metrics.csv").exists()
     assert (tmp_path / "run/evaluation/quick/scores.csv").exists()

@@ -27,6 +27,7 @@ def test_metadata_in_any_order_gives_the_same_bytes(tmp_path):
     for file in files:
         sort_header(file)
         assert list(read_header(file)["__metadata__"]) == sorted(NAMES)
+        assert file.stat().st_mode & 0o777 == 0o644
         assert all(torch.equal(load_file(file)[key], value) for key, value in STATE.items())
     assert len({file.read_bytes() for file in files}) == 1
 

@@ -22,8 +22,10 @@ WRITTEN_BY = ("_diffusers_version", "transformers_version", "_name_or_path")
 def sort_header(file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Sort the names in a safetensors file's header, and add `metadata` to it.
 
-    safetensors itself writes the metadata in the random order of a hash table.
+    safetensors itself writes the metadata in the random order of a hash table, and a file that
+    nobody but its owner can read.
     """
+    file.chmod(0o644)
     with open(file, "r+b") as opened:
         header, size = _header(opened)
         if metadata:

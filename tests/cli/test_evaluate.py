@@ -55,7 +55,7 @@ def test_another_evaluation_stands_beside_the_runs_own(run, evaluate, tmp_path):
     assert Run.read(run).metrics() == quick and Run.read(run).metrics("cornell") == cornell
     variant = dino_id(quick["encoders"]["dino"]["variant"])
     for name, shown, scores in ((None, "quick", quick), ("cornell", "cornell", cornell)):
-        report(ReportSpec(run, name, False, "cpu", None, str(tmp_path / "cache")))
+        report(ReportSpec(run, name, False, "cpu", None, str(tmp_path / "cache"), False))
         with open(run / "runs.csv", newline="") as file:
             (row,) = csv.DictReader(file)
         assert row["evaluation"] == shown
@@ -175,7 +175,7 @@ def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
     record["sampling"]["extra"] = 1
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="run.json is damaged .*extra"):
-        evaluate(f"run='{run}'", "evaluation=quick")
+        evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=pocket")
 
 
 def test_a_base_model_is_scored_with_what_others_made(

@@ -317,3 +317,19 @@ def test_what_a_base_model_cannot_draw_is_one_sentence(draws_plain, draws, lora,
         draws_plain(f"run='{lora}'")
     with pytest.raises(UserError, match="a run has words of its own"):
         draws(lora, "subject_phrase=dog")
+
+
+def test_a_fine_tune_goes_on_from_an_adapter(draws, spine, lora, tmp_path):
+    """Before its first step it draws what that adapter does; its facts name the content."""
+    start = f"init_adapter='{lora / 'model'}'"
+    out = spine.run(tmp_path / "more", "method=lora", "lr=1e-1", start)
+    theirs = draws(lora, "seeds=[0]", folder="theirs")
+    before = draws(out, "seeds=[0]", "step=0", folder="before")
+    after = draws(out, "seeds=[0]", folder="after")
+    assert apart(*before.values(), *theirs.values()) <= 1
+    assert apart(*after.values(), *theirs.values()) > 1
+    (record,) = (out / "checkpoints/phase-0").glob("*.json")
+    facts = json.loads(record.read_text())["facts"]
+    assert facts["init_adapter"] == file_hash(lora / "model/pytorch_lora_weights.safetensors")
+    with pytest.raises(UserError, match="needs a method that trains adapters"):
+        spine.run(tmp_path / "full", start)

@@ -136,7 +136,7 @@ def test_a_disk_that_fills_under_a_library_is_one_sentence(command_line, monkeyp
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dreambooth.training.loggers.CSVLogger.__init__", fail)
+    monkeypatch.setattr("dreambooth.training.run_log.RunLog.add", fail)
     code, printed = command_line()
     assert code == 2 and "The disk is full" in sentence(printed)
 

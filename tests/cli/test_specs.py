@@ -201,11 +201,12 @@ def test_no_dataset_holds_a_subject_of_the_embedded_world(spine, tmp_path, subje
 
 
 def test_a_run_names_itself_to_its_loggers(spine, tmp_path):
-    folder = tmp_path / "sweep" / ("x" * 130)
-    spec = spine.spec(folder, "logger=wandb", "logger.tags=[mine]").logger
-    assert spec.wandb and spec.group == "sweep" and spec.name == "x" * 120
+    spec = spine.spec(tmp_path, "logger=wandb", "logger.tags=[mine]").logger
+    assert spec.wandb and not spec.tensorboard and spec.wait == 5
+    assert (spec.group, spec.name) == ("folder", "folder-ppl-lr1e-3-2")
     assert list(spec.tags) == ["folder", "pocket", "full", "mine"]
-    assert spine.spec(folder, "logger.group=own").logger.group == "own"
+    own = spine.spec(tmp_path, "logger.group=own", "logger.name=mine").logger
+    assert (own.group, own.name) == ("own", "mine")
 
 
 def test_a_curve_has_its_own_prompts_and_every_metric(spine, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from dreambooth.files import read_csv
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.sweeps import find_unfinished
-from dreambooth.training import finish
+from dreambooth.training.loggers import Loggers
 from dreambooth.training.module import DreamBooth
 from spine import ROOT, Spine
 
@@ -97,14 +97,14 @@ def before_the_final_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def before_the_second_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """With everything there but metrics.csv, and the record that says `finished`."""
-    close = finish.finish_loggers
+    end = Loggers.end
 
-    def killed(loggers, summary, folder):
-        if folder.name == "1":
+    def killed(self, costs, export=None, failed=False):
+        if self.log.path.parent.name == "1":
             kill()
-        close(loggers, summary, folder)
+        end(self, costs, export, failed)
 
-    monkeypatch.setattr(finish, "finish_loggers", killed)
+    monkeypatch.setattr(Loggers, "end", killed)
 
 
 POINTS = (in_a_step, before_the_final_samples, before_the_second_run_ends)

@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
     infer_diffusers_model_type,
 )
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dreambooth.model.single_file import single_file_state
 
@@ -82,3 +82,32 @@ def test_the_text_encoder_of_stable_diffusion_2_is_open_clip_s():
     named = {n if n.startswith("text_model.") else f"text_model.{n}": x for n, x in text.items()}
     assert read.keys() == named.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in named.items())
+
+
+def test_stable_diffusion_xl_has_two_encoders_and_label_embeddings():
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+    sizes |= {"projection_class_embeddings_input_dim": 2816, "use_linear_projection": True}
+    down = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+    config = CLIPTextConfig(
+        hidden_size=64, num_hidden_layers=10, num_attention_heads=2, projection_dim=64
+    )
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=[320, 640, 1280],
+            down_block_types=down,
+            up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            transformer_layers_per_block=[1, 2, 10],
+            cross_attention_dim=2048,
+            **sizes,
+        )
+    second = CLIPTextModelWithProjection(config)
+    parts = {**networks(768, 2), "unet": unet, "text_encoder_2": second}
+    states = {name: module.state_dict() for name, module in parts.items()}
+    single = single_file_state(states, 2, 4, is_open_clip=False)
+    assert infer_diffusers_model_type(single) == "xl_base"
+    assert shapes(convert_ldm_unet_checkpoint(dict(single), unet.config)) == shapes(states["unet"])
+    start = "conditioner.embedders.0.transformer.text_model."
+    assert sum(name.startswith(start) for name in single) == len(states["text_encoder"])
+    read = convert_open_clip_checkpoint(second, dict(single), "conditioner.embedders.1.model.")
+    assert read.keys() == states["text_encoder_2"].keys()
+    assert all(torch.equal(read[name], x) for name, x in states["text_encoder_2"].items())

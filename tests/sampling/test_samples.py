@@ -27,13 +27,14 @@ def test_samples_are_every_prompt_with_every_seed(tiny_model_dir, tmp_path):
     samples = SampleSet.of_templates(["a red {subject}", "a dog"], WORDS, [0, 7], SAMPLING)
     assert samples.prompts == ("a red sks dog", "a dog")
     assert samples.class_only == ("a red dog", "a dog")
-    assert samples.captions == ["a red sks dog", "a red sks dog", "a dog", "a dog"]
+    prompts = [item.prompt for item in samples.items]
+    assert prompts == ["a red sks dog", "a red sks dog", "a dog", "a dog"]
     weights = Weights("tiny", "base", "", {"base": model.weights_hash()})
     images = samples.draw(model, weights, tmp_path, "final")
-    expected = draw(model, samples.captions, [0, 7, 0, 7], SAMPLING)
+    expected = draw(model, prompts, [0, 7, 0, 7], SAMPLING)
     with open(tmp_path / "final" / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["prompt"] for row in rows] == samples.captions
+    assert [row["prompt"] for row in rows] == prompts
     assert [row["seed"] for row in rows] == ["0", "7", "0", "7"]
     assert [row["class_only"] for row in rows] == ["a red dog", "a red dog", "a dog", "a dog"]
     assert {row["provenance"] for row in rows} == {cache_key(**SAMPLING.facts)}

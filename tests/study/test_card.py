@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from dreambooth.errors import UserError
-from dreambooth.study.card import write_card
+from dreambooth.study.card import _verified, write_card
 from dreambooth.study.push import push, require_token
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,11 @@ def test_the_card_has_scores_under_their_variants_and_pictures_that_exist(scored
     pictures = re.findall(r"\]\((samples/[^)]*)\)", card.content)
     assert pictures and all((scored / picture).is_file() for picture in pictures)
     assert 'from_pretrained("model"' in card.content and str(scored) not in card.content
-    assert "## Licence" in card.content and "draws the same picture" in card.content
+    assert "## Licence" in card.content and "## Verified" not in card.content
+    fine, bad = {"error": None, "mean": 0.01}, {"error": "it cannot be loaded", "mean": None}
+    text = _verified({"diffusers": fine, "kohya": bad})
+    assert "| diffusers | draws the same picture | 0.010 |" in text
+    assert "| kohya | it cannot be loaded |  |" in text
 
 
 class FakeApi:

@@ -54,7 +54,7 @@ def three_dogs(tmp_path) -> tuple[Path, Path]:
 
 def test_pres_over_other_subjects_is_that_of_a_plain_loop(three_dogs, tmp_path):
     root, encoders_dir = three_dogs
-    report(ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache")))
+    report(ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache"), False))
     encoder = load_encoders("pocket", ["dino"], "cpu", str(encoders_dir), str(tmp_path / "c")).dino
     variant = f"pres.other_subjects.{encoder.variant}.allpairs.macro"
     by_subject = {row["subject.name"]: row for row in table(root / "runs.csv")}
@@ -76,7 +76,7 @@ def test_other_weights_than_the_runs_were_scored_with_are_refused(three_dogs, tm
         metrics = read_metrics(root / name)
         metrics["encoders"]["dino"]["weights"] = "other"
         write_metrics(root / name, metrics)
-    spec = ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache"))
+    spec = ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache"), False)
     assert report(spec) == 0
     assert "other weights" in capsys.readouterr().out
     assert not any("other_subjects" in key for key in table(root / "runs.csv")[0])
@@ -89,7 +89,7 @@ def test_images_that_a_runs_scores_are_not_of_are_refused(three_dogs, tmp_path, 
     ImageStore(root / "dog2" / "evaluation" / "quick", facts).fill(
         lambda *_: [picture(0)], items, 1
     )
-    spec = ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache"))
+    spec = ReportSpec(root, None, True, "cpu", str(encoders_dir), str(tmp_path / "cache"), False)
     assert report(spec) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "does not hold the images that the run's scores are of" in printed

@@ -8,7 +8,13 @@ import pytest
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
-from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished, record_failure
+from dreambooth.study.sweeps import (
+    SweepPlan,
+    Unfinished,
+    find_unfinished,
+    record_failure,
+    sweep_name,
+)
 from dreambooth.study.tables import ReportSpec, report
 from run_records import write_run
 
@@ -53,7 +59,7 @@ def test_every_run_that_did_not_finish_is_listed(sweep):
 
 def test_tables_show_them_with_their_reasons(sweep, capsys):
     """A run that was stopped in its closing work has a record, and is not finished."""
-    assert report(ReportSpec(sweep, None, False, "cpu", None, "cache")) == 0
+    assert report(ReportSpec(sweep, None, False, "cpu", None, "cache", False)) == 0
     assert "lr=-1 is not usable." in capsys.readouterr().out
     rows = {row["run"]: row for row in read_csv(sweep / "runs.csv")}
     assert {name: row["state"] for name, row in rows.items()} == {
@@ -70,7 +76,7 @@ def test_tables_show_them_with_their_reasons(sweep, capsys):
 def test_a_report_of_failures_alone_names_them(tmp_path):
     plan("a").write(tmp_path)
     with pytest.raises(UserError, match=r"no finished run .*\n  a: missing \(not started\)"):
-        report(ReportSpec(tmp_path, None, True, "cpu", None, "cache"))
+        report(ReportSpec(tmp_path, None, True, "cpu", None, "cache", False))
 
 
 def test_another_command_in_a_sweeps_folder_forgets_none_of_its_runs(tmp_path):
@@ -88,3 +94,22 @@ def test_a_plan_names_no_folder_outside_its_own(tmp_path, folder):
     SweepPlan([], [], [{"overrides": [], "folder": folder}]).write(tmp_path)
     with pytest.raises(UserError, match="sweep.json is damaged .* lies outside"):
         SweepPlan.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "overrides", "group"),
+    [
+        ("studies/lr", [], "lr"),
+        ("2026-11-30/20-40-21_paper_table3", [], "paper_table3 2026-11-30 20-40-21"),
+        (
+            "2026-11-30/20-40-21",
+            ["subject=dog,cat", "ppl=true,false", "seed=1", "prior.weight=range(1,3)"],
+            "subject-ppl-weight 2026-11-30 20-40-21",
+        ),
+    ],
+)
+def test_a_study_is_named_by_its_preset_or_what_it_varies(tmp_path, folder, overrides, group):
+    path = tmp_path / folder
+    SweepPlan(overrides, [], []).write(path)
+    assert sweep_name(path) == group
+    assert sweep_name(tmp_path / "2026-11-30/08-00-00") == "sweep 2026-11-30 08-00-00"

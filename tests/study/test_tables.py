@@ -27,7 +27,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def spec(runs: Path, evaluation: str | None = None) -> ReportSpec:
-    return ReportSpec(runs, evaluation, True, "cpu", None, str(runs / "cache"))
+    return ReportSpec(runs, evaluation, True, "cpu", None, str(runs / "cache"), False)
 
 
 def test_variants_of_one_metric_have_columns_of_their_own(tmp_path, capsys):
@@ -121,7 +121,7 @@ def test_a_run_that_cannot_be_read_is_shown_and_the_others_too(tmp_path, capsys,
 def test_an_evaluation_is_named_as_everywhere(tmp_path, overrides, expected):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("report", [f"runs='{tmp_path}'", "cache_dir=c", *overrides])
-    assert report_spec(cfg) == ReportSpec(tmp_path, expected, True, "auto", None, "c")
+    assert report_spec(cfg) == ReportSpec(tmp_path, expected, True, "auto", None, "c", False)
 
 
 WIDE = {  # of two metrics for each variant id of three

@@ -27,7 +27,6 @@ def test_what_a_run_leaves(spine, four_steps):
         "checkpoints",
         "run.json",
         "metrics.csv",
-        "logs",
     }
     pipeline = StableDiffusionPipeline.from_pretrained(four_steps / "model")
     saved = {k.removeprefix("unet."): v for k, v in checkpoint(four_steps)["state_dict"].items()}

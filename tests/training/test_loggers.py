@@ -1,189 +1,157 @@
-"""CSV always; Weights & Biases offline without a key, and never fatal."""
+"""What W&B and TensorBoard show of a run that was trained in two sessions and scored in a third."""
 
 from __future__ import annotations
 
-import csv
-import logging
-import sys
+import json
 from pathlib import Path
 
 import pytest
-import torch
-import wandb
-from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreambooth.errors import UserError
-from dreambooth.training.loggers import (
-    TolerantWandbLogger,
-    finish_loggers,
-    log_images,
-    make_loggers,
-    merge_csv,
-)
-from dreambooth.training.module import DreamBooth
-from dreambooth.training.spec import LoggerSpec
+from dreambooth.training.loggers import make_loggers
+from dreambooth.training.shown_names import shown_numbers
+from dreambooth.training.wandb_run import WandbRun
 from spine import Spine
+from wandb_file import OfflineRun
 
-WITH_WANDB = LoggerSpec(True, "dreambooth", "dog_1", "sweep", ["dog", "full"])
-CSV_ALONE = LoggerSpec(False, "", "", "", [])
-WANDB = ("logger=wandb", "samples.every_n_steps=1", "trainer.log_every_n_steps=1")
-
-
-@pytest.fixture
-def no_key(monkeypatch, tmp_path):
-    """A machine where nobody has logged in, and any connection is an error."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_MODE", "")  # restored after what Lightning sets
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
+pytestmark = pytest.mark.slow
+SAMPLES = "samples/00_a-sks-dog"
 
 
-def columns(folder: Path) -> dict[str, list[str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [row[key] for row in rows] for key in rows[0]}
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-def launch_modules() -> set[str]:
-    return {name for name in sys.modules if name.startswith("wandb.sdk.launch")}
+@pytest.fixture(scope="module")
+def shown(spine: Spine, encoders_dir: Path, home: Path, tmp_path_factory):
+    """A run of a step, then of two, in one folder; `evaluate.py` scores it once more."""
+    from hydra import compose, initialize_config_dir
+
+    from dreambooth.cli.configs import CONF
+    from dreambooth.cli.evaluate import evaluate
+
+    out = tmp_path_factory.mktemp("shown") / "run"
+    networks = ("evaluation=quick", f"evaluation.encoders_dir='{encoders_dir}'")
+    networks += ("evaluation.class_images=2", "evaluation.metrics=[dino,clip_t,pres,div]")
+    command = ("logger=wandb", "logger.tensorboard=true", "logger.artifacts=true", "logger.wait=60")
+    command += ("samples.every_n_steps=1", "samples.seeds=[0,1]", "trainer.log_every_n_steps=1")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("API_KEY", "MODE", "DATA_DIR", "CACHE_DIR", "RUN_ID"):
+            patch.delenv(f"WANDB_{name}", raising=False)
+        patch.setenv("HOME", str(home))
+        patch.setenv("NETRC", str(home / "none"))
+        spine.run(out, *command, "max_steps=1")
+        spine.run(out, *command, "max_steps=2", *networks)
+        own = ("evaluation.name=more", f"run='{out}'", f"cache_dir='{spine.cache}'")
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("evaluate", [*networks, *own])
+        assert evaluate(cfg) == 0
+    return out
 
 
-@pytest.mark.slow
-def test_offline_without_a_key(no_key, spine: Spine, tmp_path, monkeypatch):
-    for name in launch_modules():  # of an earlier test
-        monkeypatch.delitem(sys.modules, name)
-    out = spine.run(tmp_path / "run", *WANDB)
-    assert not launch_modules()  # W&B Launch takes two seconds to import
-    assert wandb.run is None  # closed, so that the next run of a sweep starts its own
-    wandb.teardown()  # W&B's own process may write a little later
-    offline = list((out / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(offline) == 1
-    data = offline[0].read_bytes()
-    for part in (b"loss/instance", b"loss/prior", b"images_per_second", b"a sks dog", b"max_steps"):
-        assert part in data
-    assert len(columns(out)["loss/total"]) == 2
+@pytest.fixture(scope="module")
+def offline(shown: Path) -> OfflineRun:
+    return OfflineRun(shown)
 
 
-@pytest.mark.slow
-def test_a_run_that_fails_keeps_its_numbers_and_closes_it(no_key, spine, tmp_path, monkeypatch):
-    errors = DreamBooth.errors
+def test_all_sessions_are_one_run_of_wandb(shown, offline):
+    assert len(offline.files) == 3
+    runs = offline.of("run")
+    assert len({run.run_id for run in runs}) == 1 and all(run.resume for run in runs)
+    assert {run.display_name for run in runs[1:]} == {"folder-ppl-lr1e-3-2"}
+    assert {(run.run_group, run.job_type) for run in runs} == {("folder", "train")}
+    config = offline.config
+    words = {"subject": "folder", "method": "full", "ppl": True, "lr": 1e-3, "max_steps": 2}
+    assert {key: config[key] for key in words} == words
+    assert config["settings"]["prior"]["num_class_images"] == 2
+
+
+def test_curves_have_the_step_as_their_axis(offline):
+    losses = {row["step"]: row for row in offline.rows if "loss/total" in row}
+    assert set(losses) == {0, 1}
+    assert all(row["loss/instance"] > 0 and row["loss/prior"] > 0 for row in losses.values())
+    assert all("speed/images_per_second" in row for row in losses.values())
+    assert all("step" in row for row in offline.rows)
+
+
+def test_samples_lie_under_their_prompt_at_every_step_and_photos_once(shown, offline):
+    rows = [row for row in offline.rows if SAMPLES in row]
+    assert [row["step"] for row in rows] == [0, 1, 1, 2]  # the second 1 began the second session
+    captions = [f"a sks dog (seed {seed})" for seed in (0, 1)]
+    assert all(row[SAMPLES]["captions"] == captions for row in rows)
+    (photos,) = [row["photos/subject"] for row in offline.rows if "photos/subject" in row]
+    assert photos["count"] == 3
+    last = [
+        shown.glob(f"wandb/offline-run-*/files/{name}") for name in rows[-1][SAMPLES]["filenames"]
+    ]
+    (drawn,) = list(last[0])
+    assert drawn.read_bytes() == next((shown / "samples/final").glob("*seed0.png")).read_bytes()
+
+
+def test_scores_have_short_names_and_their_variants_are_in_the_config(shown, offline):
+    metrics = json.loads((shown / "evaluation/quick/metrics.json").read_text())["scores"]
+    names = ["dino", "clip_t", "clip_t_with_id", "pres", "div", "div_class", "real_dino"]
+    for name in names:
+        variant = offline.config[f"variant_{name}"]
+        assert offline.summary[f"score/{name}"] == pytest.approx(metrics[variant]["mean"])
+        assert f"score_more/{name}" in offline.summary  # of evaluate.py
+    (row,) = [row for row in offline.rows if "score/dino" in row]
+    assert row["step"] == 2 and row["table/images"]["ncols"] == 4 + len(names) - 1
+    assert offline.summary["cost/seconds"] > 0
+
+
+def test_the_export_is_an_artifact_and_every_file_is_in_the_runs_folder(shown, offline, home):
+    artifacts = {artifact.type: artifact for artifact in offline.of("artifact")}
+    assert {"model", "run_table"} <= set(artifacts)
+    for artifact in artifacts.values():
+        for entry in artifact.manifest.contents:
+            assert not entry.local_path or Path(entry.local_path).is_relative_to(shown)
+    files = {entry.path for entry in artifacts["model"].manifest.contents}
+    assert "unet/config.json" in files
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_a_run_that_is_trained_anew_is_another_one(spine, shown, monkeypatch):
+    spec = spine.spec(shown, "logger=wandb", "resume=null")
+    made = []
+    monkeypatch.setattr("dreambooth.training.wandb_run.write_json", lambda path, note: None)
     monkeypatch.setattr(
-        DreamBooth, "errors", lambda s, b: errors(s, b) * (torch.nan if s.global_step else 1)
+        "dreambooth.training.wandb_run.Session", lambda folder, names, *_: made.append(names.id)
     )
-    with pytest.raises(UserError, match="nan at step 2"):
-        spine.run(tmp_path / "run", *WANDB, "samples.every_n_steps=0")
-    assert wandb.run is None
-    assert float(columns(tmp_path / "run")["loss/total"][0]) > 0
+    WandbRun.begun(shown, spec.logger, begins_anew=False)
+    WandbRun.begun(shown, spec.logger, begins_anew=True)
+    monkeypatch.setenv("WANDB_RUN_ID", "of-an-agent")
+    WandbRun.begun(shown, spec.logger, begins_anew=False)
+    known = json.loads((shown / "wandb/this_run.json").read_text())["id"]
+    assert made[0] == known != made[1] and made[2] == "of-an-agent"
 
 
-def test_only_the_first_process_starts_a_run(spine, tmp_path, monkeypatch):
-    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+def test_tensorboard_shows_the_same(shown, offline):
+    events = EventAccumulator(str(shown / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"loss/instance", "loss/prior", "score/dino", "score_more/dino"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("loss/total")] == [0, 1]
+    for row in offline.rows:
+        if "loss/total" in row:
+            shown_there = events.Scalars("loss/total")[row["step"]].value
+            assert shown_there == pytest.approx(row["loss/total"], rel=1e-6)
+    images = [tag for tag in tags["images"] if tag.startswith("samples/")]
+    assert len(images) == 2 and {event.step for event in events.Images(images[0])} == {0, 1, 2}
+    assert len([tag for tag in tags["images"] if tag.startswith("photos/")]) == 3
+
+
+def test_only_the_first_process_shows_anything(spine, shown, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    spec = spine.spec(tmp_path, "logger=wandb")
-    assert spec.logger.wandb and len(make_loggers(tmp_path, spec.logger, spec.config)) == 1
+    spec = spine.spec(tmp_path, "logger=wandb", "logger.tensorboard=true")
+    assert not make_loggers(spec, 0).viewers and not list(tmp_path.iterdir())
 
 
-class Broken:
-    """A W&B run of which everything raises."""
-
-    def __getattr__(self, name: str):
-        raise ConnectionError("the service has died")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("when", ["import", "init", "after"])
-def test_a_failing_wandb_stops_nothing(no_key, spine, tmp_path, monkeypatch, caplog, when):
-    if when == "import":
-        monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    elif when == "init":
-        monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(OSError("refused")))
-    else:
-        run = Broken()
-        object.__setattr__(run, "config", {})
-        monkeypatch.setattr(wandb, "init", lambda **_: run)
-    with caplog.at_level(logging.WARNING):
-        out = spine.run(tmp_path / "run", *WANDB)
-    assert "Weights & Biases" in caplog.text
-    assert len(columns(out)["loss/total"]) == 2
-    assert (out / "model" / "model_index.json").exists()
-
-
-def test_wandb_is_told_what_the_run_is(no_key, tmp_path, monkeypatch):
-    given = {}
-    monkeypatch.setattr(wandb, "init", lambda **kw: given.update(kw) or Broken())
-    make_loggers(tmp_path, WITH_WANDB, {"lr": 1e-4})
-    assert given["project"] == "dreambooth" and given["group"] == "sweep"
-    assert given["name"] == "dog_1" and given["tags"] == ["dog", "full"]
-    assert given["settings"].mode == "offline"
-
-
-def test_an_unreachable_server_holds_a_run_for_a_minute_at_most(no_key, tmp_path, monkeypatch):
-    given = {}
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(wandb, "init", lambda **kw: given.update(kw) or Broken())
-    make_loggers(tmp_path, WITH_WANDB, {})
-    assert given["settings"].mode == "online"
-    assert 0 < given["settings"].init_timeout <= 60 and 0 < given["settings"].finish_timeout <= 60
-
-
-def test_images_are_shown_with_their_prompts(no_key, tmp_path, monkeypatch):
-    shown = []
-
-    class Run:
-        config: dict = {}
-
-        def log(self, metrics, **_):
-            shown.append(metrics)
-
-    monkeypatch.setattr(wandb, "init", lambda **_: Run())
-    monkeypatch.setattr(wandb, "Image", lambda image, caption: (image.size, caption))
-    Run.config = type("Config", (), {"update": lambda self, *a, **k: None})()
-    loggers = make_loggers(tmp_path, WITH_WANDB, {})
-    images = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
-    log_images(loggers, "samples", images, ["a sks dog", "a dog"])
-    assert shown == [{"samples": [((8, 8), "a sks dog"), ((8, 8), "a dog")]}]
-
-
-@pytest.mark.slow
-def test_every_sheet_of_samples_is_logged_the_final_one_too(no_key, spine, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        TolerantWandbLogger,
-        "log_image",
-        lambda self, key, images, caption: shown.append((key, [i.size for i in images], caption)),
-    )
-    spine.run(tmp_path / "run", *WANDB, "samples.seeds=[0,1]")
-    sheet = ("samples", [(16, 16)] * 2, ["a sks dog"] * 2)
-    assert shown == [sheet] * 3  # before training, after step 1, and the final one
-
-
-def test_a_resumed_session_replaces_the_rows_from_its_start(tmp_path):
-    sessions = ([(0, 1.0), (1, 2.0), (2, 3.0)], [(1, 20.0), (2, 30.0)], [], [(2, 300.0), (3, 4.0)])
-    for i, rows in enumerate(sessions):
-        folder = tmp_path / "logs" / f"version_{i + 9}"  # 10 comes after 9, not before
-        folder.mkdir(parents=True)
-        with open(folder / "metrics.csv", "w") as file:
-            file.write("epoch,loss,step\n" + "".join(f"0,{v},{s}\n" for s, v in rows))
-    merge_csv(tmp_path)
-    assert columns(tmp_path) == {
-        "step": ["0", "1", "2", "3"],
-        "loss": ["1.0", "20.0", "300.0", "4.0"],
+def test_long_names_are_shown_short():
+    names = {"loss/total": 1.0, "curve/dino.pocket.x.allpairs.macro": 2.0, "memory_gib": 3.0}
+    short = {"loss/total": 1.0, "curve/dino": 2.0, "speed/memory_gib": 3.0}
+    assert shown_numbers({**names, "curve/harmonic_mean": 4.0}) == {
+        **short,
+        "curve/harmonic_mean": 4.0,
     }
-
-
-def test_a_row_that_a_killed_process_cut_off_is_left_out(tmp_path):
-    folder = tmp_path / "logs" / "version_0"
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text("epoch,loss,step\n0,1.0,0\n0,2.0")
-    merge_csv(tmp_path)
-    assert columns(tmp_path) == {"step": ["0"], "loss": ["1.0"]}
-
-
-def test_csv_alone_needs_no_wandb(tmp_path, monkeypatch):
-    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    loggers = make_loggers(tmp_path, CSV_ALONE, {})
-    loggers[0].log_metrics({"loss": 1.5}, step=3)
-    finish_loggers(loggers, {}, tmp_path)
-    assert columns(tmp_path) == {"step": ["3"], "loss": ["1.5"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from PIL import Image
 
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import folder_hash, read_csv
@@ -82,7 +83,7 @@ def test_no_step_is_drawn_twice(spine, tmp_path, monkeypatch):
     """The end of a phase is the start of the next one, and the end of the last is `final`."""
     drawn, draw = [], SampleSet.draw
     monkeypatch.setattr(
-        SampleSet, "draw", lambda self, *args: drawn.append(args[-1]) or draw(self, *args)
+        SampleSet, "draw", lambda self, *args: drawn.append(args[3]) or draw(self, *args)
     )
     phases = ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2")
     out = spine.run(tmp_path, *phases, "max_steps=4", "samples.every_n_steps=2", "ppl=false")
@@ -101,7 +102,7 @@ def test_the_last_step_is_drawn_where_the_best_one_is_exported(
     out = spine.run(tmp_path, *curve, "samples.every_n_steps=1", "ppl=false")
     assert sheets(out) == {f"step-00000{i}.png" for i in range(3)} | {"final.png"}
     first, last, final = (
-        (out / "samples" / f"{name}.png").read_bytes()
+        [Image.open(path).tobytes() for path in sorted((out / "samples" / name).glob("*.png"))]
         for name in ("step-000001", "step-000002", "final")
     )
     assert final == first != last

@@ -36,6 +36,7 @@ POSITIVE = (
     "sampling.batch_size",
     "photos.rendered",
     "reuse.keep_gib",
+    "logger.wait",
 )
 NOT_NEGATIVE = (
     "prior.weight",
@@ -107,6 +108,9 @@ SWITCHES = (
     "augment.random_crop",
     "augment.flip",
     "reuse.enabled",
+    "logger.wandb",
+    "logger.tensorboard",
+    "logger.artifacts",
 )
 CHOICES = {
     "pairing": ("independent", "diffusers"),
@@ -202,6 +206,7 @@ def check(cfg: DictConfig) -> None:
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
         (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
+        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -350,3 +355,5 @@ def check_packages(cfg: DictConfig) -> None:
             need("scipy", f"{key}.name=LMSDiscreteScheduler", f"choose another {key}")
     if OmegaConf.select(cfg, "evaluation.every_n_steps"):
         need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")
+    if OmegaConf.select(cfg, "logger.tensorboard"):
+        need("tensorboard", "logger=tensorboard", "choose logger=csv")

@@ -19,6 +19,7 @@ from dreambooth.data.subjects import find_photos, gallery_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores, scores_folder, write_scores
 from dreambooth.files import cache_key
 from dreambooth.model.adapters.additions import Additions
@@ -29,6 +30,7 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.study.base_model import PlainModel, PlainWeights, load_base
 from dreambooth.study.runs import Run
 from dreambooth.training.costs import Costs
+from dreambooth.training.loggers import viewers_of
 
 
 def score_drawn(cfg: DictConfig) -> int:
@@ -39,7 +41,7 @@ def score_drawn(cfg: DictConfig) -> int:
     """
     additions = additions_of(cfg)
     source = source_of(cfg, cfg.run, additions)
-    block = _block(cfg, source)
+    sampling, block = sampling_of(cfg, source), _block(cfg, source)
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
@@ -51,7 +53,6 @@ def score_drawn(cfg: DictConfig) -> int:
     else:
         photos, what, references = references_of(cfg, _subjects_photos(cfg, source), [])
     encoders = encoders_of(cfg, settings.metrics, block)
-    sampling = sampling_of(cfg, source)
     gallery = _gallery(cfg, source) if "gallery" in settings.metrics else {}
     place = _place(cfg, source, additions)
     output = scores_folder(place, settings.name)
@@ -65,10 +66,21 @@ def score_drawn(cfg: DictConfig) -> int:
         scores, record = evaluation.score_model(model, weights.describe(), output)
         places.append(output)
     write_scores(output, scores, {**record, "cost": costs.record})
+    if isinstance(source, Run) and place == source.folder:
+        show_scores(source, scores, settings.name, output)
     print_scores(scores, f"{settings.name}: {place}", references)
     print(f"{record['images_made']} of {record['images']} images made, the others were there.")
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
+
+
+def show_scores(run: Run, scores: Scores, evaluation: str, folder: Path) -> None:
+    """Show scores where the run was logged: in its W&B run, and in TensorBoard."""
+    with run.reading():
+        is_own, step = evaluation == run.config["evaluation"]["name"], run.last_step
+    loggers = viewers_of(run.folder)
+    loggers.scores(scores, None if is_own else evaluation, folder, step)
+    loggers.end({})
 
 
 def _earlier_costs(source: Run | PlainModel) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
     if kind == "lora" and method.export != "lora":
         raise UserError(
             "export.kind=lora needs a method that trains one, such as method=lora: use "
-            "export.kind=auto, which exports what this method learns."
+            "export.kind=auto, and `dreambooth extract` for a LoRA of a full fine-tune."
         )
     layouts, allowed = tuple(block["layouts"]), LAYOUTS[kind]
     for layout in layouts:

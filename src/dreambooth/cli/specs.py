@@ -20,6 +20,7 @@ from dreambooth.cli.blocks import (
     sampling_spec,
 )
 from dreambooth.cli.exports import export_spec
+from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
@@ -72,6 +73,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         data=_data(config),
         prior=_prior(config),
         method=method,
+        init_adapter=config["init_adapter"],
         loss=Loss(
             config["prior"]["weight"],
             config["loss"]["min_snr_gamma"],
@@ -116,7 +118,7 @@ def evaluation_spec(block: Mapping[str, Any]) -> EvaluationSpec | None:
 def report_spec(cfg: DictConfig) -> ReportSpec:
     """Build what report.py shows."""
     evaluation = cfg.evaluation.name if "evaluation" in cfg else None
-    keys = ("other_subjects", "device", "encoders_dir", "cache_dir")
+    keys = ("other_subjects", "device", "encoders_dir", "cache_dir", "wandb")
     return ReportSpec(Path(cfg.runs), evaluation, **{key: cfg[key] for key in keys})
 
 
@@ -192,12 +194,16 @@ def _curve(config: Mapping[str, Any]) -> CurveSpec | None:
 
 
 def _logger(config: Mapping[str, Any]) -> LoggerSpec:
-    folder, block = Path(config["output_dir"]), config["logger"]
+    block, overrides = config["logger"], job_overrides()
     names = [config[group]["name"] for group in ("subject", "model", "method")]
     return LoggerSpec(
         block["wandb"],
+        block["tensorboard"],
         block["project"],
-        folder.name[:120],
-        block["group"] or folder.parent.name,
+        block["name"] or run_name(config, overrides),
+        block["group"] or group_name(config),
         (*names, *block["tags"]),
+        block["artifacts"],
+        block["wait"],
+        flat_config(config, overrides),
     )

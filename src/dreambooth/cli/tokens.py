@@ -16,6 +16,7 @@ from rich.table import Table
 from dreambooth.cli.cells import sampling_of
 from dreambooth.cli.sources import base_sampling, plain_block
 from dreambooth.data.prompts import SubjectWords
+from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Measured, Words, measure, prediction_shifts
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.files import atomic, write_csv
@@ -90,6 +91,8 @@ def _candidates(cfg: DictConfig, model: BaseModel) -> list[str]:
     if cfg.candidates is not None:
         return list(dict.fromkeys(word.strip() for word in cfg.candidates))
     words = rare(model.tokenizer, cfg.model.path)
+    if not words:
+        raise UserError("this model's vocabulary has no rare words: give candidates=[sks,zwx].")
     order = torch.randperm(len(words), generator=keyed_generator(cfg.seed, "tokens")).tolist()
     return sorted(words[number] for number in order[: cfg.screened])
 

@@ -19,6 +19,7 @@ from dreambooth.evaluation.write import read_scores, write_scores
 from dreambooth.files import cache_key, file_hash
 from dreambooth.metrics.preprocess import image_digest
 from dreambooth.sampling.progress import progress_bar
+from dreambooth.sampling.store import SETS
 
 BATCH = 32  # images whose features are kept at once
 VERSION = 1  # of what the kept scores of a subject hold
@@ -70,12 +71,15 @@ class BenchmarkScoring:
         return {other: self.photos[other] for other in alike}
 
     def _scored(self, subject: SubjectImages, advance: Callable[[int], None]) -> Scores:
-        files = [self.benchmark.spec.folder / item.file for item in subject.items]
-        for encoder in filter(None, (self.encoders.dino, self.encoders.clip)):
-            for start in range(0, len(files), BATCH):
-                part = files[start : start + BATCH]
-                encoder.images(part, BATCH)  # into the cache
-                advance(len(part))
+        folder = self.benchmark.spec.folder
+        files = [folder / item.file for item in subject.items]
+        for kind in SETS:  # in the batches of `score`, so that no feature differs by rounding
+            own = [folder / item.file for item in subject.items if item.set == kind]
+            for encoder in filter(None, (self.encoders.dino, self.encoders.clip)):
+                for start in range(0, len(own), BATCH):
+                    part = own[start : start + BATCH]
+                    encoder.images(part, BATCH)  # into the cache
+                    advance(len(part))
         references = References(self.photos[subject.name], self.gallery(subject.name))
         counts = Counter(item.prompt for item in subject.items if item.set == "subject")
         has_pairs = max(counts.values(), default=0) > 1

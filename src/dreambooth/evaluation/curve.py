@@ -174,7 +174,10 @@ class Curve:
             rows = read_csv(path) if path.exists() else []
             if any(row.pop("measured", None) != self.measured for row in rows):
                 return []
-            return [{key: float(value) for key, value in row.items()} for row in rows]
+            return [
+                {key: int(value) if key == "step" else float(value) for key, value in row.items()}
+                for row in rows
+            ]
 
     def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
         """Pick the two scores that the best step is chosen by."""

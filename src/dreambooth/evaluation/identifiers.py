@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from dreambooth.diffusion.noise import add_noise
 from dreambooth.evaluation.networks import Encoders
+from dreambooth.files import cache_key
 from dreambooth.metrics.preservation import diversity
 from dreambooth.model.interface import BaseModel
 from dreambooth.random import keyed_normal
@@ -52,7 +53,7 @@ class Words:
         return [
             Item(
                 "subject" if word else "class",
-                f"{slug(word) or 'class'}_{seed}.png",
+                f"{slug(self.prompt(word))}_{cache_key(word=word)[:6]}_seed{self.seed + seed}.png",
                 self.prompt(word),
                 plain,
                 self.seed + seed,

@@ -39,6 +39,8 @@ def kernel_scores(
     Images are compared with the base model's of the same prompt and seeds.
     """
     for kind, part in (("own_class", prior), ("other_classes", other)):
+        if kind == "other_classes" and not part.rows:
+            continue  # none were asked for
         pairs = {}
         for prompt in dict.fromkeys(part.prompts):
             made = [

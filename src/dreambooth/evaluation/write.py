@@ -115,8 +115,3 @@ def _real_images(scores: Scores, variant: str) -> str:
     plain = scores.summary.get(f"real_ref.{variant}.exclude_self")
     both = scores.summary.get(f"real_ref.{variant}.include_self")
     return f"{plain['mean']:.3f} ({both['mean']:.3f})" if plain and both else ""
-
-
-def summary_of(scores: Scores) -> dict[str, float]:
-    """Return `score/<variant id>` => mean, for a logger's summary."""
-    return {f"score/{variant}": entry["mean"] for variant, entry in scores.summary.items()}

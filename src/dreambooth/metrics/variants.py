@@ -16,6 +16,8 @@ SCALES = ("cos", "x100", "clipscore2.5")
 KERNELS = ("own_class", "other_classes")
 GALLERIES = ("recall1", "rank")
 PRESERVATIONS = ("class_prompt", "other_subjects", "adapter_drift")
+KINDS = {"clip_t": TEXTS, "kernel": KERNELS, "gallery": GALLERIES, "pres": PRESERVATIONS}
+PLAIN_KINDS = {"clip_t": "class_only", "kernel": "own_class", "pres": "class_prompt"}
 
 
 def _one_of(value: str, allowed: tuple[str, ...], field: str) -> str:
@@ -131,3 +133,21 @@ def lower_is_better(variant: str) -> bool:
     True
     """
     return variant.startswith(("pres.", "gallery.rank.", "kernel."))
+
+
+def short_id(variant: str) -> str:
+    """Shorten an id to the metric and what of it no setting of an evaluation chooses.
+
+    >>> short_id("dino.pocket.sq64_bicubic.allpairs.macro")
+    'dino'
+    >>> short_id("clip_t.b32.with_id.matched.cos")
+    'clip_t_with_id'
+
+    The kinds in `PLAIN_KINDS` are not named: `clip_t`, `pres`. What is no id stays as it is.
+    """
+    metric, _, rest = variant.partition(".")
+    fields = rest.split(".")
+    if metric == "real_ref":
+        return f"real_{fields[0]}" + ("_with_self" if fields[-1] == "include_self" else "")
+    kind = next((name for name in fields if name in KINDS.get(metric, ())), None)
+    return metric if kind in (None, PLAIN_KINDS.get(metric)) else f"{metric}_{kind}"

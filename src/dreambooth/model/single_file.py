@@ -25,6 +25,8 @@ UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",  # of Stable Diffusion XL
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -62,14 +64,14 @@ V2_WIDTH = 1024  # of the text encoder of Stable Diffusion 2, which is OpenCLIP'
 def save_single_file(
     model: BaseModel, file: str | Path, dtype: torch.dtype, metadata: Mapping[str, str]
 ) -> None:
-    """Write U-Net, VAE and text encoder into one safetensors file in `dtype`, atomically.
+    """Write U-Net, VAE and text encoders into one safetensors file in `dtype`, atomically.
 
     Rows of new tokens are left out, for programs expect the published vocabulary: they belong into
     a file of their own. Adapters that are not merged are left out too.
     """
     config = json.loads((model.source.folder / "text_encoder" / "config.json").read_text())
     state = single_file_state(
-        {name: exact_state(model, name, dtype) for name in ("unet", "vae", "text_encoder")},
+        {name: exact_state(model, name, dtype) for name in model.layout.networks},
         model.network("unet").config["layers_per_block"],
         len(model.network("vae").config["block_out_channels"]),
         config["hidden_size"] == V2_WIDTH,
@@ -90,10 +92,12 @@ def single_file_state(
 ) -> dict[str, Tensor]:
     """Rename the tensors of `unet`, `vae` and `text_encoder` as in the original checkpoint.
 
+    With a `text_encoder_2` it is that of Stable Diffusion XL, whose second encoder is OpenCLIP's.
+
     Args:
         layers_per_block: of the U-Net's down blocks.
         vae_blocks: number of the VAE's down blocks, and of its up blocks.
-        is_open_clip: the text encoder is OpenCLIP's, which joins queries, keys and values.
+        is_open_clip: the first text encoder is OpenCLIP's, which joins queries, keys and values.
     """
     state: dict[str, Tensor] = {}
     unet = networks["unet"]
@@ -106,11 +110,16 @@ def single_file_state(
         if ".attn_1." in own and tensor.dim() == 2:
             tensor = tensor[:, :, None, None]  # a convolution of one pixel
         state[f"first_stage_model.{own}"] = tensor
-    text = {n.removeprefix("text_model."): x for n, x in networks["text_encoder"].items()}
+    is_xl = "text_encoder_2" in networks
+    first = "conditioner.embedders.0" if is_xl else "cond_stage_model"
     if is_open_clip:
-        state |= {f"cond_stage_model.model.{n}": x for n, x in _open_clip(text).items()}
+        state |= _open_clip(f"{first}.model", networks["text_encoder"])
     else:
-        state |= {f"cond_stage_model.transformer.text_model.{n}": x for n, x in text.items()}
+        text = networks["text_encoder"].items()
+        start = f"{first}.transformer.text_model."
+        state |= {start + name.removeprefix("text_model."): x for name, x in text}
+    if is_xl:
+        state |= _open_clip("conditioner.embedders.1.model", networks["text_encoder_2"])
     return state
 
 
@@ -160,14 +169,17 @@ def _vae_name(name: str, blocks: int) -> str:
     return name.replace("conv_shortcut", "nin_shortcut")
 
 
-def _open_clip(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _open_clip(start: str, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name a text encoder's tensors as OpenCLIP does, queries, keys and values joined."""
+    text = {name.removeprefix("text_model."): tensor for name, tensor in network.items()}
     state: dict[str, Tensor] = {}
     for name, tensor in text.items():
         match = re.match(r"encoder\.layers\.(\d+)\.(.*)\.(weight|bias)", name)
         if match is None:
             if name in OPEN_CLIP_ENDS:  # position ids are no weights
                 state[OPEN_CLIP_ENDS[name]] = tensor
+            elif name == "text_projection.weight":
+                state["text_projection"] = tensor.T
             continue
         layer, part, end = match.groups()
         block = f"transformer.resblocks.{layer}"
@@ -176,4 +188,4 @@ def _open_clip(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif part == "self_attn.q_proj":
             each = [text[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
             state[f"{block}.attn.in_proj_{end}"] = torch.cat(each)
-    return state
+    return {f"{start}.{name}": tensor for name, tensor in state.items()}

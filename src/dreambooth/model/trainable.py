@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.chosen import Kind, chosen, matching
 from dreambooth.model.interface import BaseModel, adapter_names, own_name
 from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
@@ -92,9 +93,10 @@ class TrainableWeights:
         adapter: AdapterSettings | None = None,
         token: TokenSettings | None = None,
         frozen_dtype: torch.dtype = torch.float32,
+        initial: InitialAdapter | None = None,
     ) -> None:
         self.model = model
-        self._seed, self._adapter, self._token = seed, adapter, token
+        self._seed, self._adapter, self._token, self._initial = seed, adapter, token, initial
         self._frozen_dtype = frozen_dtype
         self._trained_before: set[str] = set()
         self._mask: RowMask | None = None
@@ -125,6 +127,8 @@ class TrainableWeights:
                 if self._adapter is None:
                     raise UserError(f"{name}=adapter needs method.adapter: its class and options.")
                 add_adapter(model, name, self._adapter, self._seed)
+                if self._initial is not None:
+                    self._initial.put_into(model, name)
             is_base = kind in ("frozen", "adapter")
             _cast(model, name, self._frozen_dtype if is_base else torch.float32)
             if kind == "token":

@@ -20,6 +20,8 @@ from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
 
+FINAL = "final"  # the samples that follow training
+
 
 def step_name(step: int) -> str:
     """Name the samples of an optimizer step: `step-000100`."""
@@ -44,11 +46,6 @@ class SampleSet:
         plain = tuple(fill(template, None, words.class_noun) for template in templates)
         return cls(prompts, plain, tuple(seeds), sampling)
 
-    @property
-    def captions(self) -> list[str]:
-        """The prompt of every image, in the order in which they are drawn."""
-        return [prompt for prompt in self.prompts for _ in self.seeds]
-
     def draw(
         self,
         model: BaseModel,
@@ -64,7 +61,7 @@ class SampleSet:
             photos: the subject's, at the end of a run: the sheet then shows them above, the samples
                 before training beside these if `folder` has them, and a bar the time left.
         """
-        items = self._items()
+        items = self.items
         with progress_bar("" if photos is None else "Samples", len(items)) as advance:
             prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
             images = draw(model, prompts, seeds, self.sampling, advance)
@@ -84,7 +81,7 @@ class SampleSet:
 
     def _before(self, folder: Path) -> list[Image.Image]:
         """Read the samples before training; none if they were not drawn, or drawn otherwise."""
-        items, before = self._items(), folder / step_name(0)
+        items, before = self.items, folder / step_name(0)
         if not ImageStore(before, self.sampling.facts).holds(items):
             return []
         images = []
@@ -95,7 +92,7 @@ class SampleSet:
 
     def copy(self, source: Path, folder: Path, name: str) -> bool:
         """Copy what `draw` wrote under `name` in `source`; False if it is not there or differs."""
-        if not ImageStore(source / name, self.sampling.facts).holds(self._items()):
+        if not ImageStore(source / name, self.sampling.facts).holds(self.items):
             return False
         for each in (name, f"{name}.png"):
             copy = shutil.copytree if (source / each).is_dir() else shutil.copyfile
@@ -103,5 +100,7 @@ class SampleSet:
                 copy(source / each, temporary)
         return True
 
-    def _items(self) -> list[Item]:
+    @property
+    def items(self) -> list[Item]:
+        """Every image, in the order in which they are drawn."""
         return items_of_prompts(self.prompts, self.class_only, self.seeds)

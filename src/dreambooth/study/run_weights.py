@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.model.adapters.additions import Additions
+from dreambooth.model.adapters.additions import Additions, adapter_hash
+from dreambooth.model.adapters.continuation import InitialAdapter
+from dreambooth.model.adapters.formats import find_lora
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.trainable import TrainableWeights
@@ -75,6 +77,8 @@ class RunWeights:
             hashes = export_hashes(run.folder / "model", self._base_hash)
         else:
             hashes = {"base": self._base_hash()}
+            if start := run.config.get("init_adapter"):
+                hashes["init_adapter"] = adapter_hash(find_lora(start))
         if checkpoint is not None:
             hashes["checkpoint"] = verify(checkpoint)["sha256"]
         folder, added = run.folder.resolve().name, self.additions.record
@@ -94,7 +98,14 @@ class RunWeights:
     def _load_step(self) -> BaseModel:
         """Load the base model, and into it what the phases up to this step had trained."""
         model, config = load_base(self.run.base), self.run.config
-        weights = TrainableWeights(model, config["seed"], self.method.adapter, self.method.token)
+        start = config.get("init_adapter")
+        weights = TrainableWeights(
+            model,
+            config["seed"],
+            self.method.adapter,
+            self.method.token,
+            initial=InitialAdapter(model, start) if start else None,
+        )
         for phase in self.method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()

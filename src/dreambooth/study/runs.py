@@ -111,6 +111,12 @@ class Run:
             return self.photos[: self.record.get("photos_used")]
 
     @property
+    def last_step(self) -> int:
+        """The optimizer steps of all phases, up to where the run stopped."""
+        steps = sum(phase["max_steps"] for phase in self.config["method"]["phases"])
+        return self.record.get("stopped_early_at") or steps
+
+    @property
     def evaluations(self) -> list[str]:
         """Names of the evaluations that scored the run, sorted."""
         return sorted(path.parent.name for path in self.folder.glob("evaluation/*/metrics.json"))

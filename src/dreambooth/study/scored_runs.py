@@ -9,6 +9,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import PROTOCOL
+from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import reading
 from dreambooth.study.runs import Run, find_runs
 from dreambooth.study.sweeps import Unfinished
@@ -61,7 +62,8 @@ class ScoredRun:
         """
         run = Run.read(folder)
         metrics = run.metrics(evaluation)
-        with reading(folder / "evaluation", "score the run again with evaluate.py"):
+        scores = scores_folder(folder, str(metrics.get("evaluation"))) / "metrics.json"
+        with reading(scores, "score the run again with evaluate.py"):
             scored, summary = scored_with(metrics), metrics.get("scores", {})
             means = {variant: float(entry["mean"]) for variant, entry in summary.items()}
             names = {variant: str(entry["metric"]) for variant, entry in summary.items()}

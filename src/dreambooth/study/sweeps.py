@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from dreambooth.scratch import find_files
 log = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"  # the plan, in the sweep's folder
+TIME = re.compile(r"(\d\d-\d\d-\d\d)(?:_(.+))?")  # a sweep's folder by default: time_preset
 LAUNCHERS = ("hydra/launcher", "hydra.launcher")  # overrides that change no run
 FAILED = "failed.json"  # in the folder of a run that failed within a sweep
 
@@ -162,3 +164,22 @@ def _state(run: Path) -> tuple[str, str] | None:
     if run.is_dir():
         return "unfinished", "stopped, or still running"
     return "missing", "not started"
+
+
+def sweep_name(folder: Path) -> str:
+    """Name a sweep by its folder; one that is named by the time gets what the sweep varies first.
+
+    `multirun/2026-11-30/20-40-21` of `subject=dog,cat ppl=true,false` is
+    `subject-ppl 2026-11-30 20-40-21`.
+    """
+    folder = folder.absolute()
+    time = TIME.fullmatch(folder.name)
+    if time is None:
+        return folder.name
+    try:
+        overrides = SweepPlan.read(folder).overrides
+    except UserError:  # not planned by this program, such as an optimizer's
+        overrides = []
+    keys = [text.lstrip("+").partition("=")[0] for text in overrides if re.search("[,(]", text)]
+    what = time[2] or "-".join(key.rpartition(".")[2] for key in keys) or "sweep"
+    return f"{what} {folder.parent.name} {time[1]}"

@@ -16,7 +16,7 @@ from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.answer_files import FILES, write_answer
 from dreambooth.study.answer_rows import build_answer
-from dreambooth.study.looks import write_looks
+from dreambooth.study.looks import attempted, write_looks
 from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.printing import print_answer, print_legend, print_runs
 from dreambooth.study.scored_runs import ScoredRun, read_readable
@@ -30,7 +30,7 @@ class ReportSpec:
     """What report.py shows: finished runs below `runs`, under one evaluation's scores.
 
     `other_subjects` adds PRES over a class's other subjects, for which `device`, `encoders_dir`
-    and `cache_dir` say where its network runs and lies.
+    and `cache_dir` say where its network runs and lies. `wandb` logs the study to W&B too.
     """
 
     runs: Path
@@ -39,6 +39,7 @@ class ReportSpec:
     device: str
     encoders_dir: str | None
     cache_dir: str
+    wandb: bool
 
 
 def report(spec: ReportSpec) -> int:
@@ -68,7 +69,7 @@ def report(spec: ReportSpec) -> int:
             runs = with_other_subjects(runs, keys, device, spec.encoders_dir, spec.cache_dir)
         except UserError as error:
             note = f"PRES over other subjects is left out: {error}"
-    print_tables(spec.runs, runs, unfinished)
+    print_tables(spec.runs, runs, unfinished, spec.wandb)
     if note:
         Console().print(note, highlight=False)
     return 0
@@ -78,6 +79,7 @@ def print_tables(
     folder: Path,
     runs: Sequence[ScoredRun] | None = None,
     unfinished: Sequence[Unfinished] = (),
+    wandb: bool = False,
 ) -> None:
     """Print all runs and the answer; write `runs.csv`, `settings.csv`, `answer.*`, page, figures.
 
@@ -85,6 +87,7 @@ def print_tables(
         runs: those to show; by default every finished run below `folder`.
         unfinished: the runs of a sweep that failed, did not end or are missing. One that has a
             record all the same is not shown as finished.
+        wandb: whether the study is logged to W&B too, in the group of its runs.
     """
     if runs is None:
         runs, unreadable = read_readable(folder)
@@ -104,6 +107,10 @@ def print_tables(
     looks = write_looks(folder, runs, answer)
     written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
+    if wandb:
+        from dreambooth.study.wandb_summary import log_study  # matplotlib takes a second
+
+        attempted("The summary in W&B", lambda: log_study(folder, runs, answer))
 
 
 def runs_table(

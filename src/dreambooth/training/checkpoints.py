@@ -106,9 +106,9 @@ class Shared(Protocol):
 class Checkpoints(Callback):
     """Save every n optimizer steps and at the end; remove old ones once the new one is verified.
 
-    What is saved is also published to `shared`, if there is one, once its step is logged. In a
-    single process a step for which another run waits is saved too, and one for which `stop` asks,
-    because the job may soon be killed.
+    `write_log` is called first, so that no checkpoint is ahead of the run's log. What is saved is
+    also published to `shared`, if there is one. In a single process a step for which another run
+    waits is saved too, and one for which `stop` asks, because the job may soon be killed.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class Checkpoints(Callback):
         keep: int,
         stop: StopAtStepBoundary,
         shared: Shared | None = None,
+        write_log: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
-        self.stop, self.shared = stop, shared
+        self.stop, self.shared, self.write_log = stop, shared, write_log
         self.saved = self.step = 0
         self.stale: list[Path] = []
-        self.unpublished: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find later checkpoints, of an earlier training: the first new one replaces them."""
@@ -142,16 +142,9 @@ class Checkpoints(Callback):
         if is_due or self._is_wanted(trainer):
             self.save(trainer)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Publish what the last step saved; its numbers are logged by now."""
-        self._publish(trainer)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, however training ended."""
         self.save(trainer)
-        self._publish(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Save this step, unless it is saved already; then remove the oldest checkpoints.
@@ -162,6 +155,7 @@ class Checkpoints(Callback):
         if trainer.global_step == self.saved:
             return
         path = self.folder / checkpoint_name(trainer.global_step)
+        self.write_log()
         trainer.save_checkpoint(path, weights_only=False)
         self.saved = trainer.global_step
         if trainer.is_global_zero:
@@ -170,20 +164,14 @@ class Checkpoints(Callback):
                 verify(path)  # a disk may have kept something else
             for each in sorted(old):
                 trainer.strategy.checkpoint_io.remove_checkpoint(each)
-            self.unpublished = path
+            if self.shared is not None:
+                self.shared.publish(path)
         self.stale = []
 
     def _is_wanted(self, trainer: Trainer) -> bool:
         if self.shared is None or trainer.world_size > 1:
             return False
         return self.shared.is_wanted(self.step)
-
-    def _publish(self, trainer: Trainer) -> None:
-        if self.shared is not None and self.unpublished is not None:
-            for logger in trainer.loggers:
-                logger.save()
-            self.shared.publish(self.unpublished)
-        self.unpublished = None
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt"))

@@ -38,6 +38,8 @@ def metadata_of(prepared: Prepared, kind: str) -> dict[str, str]:
 
 def _architecture(prepared: Prepared) -> str:
     width = prepared.model.text_encoder.config.hidden_size
+    if len(prepared.model.text_encoders) > 1:
+        return "stable-diffusion-xl-v1-base"
     if width == WIDTH_OF_V1:
         return "stable-diffusion-v1"
     if width == WIDTH_OF_V2:
@@ -50,11 +52,12 @@ def _of_kohya(prepared: Prepared) -> dict[str, str]:
     """List what kohya's scripts write of a LoRA's training; rank and alpha are the file's own."""
     spec, config = prepared.spec, prepared.spec.config
     is_v2 = prepared.model.text_encoder.config.hidden_size == WIDTH_OF_V2
+    is_xl = len(prepared.model.text_encoders) > 1
     prompts = Counter(prepared.batches.instance.prompts)
     fields: dict[str, Any] = {
         "ss_network_module": "networks.lora",
         "ss_sd_model_name": spec.model.path.rstrip("/").rpartition("/")[2],
-        "ss_base_model_version": "sd_v2" if is_v2 else "sd_v1",
+        "ss_base_model_version": "sdxl_base_v1-0" if is_xl else "sd_v2" if is_v2 else "sd_v1",
         "ss_v2": is_v2,
         "ss_output_name": spec.subject.name,
         "ss_resolution": f"({spec.sampling.resolution}, {spec.sampling.resolution})",

@@ -56,6 +56,7 @@ CONTENT = (
     "subject",
     "photos",
     "method",
+    "init_adapter",
     "max_steps",
     "checkpoint.patience",
     "sampling.dtype",
@@ -121,6 +122,8 @@ def facts_of(
     facts = {key: _select(spec.config, key) for key in WEIGHTS}
     if depends_on_length(spec.config):
         facts["max_steps"] = spec.config["max_steps"]
+    if spec.init_adapter is not None:
+        facts["init_adapter"] = _content_of_adapter(spec.init_adapter)
     return facts | {
         "model": model.weights_hash(),
         "method": {part: spec.config["method"][part] for part in ("adapter", "token")},
@@ -128,6 +131,13 @@ def facts_of(
         "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),
     }
+
+
+def _content_of_adapter(path: str) -> str:
+    from dreambooth.model.adapters.additions import adapter_hash
+    from dreambooth.model.adapters.formats import find_lora
+
+    return adapter_hash(find_lora(path))
 
 
 def depends_on_length(config: Mapping[str, Any]) -> bool:

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
-from dreambooth.evaluation.write import scores_folder, summary_of, write_scores
+from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
+from dreambooth.sampling.samples import FINAL
 from dreambooth.training.checkpoints import left_over, remove_left_over
 from dreambooth.training.costs import STOPPED
 from dreambooth.training.export import Exported, earlier_hash, export
 from dreambooth.training.finished import contents, places_of_export
-from dreambooth.training.loggers import finish_loggers, log_image_table, log_images
+from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import device_name
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.summary import Finished
@@ -45,7 +45,7 @@ class Finish:
     def __init__(
         self,
         prepared: Prepared,
-        loggers: list[Logger],
+        loggers: Loggers,
         curve: Curve | None,
         phases: dict[str, Any],
     ) -> None:
@@ -60,6 +60,7 @@ class Finish:
         self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
+        self.last_step = self.stopped_early_at or self.spec.method.steps_before(last + 1)
 
     def run(self) -> Finished:
         """Export, draw, score and record the run."""
@@ -73,15 +74,15 @@ class Finish:
             samples = self.spec.samples.set
             places.append(self.folder / "samples")
             photos = self.prepared.training_photos
-            images = samples.draw(self.model, weights, places[-1], "final", photos)
-            log_images(self.loggers, "samples", images, samples.captions)
+            images = samples.draw(self.model, weights, places[-1], FINAL, photos)
+            self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
         with self.costs.stage("verification"):
             self.verified = verify(self.prepared, exported, images[0])
         scores = self._score(weights)
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
-        summary = {**total, **(summary_of(scores) if scores else {})}
-        finish_loggers(self.loggers, summary, self.folder)
+        model = self.folder / "model"
+        self.loggers.end(total, model if model.is_dir() else None)
         self._write_record(total)
         remove_left_over(self._left_over(scores))
         words, program = self.spec.subject.words, exported.programs.get("diffusers")
@@ -95,13 +96,9 @@ class Finish:
 
     def _finish_curve(self, curve: Curve) -> None:
         """Score the last step, and load the best one if that is to be exported."""
-        last = self.stopped_early_at
-        if last is None:
-            last = self.spec.method.steps_before(len(self.spec.method.phases))
+        last = self.last_step
         if curve.last_step is None or curve.last_step < last:
-            scores = curve.score(last)
-            for logger in self.loggers:
-                logger.log_metrics(scores, step=last)
+            self.loggers.numbers(curve.score(last), last)
         self.phases["curve"] = {"seconds": round(curve.seconds, 2)}
         if self.spec.checkpoint.best is not None:
             self.best_step = curve.load_best()
@@ -185,5 +182,5 @@ class Finish:
             )
             return None
         write_scores(images, scores, {**record, "cost": self.costs.record})
-        log_image_table(self.loggers, scores, images)
+        self.loggers.scores(scores, None, images, self.last_step)
         return scores

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import bytes_of
+from dreambooth.files import bytes_of, file_hash, folder_hash
 from dreambooth.training.fingerprint import NEITHER, flat, is_under
 
 Plain = Mapping[str, Any]
@@ -23,7 +23,7 @@ DRAWN = {  # key of run.json's sampling => the same in the images' provenance
 
 
 def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
-    """Hash what a run's configuration only names: photos with captions, and own class images.
+    """Hash what a run's configuration only names: photos with captions, own class images, a LoRA.
 
     The embedded model's weights come with this package and are hashed too. Those of any other model
     are taken to be what its path and revision name. `folder` is where the photos lie.
@@ -37,7 +37,11 @@ def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
     prior, own = config["prior"], None
     if config["ppl"] and config["method"]["uses_prior"] and prior["images_dir"] is not None:
         own = contents_hash(list_photos(prior["images_dir"])[: prior["num_class_images"]])
-    return {
+    initial = {}
+    if (start := config.get("init_adapter")) is not None:
+        place = Path(start)
+        initial["init_adapter"] = file_hash(place) if place.is_file() else folder_hash(place)
+    return initial | {
         "folder": str(photos[0].parent.absolute()),
         "photos": contents_hash(photos),
         "class_images": own,

@@ -17,12 +17,12 @@ from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
-from dreambooth.training.loggers import finish_loggers, make_loggers, silence_libraries
+from dreambooth.training.loggers import make_loggers, silence_libraries
 from dreambooth.training.memory import free_memory
 from dreambooth.training.phase import train_phases
 from dreambooth.training.prepare import Prepared, make_curve, prepare
-from dreambooth.training.resume import Start, find_starts
-from dreambooth.training.reuse import log_reused, shared
+from dreambooth.training.resume import Start, find_starts, steps_done
+from dreambooth.training.reuse import log_earlier, shared
 from dreambooth.training.spec import TrainSpec
 from dreambooth.training.summary import Finished
 
@@ -73,9 +73,11 @@ def _run(spec: TrainSpec, estimated_gib: float | None) -> Outcome:
 def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outcome:
     """Train every phase from its start, and finish the run unless a signal has stopped it."""
     spec, costs = prepared.spec, prepared.costs
-    loggers = make_loggers(spec.folder, spec.logger, spec.config)
+    done = steps_done(spec, starts)
+    loggers = make_loggers(spec, done)
     try:
-        log_reused(starts, loggers, curve)
+        loggers.photos(prepared.training_photos)
+        log_earlier(starts, loggers, curve, done)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)
@@ -84,10 +86,10 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
         if stopped is None:
             return Outcome(0, Finish(prepared, loggers, curve, phases).run())
         write_json(spec.folder / STOPPED, costs.record)
-        finish_loggers(loggers, {}, spec.folder)
+        loggers.end({})
     except BaseException:
         if is_first():
-            finish_loggers(loggers, {}, spec.folder, failed=True)
+            loggers.end({}, failed=True)
         raise
     return Outcome(128 + stopped)
 

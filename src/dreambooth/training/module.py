@@ -124,9 +124,6 @@ class DreamBooth(pl.LightningModule):
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
         if self.loss.prior_weight_schedule != "constant":
             self.log("prior_weight", self.prior_weight(), batch_size=1)
-        if self.steps_before:
-            # "step" is Lightning's own name for the x-axis of every logger
-            self.log("step", float(self.steps_before + self.global_step), batch_size=1)
         return terms.total
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

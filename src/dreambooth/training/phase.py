@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.prompts import fill
@@ -20,11 +19,11 @@ from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import step_name
 from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
-from dreambooth.training.loggers import log_images
+from dreambooth.training.loggers import Loggers
 from dreambooth.training.memory import free_memory
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
-from dreambooth.training.progress import EveryNSteps, Rates, TrainingBar
+from dreambooth.training.progress import EveryNSteps, LogEveryNSteps, Rates, TrainingBar
 from dreambooth.training.resume import Start
 from dreambooth.training.safety import (
     StopAtStepBoundary,
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def train_phases(
-    prepared: Prepared, starts: list[Start], loggers: list[Logger], curve: Curve | None
+    prepared: Prepared, starts: list[Start], loggers: Loggers, curve: Curve | None
 ) -> tuple[dict[str, dict], int | None]:
     """Train every phase; return their costs, and the signal that stopped the last one, if any."""
     costs, stopped, base = {}, None, _base_prediction(prepared)
@@ -70,7 +69,7 @@ class _Phase:
         self,
         prepared: Prepared,
         number: int,
-        loggers: list[Logger],
+        loggers: Loggers,
         curve: Curve | None,
         base: BasePrediction | None,
     ) -> None:
@@ -172,8 +171,8 @@ class _Phase:
 
     def _trainer(self, start: Start, stop: StopAtStepBoundary) -> pl.Trainer:
         spec, average = self.spec, [] if self.average is None else [self.average]
-        trainer = spec.hardware.trainer(
-            logger=self.loggers,
+        return spec.hardware.trainer(
+            logger=False,  # LogEveryNSteps is in its place
             max_steps=self.phase.max_steps,
             max_epochs=-1,
             accumulate_grad_batches=spec.optimizer.accumulate,
@@ -182,6 +181,7 @@ class _Phase:
                 stop,
                 StopWithoutFolder(spec.folder),
                 self.rates,
+                LogEveryNSteps(self.module.steps_before, self.loggers.numbers),
                 TrainingBar(has_prior=self.batches.prior is not None),
                 *average,  # before the actions, which show it
                 *self._actions(),
@@ -192,6 +192,7 @@ class _Phase:
                     spec.checkpoint.keep,
                     stop,
                     start.trained,
+                    self.loggers.log.write,
                 ),
             ],
             enable_progress_bar=False,  # Lightning's own; ours is a callback
@@ -200,10 +201,6 @@ class _Phase:
             use_distributed_sampler=False,
             default_root_dir=start.folder,
         )
-        # a run shorter than the interval still logs; Lightning's logger connector set the value
-        interval = min(trainer.log_every_n_steps, self.phase.max_steps)  # pyright: ignore
-        trainer.log_every_n_steps = interval  # pyright: ignore[reportAttributeAccessIssue]
-        return trainer
 
     def _history(self, start: Start) -> Callable[[], dict[str, Any]]:
         """Make what a checkpoint's record says of the training up to it."""
@@ -261,11 +258,10 @@ class _Phase:
         samples = self.spec.samples.set
         spec, base = self.spec, {"base": self.model.weights_hash()}
         weights = Weights(spec.model.name, spec.method.export, spec.folder.name, base, step)
-        images = samples.draw(self.model, weights, spec.folder / "samples", step_name(step))
-        log_images(self.loggers, "samples", images, samples.captions)
+        folder, name = spec.folder / "samples", step_name(step)
+        samples.draw(self.model, weights, folder, name)
+        self.loggers.samples(folder / name, samples.items, step)
 
     def _score(self, step: int) -> None:
         assert self.curve is not None
-        scores = self.curve.score(step)
-        for logger in self.loggers:
-            logger.log_metrics(scores, step=step)
+        self.loggers.numbers(self.curve.score(step), step)

@@ -20,6 +20,7 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.architectures import load_model
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
@@ -185,7 +186,24 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
     method, dtype = spec.method, getattr(torch, spec.hardware.frozen_dtype)
     for phase in method.phases:
         phase.parts.check(model, method.adapter)
-    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype)
+    initial = _initial_adapter(spec, model)
+    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype, initial)
+
+
+def _initial_adapter(spec: TrainSpec, model: BaseModel) -> InitialAdapter | None:
+    """Read the LoRA that the run begins at; refuse one that its adapters cannot begin at."""
+    if spec.init_adapter is None:
+        return None
+    kinds = [phase.parts.kinds(model).items() for phase in spec.method.phases]
+    networks = {network for each in kinds for network, kind in each if kind == "adapter"}
+    if spec.method.adapter is None or not networks:
+        raise UserError(
+            f"init_adapter={spec.init_adapter} needs a method that trains adapters: use "
+            "method=lora."
+        )
+    initial = InitialAdapter(model, spec.init_adapter)
+    initial.check(model, networks, spec.method.adapter)
+    return initial
 
 
 def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs) -> KeyedBatches:

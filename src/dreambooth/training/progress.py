@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -13,6 +13,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.training.memory import peak_memory_gib
 from dreambooth.training.sharding import Sharded
+
+BAR = {  # what the bar shows of what is logged, under short names and with few digits
+    "loss/instance": ("instance", ".3f"),
+    "loss/prior": ("prior", ".3f"),
+    "images_per_second": ("img/s", ".3g"),
+    "memory_gib": ("GiB", ".1f"),
+}
 
 
 class TrainingBar(Callback):
@@ -107,6 +114,33 @@ class EveryNSteps(Callback):
                 with torch.no_grad():
                     self.action(trainer.global_step)
             strategy.barrier()
+
+
+class LogEveryNSteps(Callback):
+    """Give `add(numbers, step)` what the module logs, every `trainer.log_every_n_steps` updates.
+
+    `step` counts the run's updates from 0. It comes before the checkpoint of its step, which
+    Lightning's own logging does not, and is there in its place. A phase that is shorter than the
+    interval still logs its last update.
+    """
+
+    def __init__(self, steps_before: int, add: Callable[[Mapping[str, float], int], None]) -> None:
+        self.steps_before, self.add = steps_before, add
+        self.step, self.every_n_steps = 0, 1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the next optimizer step."""
+        interval: int = trainer.log_every_n_steps  # pyright: ignore  # set by Lightning's connector
+        self.step, self.every_n_steps = trainer.global_step, min(interval, trainer.max_steps)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log once per optimizer step, with the loss of its last micro-batch."""
+        is_complete, self.step = trainer.global_step != self.step, trainer.global_step
+        if is_complete and self.step % self.every_n_steps == 0:
+            numbers = {name: float(value) for name, value in trainer.logged_metrics.items()}
+            self.add(numbers, self.steps_before + self.step - 1)
 
 
 class Rates(Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,16 @@ def find(folder: Path, resume: str | None) -> Path | None:
             folder,
         )
     return None
+
+
+def steps_done(spec: TrainSpec, starts: Sequence[Start]) -> int:
+    """Count the optimizer steps behind the place where a run begins."""
+    done = 0
+    for number, start in enumerate(starts):
+        done = spec.method.steps_before(number) + start.step
+        if start.step < spec.method.phases[number].max_steps:
+            break
+    return done
 
 
 def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pytorch_lightning.loggers import Logger
-
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import cache_key
 from dreambooth.sampling.samples import step_name
 from dreambooth.training.fingerprint import rounding_facts
+from dreambooth.training.loggers import Loggers
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.resume import Start
+from dreambooth.training.run_log import CURVE
 from dreambooth.training.spec import TrainSpec
 from dreambooth.training.trained import Published, Trained
 
@@ -59,20 +59,20 @@ def shared(
                 start.trained.release()
 
 
-def log_reused(starts: Sequence[Start], loggers: Sequence[Logger], curve: Curve | None) -> None:
-    """Give the loggers what was logged while another run trained, so that no step is missing."""
-    rows, end = [], -1
-    for start in starts:
-        if start.taken is not None and start.trained is not None:
-            rows += start.taken.record["log"]
-            end = start.trained.steps_before + start.step
+def log_earlier(starts: Sequence[Start], loggers: Loggers, curve: Curve | None, done: int) -> None:
+    """Complete the log of the `done` steps: with the curve, and with what another run has trained.
+
+    What is of another run is shown to the viewers too.
+    """
+    taken = [start.taken for start in starts if start.taken is not None]
+    ours = set(loggers.log.rows)
+    rows = [row for each in taken for row in each.record["log"] if row["step"] not in ours]
     for scores in curve.rows if curve is not None else []:
-        if scores["step"] <= end:
-            rows.append({k if k == "step" else f"curve/{k}": v for k, v in scores.items()})
+        if scores["step"] <= done:
+            rows.append({k if k == "step" else f"{CURVE}{k}": v for k, v in scores.items()})
+    add = loggers.numbers if taken else loggers.log.add
     for row in sorted(rows, key=lambda row: row["step"]):
-        numbers = {name: value for name, value in row.items() if name != "step"}
-        for logger in loggers:
-            logger.log_metrics(numbers, int(row["step"]))
+        add({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
 
 def _with_places(prepared: Prepared, starts: Sequence[Start]) -> list[Start]:

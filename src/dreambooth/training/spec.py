@@ -237,13 +237,21 @@ class CurveSpec:
 
 @dataclass(frozen=True)
 class LoggerSpec:
-    """Whether Weights & Biases logs beside the CSV files, and what it calls the run."""
+    """Where a run is shown beside its CSV files, and what it is called there.
+
+    `config` is flat: the settings that studies vary, and those that the command sets. `artifacts`
+    gives W&B the export too. The end of a run waits `wait` seconds for W&B at most.
+    """
 
     wandb: bool
+    tensorboard: bool
     project: str
     name: str
     group: str
     tags: Sequence[str]
+    artifacts: bool
+    wait: float
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -251,7 +259,8 @@ class TrainSpec:
     """Everything that one run of train.py does.
 
     `config` is the configuration with every reference resolved, `written` as it was written; both
-    are plain values, kept in run.json.
+    are plain values, kept in run.json. `init_adapter` is a LoRA's file or folder that adapters
+    begin at.
     """
 
     folder: Path
@@ -262,6 +271,7 @@ class TrainSpec:
     data: DataSpec
     prior: PriorSpec | None
     method: MethodSpec
+    init_adapter: str | None
     loss: Loss
     optimizer: OptimizerSpec
     hardware: HardwareSpec

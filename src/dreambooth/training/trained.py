@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import disk_full, file_hash, link, write_json
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.checkpoints import read_record, record_path
-from dreambooth.training.loggers import read_logs
+from dreambooth.training.run_log import CURVE, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -167,10 +167,11 @@ class Trained:
     def _log(self, step: int) -> list[dict[str, float]]:
         """List what the run logged in this phase, up to `step`, but for the curve's scores."""
         first, end = self.steps_before, self.steps_before + step
-        rows = [row for row in read_logs(self.run) if first <= float(row["step"]) < end]
-        kept = [{k: float(v) for k, v in row.items() if v and k != "epoch"} for row in rows]
-        rows = [{k: v for k, v in row.items() if not k.startswith("curve/")} for row in kept]
-        return [row for row in rows if row.keys() != {"step"}]
+        rows = [row for row in read_rows(self.run) if first <= int(row["step"]) < end]
+        own = [
+            {k: float(v) for k, v in row.items() if v and not k.startswith(CURVE)} for row in rows
+        ]
+        return [row for row in own if row.keys() != {"step"}]
 
 
 def prune(root: Path, keep_gib: float) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.files import write_csv
 from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.page import write
 from dreambooth.study.scored_runs import read_runs
-from page_records import DINO, write_study
+from dreambooth.study.sweeps import Unfinished
+from page_records import DINO, picture, write_study
 from run_records import write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -159,6 +161,46 @@ def test_a_map_has_the_means_over_subjects_and_follows_the_filters(tmp_path, vis
     assert cells.all_inner_texts() == ["0.250", "0.450", "0.250", "0.450"]
     page.select_option("select[data-key='subject.name']", "dog")
     assert cells.all_inner_texts() == ["0.200", "0.400", "0.200", "0.400"]
+
+
+def test_a_grid_has_its_best_runs_and_colours_that_stand_for_one_thing(tmp_path, visit):
+    for ppl in (False, True):
+        for lr in (1e-5, 1e-4):
+            for steps in (100, 200, 300):
+                score = steps / 1000 + 0.5 * ppl + lr
+                write_run(tmp_path, f"{ppl}-{lr}-{steps}", score, ppl=ppl, lr=lr, max_steps=steps)
+    runs = read_runs(tmp_path)
+    page = visit(write.write_study_page(tmp_path, runs, build_answer(runs)))
+    assert page.locator(".best-runs .card").count() == 1
+    assert "ppl=True, lr=0.0001, max_steps=300" in page.inner_text(".best-runs .card")
+    legend = page.locator("#legend li")
+    assert legend.all_inner_texts() == ["ppl no", "ppl yes", "lr 1e-05", "lr 0.0001"]
+    page.select_option("#colour-by", label="max_steps")
+    assert legend.all_inner_texts()[:3] == ["max_steps 100", "max_steps 200", "max_steps 300"]
+    assert page.locator("#compare .head").count() == 4  # of both values of ppl and lr
+    corner = page.inner_text("#compare .corner").replace("\u200b", "")  # where it may break
+    assert "all: max_steps=200" in corner
+    assert "+0.500" in page.inner_text("#answer table")  # what ppl changes
+
+
+def test_long_and_equal_prompts_and_failed_runs_are_shown_whole(tmp_path, visit):
+    folder = write_study(tmp_path, ("dog",))
+    samples = folder / "dog-True/samples/final"
+    long = "a sks dog, " + "very detailed, " * 20 + "word" * 30
+    names = ["a sks dog", "a sks dog", long]
+    files = [picture(samples / f"odd{i}.png", (i, 0, 0)).name for i in range(3)]
+    rows = [{"file": f, "prompt": p, "seed": 0} for f, p in zip(files, names, strict=True)]
+    write_csv(samples / "manifest.csv", rows)
+    runs = read_runs(folder)
+    lost = Unfinished("subject=cat", "failed", "<b>a.jpg</b> cannot be read.")
+    page = visit(write.write_study_page(folder, runs, build_answer(runs, [lost])), width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert "<b>a.jpg</b> cannot be read." in page.inner_text("#answer")
+    assert page.get_by_alt_text(long).count() >= 1
+    one = visit(write.write_run_page(folder / "dog-True"), width=390)
+    assert one.get_by_alt_text("a sks dog", exact=True).count() == 2
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.locator("nav").is_hidden() and page.locator("#answer table").is_visible()
 
 
 @pytest.mark.parametrize("name", ["report.html", "dog-True/run.html", "cat-False/run.html"])

@@ -44,14 +44,8 @@ class AddedAdapter:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Name, hash and weight, as JSON values.
-
-        The hash of a file in PEFT's layout covers its config, which alone holds alpha.
-        """
-        config = self.file.parent / PEFT_CONFIG
-        is_pair = self.file.name == PEFT_FILE and config.is_file()
-        pair = [self.file, config]
-        digest = folder_hash(self.file.parent, pair) if is_pair else file_hash(self.file)
+        """Name, hash and weight, as JSON values."""
+        digest = adapter_hash(self.file)
         return {"name": _name(self.file), "sha256": digest, "weight": self.weight}
 
 
@@ -139,6 +133,13 @@ class Additions:
             vectors = "1 vector" if each.vectors == 1 else f"{each.vectors} vectors"
             lines.append(f"{each.file}: token {each.token}, {vectors}.")
         return lines
+
+
+def adapter_hash(file: Path) -> str:
+    """Hash an adapter's file, with its config where it is in PEFT's layout: alpha is only there."""
+    config = file.parent / PEFT_CONFIG
+    is_pair = file.name == PEFT_FILE and config.is_file()
+    return folder_hash(file.parent, [file, config]) if is_pair else file_hash(file)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -100,7 +100,8 @@ def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
     """Raise UserError where no tensor's name is one of a LoRA, with what the file seems to be."""
     ends = [key.rpartition(".")[2] for key in state if not key.startswith(PEFT_PREFIX)]
     is_other = any(end.startswith(OTHER_KINDS) for end in ends)
-    if not state or (not is_other and any("lora" in key for key in state)):
+    is_lora = any("lora" in key or key.startswith(PEFT_PREFIX) for key in state)
+    if not state or (is_lora and not is_other):
         return
     first = min(state)
     what = "use a LoRA that was trained for this base model"
@@ -164,6 +165,7 @@ def _adapter(
         rank_pattern={f"^{layer}": value for layer, value in ranks.items() if value != rank},
         alpha_pattern={f"^{layer}": value for layer, value in scales.items() if value != rank},
         target_modules=sorted(ranks),
+        use_dora=any(".lora_magnitude_vector" in name for name in named),
     )
     return Adapter(config, named)
 
@@ -214,13 +216,19 @@ def _from_peft(
     """Read one network's adapter with its config, as `PeftModel.save_pretrained` writes them."""
     try:
         config = json.loads((file.parent / PEFT_CONFIG).read_text())
-        if config["peft_type"] != "LORA" or config.get("use_dora") or not config.get("lora_alpha"):
-            raise ValueError("it is not a plain LoRA")
+        kind = "DORA" if config.get("use_dora") else config["peft_type"]
+        if kind == "LORA" and not config.get("lora_alpha"):
+            raise ValueError("it lacks lora_alpha")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{file} needs the {PEFT_CONFIG} of a plain LoRA beside it ({reason(error)}): copy it "
             "there, for alpha is only in it."
         ) from error
+    if kind != "LORA":
+        raise UserError(
+            f"{file} is a {kind} adapter by its {PEFT_CONFIG}, and only plain LoRAs are read from "
+            "files of PEFT's: merge it into its base model with PEFT, and use that as model.path."
+        )
     state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
     network = min(networks, key=lambda name: len(_misfits(name, state, networks[name])))
     return (

@@ -16,8 +16,8 @@ from dreambooth.model.interface import BaseModel, adapter_layers
 from dreambooth.model.peft_layers import ADAPTER, has_adapter
 from dreambooth.weights_files import sort_header
 
-# of networks; diffusers' converter gives the text encoder the name that it has in SDXL
-PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+# what diffusers' converter calls the networks; a text encoder that is the only one is `lora_te`
+PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 
 
 def save_kohya(
@@ -26,7 +26,8 @@ def save_kohya(
     """Write the adapters of all networks into one file in `dtype`, atomically.
 
     Names are `lora_unet_<layer>.lora_down.weight`, `.lora_up.weight` and `.alpha`, with `_` for
-    each `.` of the layer, and `lora_te_text_model_<layer>` for the text encoder.
+    each `.` of the layer, and `lora_te_text_model_<layer>` for the text encoder; of two text
+    encoders `lora_te1_...` and `lora_te2_...`.
 
     Raises:
         UserError: the model has no LoRA.
@@ -35,7 +36,8 @@ def save_kohya(
     for name in model.trainable_networks:
         module = model.network(name)
         if has_adapter(module):
-            state |= _converted(name, module, name in model.text_encoders, dtype)
+            own = "lora_te" if model.text_encoders == (name,) else PREFIXES[name]
+            state |= _converted(name, module, own, dtype)
     if not state:
         raise UserError("the model has no LoRA adapters to save: train one with method=lora.")
     with atomic(file) as temporary:
@@ -44,21 +46,21 @@ def save_kohya(
 
 
 def _converted(
-    network: str, module: torch.nn.Module, is_text: bool, dtype: torch.dtype
+    network: str, module: torch.nn.Module, prefix: str, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """Convert one network's adapters; alpha is what `alpha / rank` gives the layer's scale."""
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
-    inner = "text_model." if is_text else ""  # which version 5 of transformers has dropped
+    # version 5 of transformers has dropped this part of a text encoder's names
+    inner = "text_model." if prefix.startswith("lora_te") else ""
     named = {f"{network}.{inner}{k.removeprefix(inner)}": x for k, x in state.items()}
     converted = convert_state_dict_to_kohya(named)
-    start = {"unet": "lora_unet", "text_encoder": "lora_te1"}[network]
     result = {}
     for key, tensor in converted.items():
-        own = key.replace(start, PREFIXES[network], 1)
+        own = key.replace(PREFIXES[network], prefix, 1)
         if not own.endswith(".alpha"):  # it took alpha to be the rank
             result[own] = tensor.detach().cpu().to(dtype).contiguous()
     for layer, scale, rank in _scales(module):
-        place = f"{PREFIXES[network]}_{(inner + layer.removeprefix(inner)).replace('.', '_')}"
+        place = f"{prefix}_{(inner + layer.removeprefix(inner)).replace('.', '_')}"
         result[f"{place}.alpha"] = torch.tensor(scale * rank)
     return result
 

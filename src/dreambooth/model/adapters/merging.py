@@ -86,11 +86,19 @@ def adapter_layers_of(module: nn.Module, adapter: Adapter) -> dict[str, Any]:
 
     They share the weights of the network's layers, of which only those that the adapter names
     have one.
+
+    Raises:
+        UserError: a tensor of the adapter that PEFT's layers do not have.
     """
     skeleton = _skeleton(module, adapter.state)
     with keep_random_state():
         inject_adapter_in_model(adapter.config, skeleton, MERGED, state_dict=adapter.state)
-    set_peft_model_state_dict(skeleton, adapter.state, MERGED)
+    lost = set_peft_model_state_dict(skeleton, adapter.state, MERGED).unexpected_keys
+    if lost:
+        raise UserError(
+            f"{len(lost)} tensors of the adapter have no place in the model, {lost[0]} first: use "
+            "a plain LoRA that was trained for this base model."
+        )
     return {name: layer for name, layer in skeleton.named_modules() if _is_adapted(layer)}
 
 

@@ -1,0 +1,81 @@
+"""The numbers of a run, one row per step, in `metrics.csv`; resuming loses and repeats none."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from dreambooth.errors import UserError
+from dreambooth.files import read_csv, write_csv
+
+log = logging.getLogger(__name__)
+
+FILE = "metrics.csv"
+CURVE = "curve/"  # starts the names of scores while training, which curve.csv holds too
+WRITE_EVERY = 5.0  # seconds between two writes while training; a checkpoint writes in any case
+
+
+class RunLog:
+    """The rows of `metrics.csv`, by the run's step.
+
+    Row n holds what was measured of the weights after n updates (the curve's scores) and of the
+    update that follows them (losses, images per second, memory). It is written before a checkpoint
+    of step n + 1 is, so whoever resumes from that finds rows 0 to n.
+
+    Args:
+        writes: whether this process writes the file, as rank 0 does.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.path, self.writes = folder / FILE, writes
+        self.rows: dict[int, dict[str, float | str]] = {}
+        self.due = time.monotonic() + WRITE_EVERY
+
+    @classmethod
+    def resumed(cls, folder: Path, done: int, writes: bool = True) -> RunLog:
+        """Go on with a run's log: its rows before step `done`, but for the curve's scores.
+
+        A log that cannot be read is begun anew, with a warning.
+        """
+        made = cls(folder, writes)
+        try:
+            rows = read_rows(folder) if done else []
+        except UserError as error:
+            log.warning("%s The log begins at step %d.", error, done)
+            rows = []
+        for row in rows:
+            step = int(row.pop("step"))
+            if step < done:
+                made.rows[step] = {k: v for k, v in row.items() if v and not k.startswith(CURVE)}
+        return made
+
+    def add(self, numbers: Mapping[str, float], step: int) -> None:
+        """Put numbers into the row of a step."""
+        self.rows.setdefault(step, {}).update(numbers)
+        if time.monotonic() >= self.due:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, unless there is no row, or the run's folder was removed meanwhile.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if self.writes and self.rows and self.path.parent.is_dir():
+            rows = [{"step": step, **self.rows[step]} for step in sorted(self.rows)]
+            names = sorted({name for row in rows for name in row} - {"step"})
+            write_csv(self.path, rows, ["step", *names])
+        self.due = time.monotonic() + WRITE_EVERY
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """Read a run's log; a row without its step is left out.
+
+    Raises:
+        UserError: a file that is no table.
+    """
+    path = folder / FILE
+    rows = read_csv(path) if path.exists() else []
+    return [row for row in rows if (row.get("step") or "").isdecimal()]
