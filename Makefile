@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast lint constraints clean
+.PHONY: demo test test-all test-fast lint constraints clean
 
 # setuptools first: without build isolation, it too is the version that was tested
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -25,6 +25,10 @@ outputs/demo/run.json: | $(STAMP)
 	$(BIN)/python train.py subject=dog ppl=true hydra.run.dir=outputs/demo
 
 test: lint
+	$(PYTEST) -m 'not thorough'
+
+# also what takes several processes, kills them, or trains every choice in turn: ten minutes
+test-all: lint
 	$(PYTEST)
 
 # a minute instead of four

@@ -152,6 +152,7 @@ TRAINED_SUBJECTS = ("dog", "bear_plushie", "fabric", "folder", "world")
 TRAINED = [c for c in choices(*GROUPS) if c[0] != "subject" or c[1] in TRAINED_SUBJECTS]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), TRAINED)
 def test_every_choice_trains_a_step(spine, encoders_dir, tmp_path, monkeypatch, group, name):
@@ -180,6 +181,7 @@ WORDS = {
 UNTRAINED = [name for _, name in choices("subject") if name not in TRAINED_SUBJECTS]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_every_other_subject_is_the_dog_in_other_words_and_is_rendered(name, tmp_path):

@@ -17,7 +17,7 @@ from spine import Spine, checkpoint, environment
 STEPS = ("optimizer.eps=1e-3", "max_steps=3", "accumulate=2", "lr=1e-3", "samples.every_n_steps=2")
 STEPS += ("model.recommended.textual_inversion.max_steps=2",)
 METHODS = ("full", "ti_then_full")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

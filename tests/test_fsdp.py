@@ -13,7 +13,7 @@ from spine import checkpoint, copy_checkpoint, same
 # with a small eps Adam would divide a gradient that is rounding alone by itself
 STEPS = ("optimizer.eps=1e-3", "max_steps=3", "accumulate=2", "lr=1e-3", "samples.every_n_steps=2")
 STEPS += ("train_text_encoder=true", "checkpoint.every_n_steps=2")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture

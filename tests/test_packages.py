@@ -64,6 +64,7 @@ def site_without(folder: Path, missing: tuple[str, ...]) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_that_uses_none_of_them_goes_through_without_them(spine, encoders_dir, tmp_path):
     missing = ("bitsandbytes", "wandb", "lpips", "matplotlib", "scipy")

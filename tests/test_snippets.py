@@ -19,7 +19,7 @@ from PIL import Image
 from dreambooth.pocket.embedded import FOLDER
 from spine import Spine, environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
 WHOLE = ("export.layouts=[diffusers,single_file]", "export.dtype=float16")

@@ -22,7 +22,10 @@ from dreambooth.sampling.store import ImageStore, items_of_prompts
 from dreambooth.scratch import find_files
 from dreambooth.training.checkpoints import VerifiedCheckpointIO, verify
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch"),
+]
 
 
 def record(folder: Path) -> None:

@@ -16,7 +16,10 @@ from dreambooth.metrics.feature_cache import FeatureCache
 from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.class_images import ClassImages
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch"),
+]
 
 
 def use_every_cache(cache: Path, job: int) -> None:

@@ -49,8 +49,14 @@ def test_the_version_is_shown(start):
     [
         ("trian", "did you mean train?"),
         ("evalute", "did you mean evaluate?"),
-        ("xyz", "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show."),
-        ("subject=dog", "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show."),
+        (
+            "xyz",
+            "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show.",
+        ),
+        (
+            "subject=dog",
+            "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show.",
+        ),
     ],
 )
 def test_an_unknown_command_is_one_sentence(start, capsys, name, hint):

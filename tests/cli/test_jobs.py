@@ -62,6 +62,7 @@ def sweep(folder: Path, *arguments: str, text: str = COMMAND) -> subprocess.Comp
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_reports_the_runs_that_failed(tmp_path, launcher):
     chosen = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
@@ -112,6 +113,7 @@ def test_a_stopped_sweep_says_how_to_go_on(tmp_path, stop, code):
     assert find_unfinished(tmp_path / "sweep")[-1] == Unfinished("2", "missing", "not started")
 
 
+@pytest.mark.thorough
 def test_a_search_with_optuna_goes_on_where_it_ended(tmp_path):
     search = ("hydra/sweeper=optuna", "objective=dino", "seed=range(0,5,2)", "max_steps=7")
     first = sweep(tmp_path, *search, "hydra.sweeper.n_trials=1")

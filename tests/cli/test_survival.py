@@ -22,6 +22,7 @@ from spine import ROOT, Spine
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch in memory"),
 ]
 TIMES = ("seconds", "memory_gib")

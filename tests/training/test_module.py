@@ -364,6 +364,7 @@ def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
     assert len(unchanged) < len(plain) / 10  # both trained
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_compiled_unet_trains_to_the_same_weights(spine, tmp_path, monkeypatch):
     # without the code generator, which takes minutes: what is held is the graph
