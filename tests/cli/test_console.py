@@ -44,19 +44,16 @@ def test_the_version_is_shown(start):
     assert start("--version") == ([], f"dreambooth {__version__}\n")
 
 
+ALL = "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show."
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("trian", "did you mean train?"),
         ("evalute", "did you mean evaluate?"),
-        (
-            "xyz",
-            "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show.",
-        ),
-        (
-            "subject=dog",
-            "choose one of train, generate, evaluate, report, extract, merge, tokens, pretrain, show.",
-        ),
+        ("xyz", ALL),
+        ("subject=dog", ALL),
     ],
 )
 def test_an_unknown_command_is_one_sentence(start, capsys, name, hint):
