@@ -114,10 +114,10 @@ def test_the_files_say_how_the_numbers_came_to_be(scored, spine):
     assert dino["interval_95"][0] < dino["mean"] < dino["interval_95"][1]
     stages = json.loads((scored / "run.json").read_text())["costs"]["stages"]
     names = ["latents", "class_images", "class_latents"]
-    names += ["training", "export", "samples", "evaluation"]
+    names += ["training", "export", "samples", "verification", "evaluation"]
     assert list(stages) == list(record["cost"]["stages"]) == names
-    for stage in stages.values():
-        assert stage["peak_memory_gib"] > 0 and stage["bytes"] > 0
+    for name, stage in stages.items():
+        assert stage["peak_memory_gib"] > 0 and stage["bytes"] > 0 or name == "verification"
     for name in ("training", "samples", "evaluation"):
         assert stages[name]["seconds"] > 0
     assert stages["export"]["bytes"] == sum(

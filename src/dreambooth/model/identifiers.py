@@ -10,7 +10,9 @@ from dreambooth.pocket.embedded import known_words, rare_words
 # Of a vocabulary of byte-pair merges, whose order is that of frequency, this share is common
 COMMON = 0.8
 RARE_WORD = re.compile(r"([a-z]{3,5})</w>")
-MEANINGS = {"sks": "a rifle"}  # rare words that are known to mean something to Stable Diffusion
+# rare words that are known to mean something to Stable Diffusion, and the size of its vocabulary
+MEANINGS = {"sks": "a rifle"}
+CLIP_WORDS = 49_408
 
 
 def rare(tokenizer: Any, path: str) -> list[str]:
@@ -54,7 +56,7 @@ def _meaning(tokenizer: Any, path: str, word: str) -> str | None:
     number = vocabulary.get(f"{word}</w>")
     if number is None:
         return None
-    if word in MEANINGS:
+    if word in MEANINGS and len(vocabulary) >= CLIP_WORDS:
         return f"is also {MEANINGS[word]} to Stable Diffusion"
     if number >= COMMON * len(vocabulary):
         return None
