@@ -29,7 +29,7 @@ PUBLISHED = {  # by whose code the files are written
         "backpack/007_1_20250501_050130.png",
         Place("backpack", "007", 1),
     ),
-    "OFT and BOFT": (
+    "OFT": (
         "{subject}-{prompt_index}/*/image_{seed}.png",
         "cat2-24/6/image_0.png",
         Place("cat2", "24", 0),
