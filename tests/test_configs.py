@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from importlib import resources
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -257,7 +259,8 @@ def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypat
     chosen = {"lr": 1.5e-05, "max_steps": 200, "ppl": False}
     assert set(chosen) == set(sweep["parameters"])
     args = {key: {"value": value} for key, value in chosen.items()}
-    agent._command_run({"run_id": "abc", "program": sweep["program"], "args": args})
+    with mock.patch.dict(os.environ):  # the agent leaves its parameters there
+        agent._command_run({"run_id": "abc", "program": sweep["program"], "args": args})
     (command,) = started
     assert command[:3] == ["/usr/bin/env", "python", "train.py"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -27,7 +27,13 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 FILES = {code.splitlines()[0].removeprefix("# "): code for kind, code in BLOCKS if kind == "yaml"}
 PYTHON = [code for kind, code in BLOCKS if kind == "python"]
 COMMANDS = [line for kind, code in BLOCKS if not kind for line in code.splitlines()]
-EXAMPLES = ("subject/mug", "model/my_sd15", "method/both_then_unet", "experiment/low_prior_weight")
+EXAMPLES = (
+    "subject/mug",
+    "model/my_sd15",
+    "method/both_then_unet",
+    "method/hra",
+    "experiment/low_prior_weight",
+)
 TINY = ("max_steps=2", "lr=1e-3", "batch_size=1", "prior.num_class_images=2")
 
 
@@ -69,7 +75,7 @@ def test_an_example_trains(spine, folder, tmp_path, example):
         assert config[group]["name"] == file["name"] == name
     if group == "subject":
         assert config["class_prompt"] == "a mug" and config["instance_prompt"] == "a sks mug"
-    if group == "method":
+    if name == "both_then_unet":
         phase = 1
         assert checkpoint(out, 0)["global_step"] == 50
         first, last = (checkpoint(out, number)["state_dict"] for number in (0, 1))
@@ -158,6 +164,7 @@ def test_continuous_integration_runs_the_readmes_two_commands():
     steps = workflow["jobs"]["commands"]["steps"]
     browser = ".venv/bin/python -m playwright install --with-deps chromium"  # for tests of pages
     runs = [step["run"] for step in steps if "run" in step]
-    assert runs == ["make demo", browser, "make test"]
+    thorough = ".venv/bin/python -m pytest --numprocesses auto -m thorough"
+    assert runs == ["make demo", browser, "make test", thorough]
     assert commands == ["make demo", "make test"]
     assert CONF == ROOT / "conf"  # the tests read the repository, not an installed wheel

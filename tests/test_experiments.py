@@ -226,6 +226,7 @@ def test_the_settings_are_the_published_ones(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.thorough
 def test_every_run_belongs_to_one_row_of_its_table(name):
     for model in ("pocket", "sd15"):
         for cfg in composed(name, model):

@@ -14,7 +14,7 @@ from dreambooth.errors import UserError
 from dreambooth.study.sweeps import SweepPlan, Unfinished, find_unfinished
 from spine import environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 # what train.py is to Hydra, without training: it needs no torch
 COMMAND = """

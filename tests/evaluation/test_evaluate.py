@@ -169,6 +169,7 @@ def test_scores_are_of_images_in_the_runs_inference_dtype(spine, encoders_dir, e
     assert again["scores"] == record["scores"]
 
 
+@pytest.mark.thorough
 def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
     method = ("method=lora", "method.adapter.lora_dropout=0.2", "max_steps=3")
     plain = spine.run(tmp_path / "plain", *method)
@@ -197,6 +198,7 @@ def test_curves_do_not_change_training(spine, encoders_dir, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_the_best_step_is_what_is_exported(spine, encoders_dir, tmp_path, monkeypatch):
     weights = "model/unet/diffusion_pytorch_model.safetensors"
     short = spine.run(tmp_path / "short", "max_steps=1")

@@ -104,6 +104,7 @@ def xl(tiny_xl_model_dir, tmp_path_factory) -> Spine:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.thorough
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(xl, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "scheduler=euler")
     whole = xl.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")

@@ -14,6 +14,8 @@ from dreambooth.errors import UserError
 from dreambooth.study.sizes import PARAMETERS
 from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of
 
+pytestmark = pytest.mark.thorough
+
 UNET = 9_637_072  # parameters of the embedded model's
 SD = ("model=sd15", "model.path=nobody/has-it", "photos.root=x")
 

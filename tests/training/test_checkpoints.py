@@ -143,6 +143,7 @@ def _replace_by_a_new_one(folder: Path, killed_at: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_process_leaves_only_whole_checkpoints(tmp_path):
     newest, killed_at, ended = [], 0, None
     while ended is None or ended < 0:

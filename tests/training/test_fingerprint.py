@@ -60,6 +60,7 @@ def keys() -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_every_key_lies_on_exactly_one_side(keys):
     """By the longest name that it is under; no name is in two tables."""
     assert len(NAMES) == len(set(NAMES))
@@ -87,6 +88,7 @@ def test_every_key_lies_on_exactly_one_side(keys):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_no_name_is_without_a_key(keys):
     assert [name for name in NAMES if not any(is_under(key, [name]) for key in keys)] == []
 

@@ -291,6 +291,7 @@ def test_schedules_warm_up_and_bend(tiny_model_dir, name, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.thorough
 def test_every_precision_lowers_the_loss(spine, tmp_path, precision):
     # 16-mixed on a CPU is bfloat16, as Lightning says in a warning
     steps = ("max_steps=25", "lr=3e-3", f"trainer.precision={precision}")
@@ -305,6 +306,7 @@ def test_every_precision_lowers_the_loss(spine, tmp_path, precision):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
     out = spine.run(tmp_path, "max_steps=25", "lr=3e-3", "optimizer=adamw_8bit")
     assert loss_on_fixed_batches(spine, out / "model") < loss_on_fixed_batches(spine, spine.model)
@@ -331,6 +333,7 @@ def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, fro
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_gradient_checkpointing_changes_nothing(spine, tmp_path, monkeypatch):
     calls = Counter()
 

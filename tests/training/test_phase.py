@@ -48,7 +48,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+SHORT = ("full", "lora", "ti_then_full")  # the others are thorough
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in SHORT else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS],
+)
 def test_interrupted_after_two_steps_equals_four_in_one_go(spine, tmp_path, method):
     schedule = ("lr_schedule=cosine", "lr_warmup_steps=1", "max_steps=4", *METHODS[method])
     whole = spine.run(tmp_path / "whole", *schedule, "checkpoint.every_n_steps=2")

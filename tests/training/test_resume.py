@@ -103,6 +103,7 @@ def test_fewer_steps_than_were_trained_are_refused(spine, four_steps, tmp_path):
         spine.run(tmp_path, *CONSTANT, "max_steps=3")
 
 
+@pytest.mark.thorough
 def test_a_changed_earlier_phase_is_refused_before_anything_trains(spine, tmp_path):
     token = "model.recommended.textual_inversion"
     base = ("method=ti_then_full", f"{token}.max_steps=1", f"{token}.lr=1e-3", "ppl=false")

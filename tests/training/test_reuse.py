@@ -106,6 +106,7 @@ def train_until_step_two(spine, out: Path, pipe, overrides) -> None:
         ("goes on", {"max_steps": 3, "reused": 3, "steps": 0}),  # it leaves what is waited for
     ],
 )
+@pytest.mark.thorough
 def test_of_two_processes_one_trains_and_the_other_waits(
     spine, alone, shared, tmp_path, monkeypatch, end, expected
 ):
@@ -142,6 +143,7 @@ def test_of_two_processes_one_trains_and_the_other_waits(
     assert losses(second) == losses(alone)[: expected["max_steps"]]
 
 
+@pytest.mark.thorough
 def test_phases_averages_and_the_curve_are_those_of_a_run_alone(
     spine, encoders_dir, shared, tmp_path, monkeypatch
 ):

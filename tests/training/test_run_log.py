@@ -46,6 +46,7 @@ def without_times(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_logs_of_a_killed_run_are_those_of_one_in_one_go(spine: Spine, command, tmp_path):
     whole, parts = spine.run(tmp_path / "whole", *command), tmp_path / "parts"
     child = os.fork()

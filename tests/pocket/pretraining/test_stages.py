@@ -23,7 +23,10 @@ from dreambooth.pocket.pretraining.latents import vae_hash
 from dreambooth.pocket.pretraining.stages import pretrain
 from small_pretraining import make, small_shards
 
-pytestmark = pytest.mark.slow  # 2 to 3 s for each of the tests that run several stages
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.thorough,
+]  # 2 to 3 s for each of the tests that run several stages
 
 
 @pytest.fixture(scope="module")
