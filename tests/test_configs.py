@@ -261,11 +261,11 @@ def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypat
     args = {key: {"value": value} for key, value in chosen.items()}
     with mock.patch.dict(os.environ):  # the agent leaves its parameters there
         agent._command_run({"run_id": "abc", "program": sweep["program"], "args": args})
-    (command,) = started
-    assert command[:3] == ["/usr/bin/env", "python", "train.py"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*command[3:], "output_dir=out"], return_hydra_config=True)
-    assert cfg.hydra.run.dir == "outputs/sweep/abc" and cfg.logger.wandb
+        (command,) = started
+        assert command[:3] == ["/usr/bin/env", "python", "train.py"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", [*command[3:], "output_dir=out"], return_hydra_config=True)
+        assert cfg.hydra.run.dir == "outputs/sweep/abc" and cfg.logger.wandb
     assert {key: cfg[key] for key in chosen} == chosen
     checks.check(cfg)
     # the metric of the sweep is one that such a run logs
