@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreambooth.cli import checks
+from dreambooth.cli import checks, command_checks
 from dreambooth.cli.axes import parse_axes
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, is_global
 from dreambooth.cli.help import read_comments
@@ -104,7 +104,7 @@ def test_every_choice_composes_and_passes_the_checks(group, name, tmp_path):
 def test_every_preset_draws_a_grid_or_a_film(name):
     description = read_comments(CONF / f"preset/{name}.yaml").description
     cfg = composed("generate", f"preset={name}", "run=r", "output_dir=out")
-    checks.check_generate(cfg)
+    command_checks.check_generate(cfg)
     axes = parse_axes(cfg.grid)
     names = {axis.name for axis in axes.values()}
     assert description and (cfg.morph.keyframes is not None) == (not axes)

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from dreambooth.cli.checks import check_extract, check_merge, check_tokens
+from dreambooth.cli.command_checks import check_extract, check_merge, check_tokens
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.extract import extract
 from dreambooth.cli.merge import merge

@@ -9,7 +9,8 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreambooth.cli.checks import check, check_evaluate, check_generate
+from dreambooth.cli.checks import check
+from dreambooth.cli.command_checks import check_evaluate, check_generate
 from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
 from spine import ROOT, environment

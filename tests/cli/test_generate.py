@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.cli import films
 from dreambooth.cli.axes import quote_axes
-from dreambooth.cli.checks import check_generate
+from dreambooth.cli.command_checks import check_generate
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.generate import generate
 from dreambooth.cli.show import main as show

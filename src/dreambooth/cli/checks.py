@@ -1,4 +1,4 @@
-"""What a command line may hold, and values of a composed config that no run could use.
+"""What a command line may hold, and values of a training configuration that no run could use.
 
 Imports nothing heavy.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dreambooth.cli.axes import SEED, is_number, is_seed, is_whole, parse_axes
+from dreambooth.cli.axes import SEED, is_number, is_seed, is_whole
 from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.suggest import no_key
 from dreambooth.errors import UserError
@@ -95,10 +95,6 @@ LISTS = {
     ),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
-COUNT = (
-    "null or a whole number greater than 0",
-    lambda v: v is None or is_whole(v) and v > 0,
-)
 SWITCHES = (
     "dry_run",
     "ppl",
@@ -130,38 +126,6 @@ CHOICES = {
         "cosine_with_restarts",
         "polynomial",
     ),
-}
-
-DEVICE = ("one of auto, cpu, cuda", lambda v: v in ("auto", "cpu", "cuda"))
-DRAWING = {  # of generate.py
-    "prompts_file": ("null or a file", lambda v: v is None or isinstance(v, str)),
-    "adapter_weight": ("a finite number", lambda v: is_number(v)),
-    "step": (
-        "null or a whole number, 0 or greater",
-        lambda v: v is None or is_whole(v) and v >= 0,
-    ),
-    "grid.columns": COUNT,
-    "grid.cell": ("a whole number, 16 or greater", lambda v: is_whole(v) and v >= 16),
-    "morph.keyframes": COUNT,
-    "morph.seconds": ("a number greater than 0", lambda v: is_number(v) and v > 0),
-    "morph.fps": ("a number greater than 0", lambda v: is_number(v) and v > 0),
-    "subject_phrase": ("null or a text in quotes", lambda v: v is None or isinstance(v, str) and v),
-    "morph.size": (
-        "null or an even number greater than 0",
-        lambda v: v is None or is_whole(v) and v > 0 and v % 2 == 0,
-    ),
-}
-
-
-BENCHMARK = {  # of evaluate.py
-    **dict.fromkeys(
-        ("run", "images", "tree", "manifest", "output_dir", "identifier", "published"),
-        ("null or a text", lambda v: v is None or isinstance(v, str) and bool(v.strip())),
-    ),
-    "layout": ("a text such as {subject}/{prompt}/{seed}.png", lambda v: isinstance(v, str)),
-    "prompts": ("the name of a prompt set", lambda v: isinstance(v, str)),
-    "images_per_prompt": ("a whole number greater than 0", lambda v: is_whole(v) and v > 0),
-    "first_index": ("null, 0 or 1", lambda v: v is None or is_whole(v) and v in (0, 1)),
 }
 
 
@@ -210,13 +174,13 @@ def check(cfg: DictConfig) -> None:
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
-            _hold(cfg, key, kind, holds)
+            hold(cfg, key, kind, holds)
     for key, (kind, holds) in OPTIONAL.items():
-        _hold(cfg, key, kind, lambda v, h=holds: v is None or is_number(v) and h(v))
+        hold(cfg, key, kind, lambda v, h=holds: v is None or is_number(v) and h(v))
     for key, choices in CHOICES.items():
-        _hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
+        hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
-        _hold_list(cfg, key, example, holds)
+        hold_list(cfg, key, example, holds)
     if cfg.export.push_to_hub is not None:
         require_token(str(cfg.export.push_to_hub))
     if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
@@ -226,114 +190,31 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def check_generate(cfg: DictConfig) -> None:
-    """`check` for generate.py; null takes the run's own value.
+def hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse a value that does not hold.
+
+    Args:
+        kind: what the value must be, in words.
 
     Raises:
-        UserError: names the key, the value and what it must be.
+        UserError: names the key, the value and the kind.
     """
-    for name in ("prompts", "seeds"):
-        _hold_list(cfg, name, *LISTS[f"samples.{name}"])
-    _hold(cfg, "negative_prompt", "a text in quotes", lambda v: isinstance(v, str))
-    for key, (kind, holds) in DRAWING.items():
-        _hold(cfg, key, kind, holds)
-    if cfg.morph.prompts is not None:
-        _hold_list(cfg, "morph.prompts", *LISTS["samples.prompts"])
-    kinds = "a list of gif and mp4, such as 'morph.formats=[gif]'"
-    _hold(cfg, "morph.formats", kinds, lambda v: bool(v) and {*v} <= {"gif", "mp4"})
-    parse_axes(cfg.grid)
-    _check_added_files(cfg)
-    _check_drawing(cfg)
-
-
-def check_evaluate(cfg: DictConfig) -> None:
-    """`check` for evaluate.py; null takes the run's own value.
-
-    Raises:
-        UserError: names the key, the value and what it must be.
-    """
-    _hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
-    _hold(cfg, "subject_phrase", *DRAWING["subject_phrase"])
-    _check_added_files(cfg)
-    for key, (kind, holds) in BENCHMARK.items():
-        _hold(cfg, key, kind, holds)
-    _check_drawing(cfg)
-
-
-def check_report(cfg: DictConfig) -> None:
-    """`check` for report.py.
-
-    Raises:
-        UserError: `runs` is not a folder.
-    """
-    if not isinstance(cfg.runs, str) or not Path(cfg.runs).is_dir():
-        raise UserError(f"runs={cfg.runs} is not a folder: give the output folder of train.py.")
-
-
-def check_extract(cfg: DictConfig) -> None:
-    """`check` for `dreambooth extract`.
-
-    Raises:
-        UserError: names the key, the value and what it must be.
-    """
-    _hold(cfg, "rank", "a whole number greater than 0", lambda v: is_whole(v, 1))
-    _hold(cfg, "device", *DEVICE)
-
-
-def check_merge(cfg: DictConfig) -> None:
-    """`check` for `dreambooth merge`.
-
-    Raises:
-        UserError: names the key, the value and what it must be.
-    """
-    _check_added_files(cfg)
-    _hold(cfg, "adapter_weight", *DRAWING["adapter_weight"])
-
-
-def check_tokens(cfg: DictConfig) -> None:
-    """`check` for `dreambooth tokens`; null takes the model's own value.
-
-    Raises:
-        UserError: names the key, the value and what it must be.
-    """
-    _hold(cfg, "class_noun", "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip()))
-    if cfg.candidates is not None:
-        _hold_list(cfg, "candidates", "[sks,zwx]", lambda v: isinstance(v, str) and bool(v.strip()))
-    for key in ("screened", "drawn"):
-        _hold(cfg, key, "a whole number greater than 0", lambda v: is_whole(v, 1))
-    _hold(cfg, "images", "a whole number, 2 or greater", lambda v: is_whole(v, 2))
-    _hold(cfg, "seed", SEED, is_seed)
-    _check_drawing(cfg)
-
-
-def _check_added_files(cfg: DictConfig) -> None:
-    for key in ("adapters", "embeddings"):
-        kind = f"a list of files or folders, such as '{key}=[FILE]'"
-        _hold(
-            cfg,
-            key,
-            kind,
-            lambda v: isinstance(v, ListConfig) and all(isinstance(f, str) and f for f in v),
-        )
-
-
-def _check_drawing(cfg: DictConfig) -> None:
-    for key in ("num_inference_steps", "batch_size"):
-        _hold(cfg, key, *COUNT)
-    kind = "null or a number, 0 or greater"
-    _hold(cfg, "guidance_scale", kind, lambda v: v is None or is_number(v) and v >= 0)
-    _hold(cfg, "device", *DEVICE)
-
-
-def _hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
     value = OmegaConf.select(cfg, key, throw_on_missing=True)
     if not holds(value):
         raise UserError(f"{key}={value} is not usable: {key} must be {kind}.")
 
 
-def _hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
+def hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse what is no list, is empty, or has an entry that does not hold.
+
+    Args:
+        example: a list as one would write it.
+
+    Raises:
+        UserError: names the key and the value, and shows the example.
+    """
     each = f", each {SEED}" if holds is is_seed else ""
-    _hold(
+    hold(
         cfg,
         key,
         f"a list that is not empty, such as '{key}={example}'{each}",

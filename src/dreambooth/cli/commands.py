@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import (
-    check,
+from dreambooth.cli.checks import check, check_packages
+from dreambooth.cli.command_checks import (
     check_evaluate,
     check_extract,
     check_generate,
     check_merge,
-    check_packages,
     check_report,
     check_tokens,
 )

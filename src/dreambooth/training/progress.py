@@ -14,13 +14,6 @@ from dreambooth.sampling.progress import progress_bar
 from dreambooth.training.memory import peak_memory_gib
 from dreambooth.training.sharding import Sharded
 
-BAR = {  # what the bar shows of what is logged, under short names and with few digits
-    "loss/instance": ("instance", ".3f"),
-    "loss/prior": ("prior", ".3f"),
-    "images_per_second": ("img/s", ".3g"),
-    "memory_gib": ("GiB", ".1f"),
-}
-
 
 class TrainingBar(Callback):
     """Show a phase's optimizer steps, the time left, its losses and rates, in one line.
