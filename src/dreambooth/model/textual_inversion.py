@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def add_words(model: BaseModel, words: list[str], rows: Mapping[str, Tensor]) ->
         _pool_at_the_end(text, tokenizer.eos_token_id)
 
 
-def _pool_at_the_end(text: nn.Module, end: int) -> None:
+def _pool_at_the_end(text: Any, end: int) -> None:
     """Have a text encoder pool a prompt where it ends, and not at a new word.
 
     A CLIP whose config gives the end as 2, as those of SDXL and SD3 do, pools at the highest id
