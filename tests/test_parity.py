@@ -13,7 +13,7 @@ import peft
 import pytest
 import pytorch_lightning as pl
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
+from dreambooth.model.architectures import load_model
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
@@ -46,9 +47,10 @@ def experiment(*overrides: str):
 
 def examples(count: int, prompt: str, seed: int) -> Examples:
     generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(16, (count, 6), generator=torch.Generator().manual_seed(seed))
     mean, logvar = (torch.randn(count, 4, 8, 8, generator=generator) for _ in range(2))
     names = tuple(f"{i}.png" for i in range(count))
-    return Examples(mean, logvar - 3, (prompt,) * count, names, torch.zeros(count, 6, dtype=int))
+    return Examples(mean, logvar - 3, (prompt,) * count, names, sizes)
 
 
 def batches_of(batch_size: int, ppl: bool, prompt: str = "a sks dog") -> KeyedBatches:
@@ -73,7 +75,7 @@ class Recorder(pl.Callback):
 
 
 def make_module(folder, text_encoder, cfg):
-    model = StableDiffusion.from_pretrained(str(folder))
+    model = load_model(str(folder))
     spec = train_spec(cfg)
     (phase,) = spec.method.phases
     weights = TrainableWeights(model, 0, spec.method.adapter, spec.method.token)
@@ -104,7 +106,10 @@ def fit(module, batches, cfg):
     )
     trainer.fit(module, DreamBoothData(batches))
     model = module.model
-    return recorder.losses, {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
+    weights = {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
+    for name in model.text_encoders[1:]:
+        weights |= named(model.network(name), name)
+    return recorder.losses, weights
 
 
 def train_plainly(folder, batches, train_text_encoder, half=False, adapt=None):
@@ -281,6 +286,91 @@ def test_noise_in_bfloat16_is_diffusers_own(tiny_model_dir, monkeypatch):
     assert torch.equal(theirs[:2], latents[:2])
     assert seen["float32"].dtype == torch.float32
     assert not torch.equal(seen["float32"][:2].bfloat16(), latents[:2])
+
+
+def train_xl_plainly(folder, batches, train_text_encoder, start):
+    """What train_dreambooth_lora_sdxl.py does, from the adapters' first weights `start`."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(folder)
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    parts = {"unet": pipe.unet, "text": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+    pipe.unet.add_adapter(lora_as_the_script(["to_k", "to_q", "to_v", "to_out.0"]))
+    if train_text_encoder:
+        for name in ("text", "text_encoder_2"):
+            targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
+            parts[name].add_adapter(lora_as_the_script(targets))
+    trained = []
+    for prefix, part in parts.items():
+        part.train(prefix == "unet" or train_text_encoder)
+        for name, parameter in part.named_parameters():
+            parameter.requires_grad_("lora" in name)
+            if "lora" in name:
+                parameter.data = start[f"{prefix}.{name}"].clone()
+                trained.append(parameter)
+    optimizer = torch.optim.AdamW(trained, lr=LR, **{**ADAMW, "weight_decay": 1e-4})
+    losses = []
+    for batch in itertools.islice(batches, STEPS):
+        std = torch.exp(0.5 * batch["logvar"])
+        latents = (batch["mean"] + std * batch["posterior_noise"]) * pipe.vae.config.scaling_factor
+        noisy = scheduler.add_noise(latents, batch["noise"], batch["timesteps"])
+        states = []
+        for tokenizer, encoder in (
+            (pipe.tokenizer, pipe.text_encoder),
+            (pipe.tokenizer_2, pipe.text_encoder_2),
+        ):
+            ids = tokenizer(
+                batch["prompts"],
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            output = encoder(ids, output_hidden_states=True, return_dict=False)
+            pooled = output[0]
+            states.append(output[-1][-2])
+        added = {"time_ids": batch["sizes"], "text_embeds": pooled}
+        pred = pipe.unet(
+            noisy, batch["timesteps"], torch.cat(states, dim=-1), added_cond_kwargs=added
+        ).sample
+        target = batch["noise"]
+        if batches.prior is not None:
+            pred, pred_prior = pred.chunk(2)
+            target, target_prior = target.chunk(2)
+            loss = F.mse_loss(pred, target) + 1.0 * F.mse_loss(pred_prior, target_prior)
+        else:
+            loss = F.mse_loss(pred, target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, {k: v for prefix, part in parts.items() for k, v in named(part, prefix).items()}
+
+
+def lora_as_the_script(targets):
+    return peft.LoraConfig(
+        r=4, lora_alpha=4, lora_dropout=0.0, init_lora_weights="gaussian", target_modules=targets
+    )
+
+
+@pytest.mark.parametrize(("ppl", "train_text_encoder"), [(False, False), (True, True)])
+def test_five_steps_of_sdxl_equal_diffusers(tiny_xl_model_dir, ppl, train_text_encoder):
+    batches = batches_of(2, ppl)
+    own = ("method=lora", f"train_text_encoder={train_text_encoder}".lower())
+    own = (*own, "optimizer.weight_decay=1e-4", f"max_steps={STEPS}", f"lr={LR}")
+    cfg = experiment(*own, f"optimizer.eps={EPS}")
+    module = make_module(tiny_xl_model_dir, None, cfg)
+    prefixes = {"unet": "unet", "text_encoder": "text", "text_encoder_2": "text_encoder_2"}
+    networks = [(module.model.network(network), prefix) for network, prefix in prefixes.items()]
+    start = {k: v for network, prefix in networks for k, v in named(network, prefix).items()}
+    ours, our_weights = fit(module, batches, cfg)
+    theirs, their_weights = train_xl_plainly(tiny_xl_model_dir, batches, train_text_encoder, start)
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-6) and len(ours) == STEPS
+    assert our_weights.keys() == their_weights.keys()
+    moved = [n for n, w in our_weights.items() if not torch.equal(w, start[n])]
+    unused = "text.encoder.layers.1."  # SDXL reads the states before the last layer
+    assert moved == [n for n in our_weights if "lora" in n and not n.startswith(unused)]
+    for name, weight in their_weights.items():
+        torch.testing.assert_close(our_weights[name], weight, rtol=0, atol=1e-6, msg=name)
 
 
 def test_the_experiment_says_what_the_script_does():
