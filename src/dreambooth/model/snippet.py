@@ -49,7 +49,8 @@ def snippet(
     """
     pipeline, sampler = model.layout.pipeline.__name__, type(scheduler).__name__
     if kind == "full":
-        lines = [f"from diffusers import {pipeline}", "", _load(pipeline, str(exported))]
+        load = _load(pipeline, str(exported), **dict.fromkeys(model.layout.absent))
+        lines = [f"from diffusers import {pipeline}", "", load]
     else:
         names = ", ".join(sorted((pipeline, sampler)))
         options = _arguments(sampler_options(model.source, scheduler))
@@ -63,7 +64,7 @@ def snippet(
             f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
         ]
         lines += _load_learned(model, kind, exported)
-    return "\n".join(["import torch", *lines, *_draw(picture)]) + "\n"
+    return "\n".join(["import torch", *lines, *_draw(picture, model.drawing_options)]) + "\n"
 
 
 def sampler_options(source: Source, scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def _loading_options(source: Source) -> dict[str, Any]:
     index = json.loads((source.folder / "model_index.json").read_text())
     if (index.get("safety_checker") or [None])[0] is not None:
         options["safety_checker"] = None  # it blackens pictures, and no run uses it
-    return options
+    # of a folder without them, diffusers must be told so
+    return options | dict.fromkeys(source.layout.absent)
 
 
 def _load(pipeline: str, path: str, **options: Any) -> str:
@@ -119,7 +121,7 @@ def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     return lines
 
 
-def _draw(picture: Picture) -> list[str]:
+def _draw(picture: Picture, options: dict[str, Any]) -> list[str]:
     """Write the lines from the loaded pipeline `pipe` to the file."""
     call = [
         "image = pipe(",
@@ -129,6 +131,7 @@ def _draw(picture: Picture) -> list[str]:
         f"    guidance_scale={picture.guidance_scale},",
         f"    height={picture.resolution},",
         f"    width={picture.resolution},",
+        *(f"    {name}={value!r}," for name, value in options.items()),
         f"    generator=torch.Generator().manual_seed({picture.seed}),",
         ").images[0]",
     ]

@@ -120,7 +120,8 @@ class TrainableWeights:
         self._close_phase()
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
-        _cast(model, model.autoencoder, self._frozen_dtype)
+        for name in sorted({*model.layout.networks} - {*model.trainable_networks}):
+            _cast(model, name, self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):
