@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 from dreambooth.errors import UserError
 from dreambooth.model.architectures import load_model
