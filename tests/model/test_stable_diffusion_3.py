@@ -119,7 +119,7 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp
         ("loss.logit_std=0", "loss.logit_std=0 must be a number greater than 0"),
         ("loss.mode_scale=2", "loss.mode_scale=2 must be a number from -1 to 1.75"),
         ("loss.shift=0", "loss.shift=0 must be a number greater than 0, or null"),
-        ("method=textual_inversion", "trains in one text encoder, and this model has 2"),
+        ("method=textual_inversion", "Stable Diffusion 3 and 3.5 takes no new words"),
         ("model.max_sequence_length=null", "must be a whole number from 0 to 512"),
         ("model.max_sequence_length=513", "must be a whole number from 0 to 512"),
         ("resolution=40", "resolution=40 must be a multiple of 4 for this model, and 32 at most"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -54,6 +54,8 @@ class StableDiffusion3(StableDiffusion):
         optional=("text_encoder_3", "tokenizer_3"),
     )
     denoiser, text_encoders = "transformer", ("text_encoder", "text_encoder_2")
+    # diffusers' pipeline loads no embeddings of words
+    token_encoders: ClassVar[Mapping[str, str]] = {}
     export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
 
     transformer: SD3Transformer2DModel
@@ -129,9 +131,9 @@ class StableDiffusion3(StableDiffusion):
         beyond the L tokens of CLIP is cut, with one warning per prompt.
         """
         states, pooled = [], []
-        for tokenizer, name in zip(self.layout.tokenizers, self.text_encoders, strict=False):
+        for name in self.text_encoders:
             encoder = self.network(name)
-            ids = self._token_ids(list(prompts), getattr(self, tokenizer))
+            ids = self._token_ids(list(prompts), self.tokenizer_of(name))
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])
             pooled.append(output[0])

@@ -113,14 +113,6 @@ def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:
                 f"export.layouts has {layout}, which no tool here writes or reads of "
                 f"{model.layout.described}: use {' or '.join(model.export_layouts)}."
             )
-    if model.overflows_in_float16 and "float16" in (
-        spec.hardware.frozen_dtype,
-        spec.sampling.dtype,
-    ):
-        raise UserError(
-            f"the autoencoder of model={spec.model.name} overflows in float16: set "
-            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
-        )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
