@@ -22,7 +22,11 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
+<<<<<<< HEAD
 from dreambooth.model.architectures import load_model
+=======
+from dreambooth.diffusion.process import UniformTimesteps
+>>>>>>> sd3
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
@@ -60,7 +64,7 @@ def batches_of(batch_size: int, ppl: bool, prompt: str = "a sks dog") -> KeyedBa
         prior,
         batch_size,
         batch_size,
-        1000,
+        UniformTimesteps(1000),
         0,
         pairing=experiment().pairing,
     )
@@ -92,6 +96,16 @@ def train_ours(folder, batches, text_encoder, *overrides):
 
 
 def fit(module, batches, cfg):
+    losses = fit_module(module, batches, cfg)
+    model = module.model
+    weights = {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
+    for name in model.text_encoders[1:]:
+        weights |= named(model.network(name), name)
+    return losses, weights
+
+
+def fit_module(module, batches, cfg) -> list[float]:
+    """The losses of the first steps."""
     recorder = Recorder()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -105,11 +119,7 @@ def fit(module, batches, cfg):
         precision=cfg.trainer.precision,
     )
     trainer.fit(module, DreamBoothData(batches))
-    model = module.model
-    weights = {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
-    for name in model.text_encoders[1:]:
-        weights |= named(model.network(name), name)
-    return recorder.losses, weights
+    return recorder.losses
 
 
 def train_plainly(folder, batches, train_text_encoder, half=False, adapt=None):

@@ -73,7 +73,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = load_model(model_path(base.path), base.revision, base.variant)
+    model = load_model(model_path(base.path), base.revision, base.variant, base.max_sequence_length)
     subject = spec.subject
     photos = find_photos(
         subject.name,
@@ -88,6 +88,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
+    _refuse_misfits(spec, model)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
@@ -96,6 +97,22 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
+
+
+def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:
+    """Refuse settings that the model cannot follow.
+
+    Raises:
+        UserError: names the setting.
+    """
+    spec.sampling.require_family(model.process.is_flow)
+    model.check_resolution(spec.sampling.resolution)
+    for layout in spec.export.layouts:
+        if layout not in model.export_layouts:
+            raise UserError(
+                f"export.layouts has {layout}, which no tool here writes or reads of "
+                f"{model.layout.described}: use {' or '.join(model.export_layouts)}."
+            )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
@@ -221,7 +238,7 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         prior,
         data.batch_size,
         data.prior_batch_size,
-        model.noise_scheduler.config["num_train_timesteps"],
+        model.process.timesteps(data.timesteps, model.image_tokens(*instance.mean.shape[-2:])),
         spec.seed,
         data.noise_offset,
         data.pairing,
