@@ -20,9 +20,12 @@ with postponed_imports():  # as a command does
     import torch
     from diffusers import (
         AutoencoderKL,
+        AutoencoderKLFlux2,
         DDIMScheduler,
         EulerDiscreteScheduler,
         FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
         PNDMScheduler,
         SchedulerMixin,
         SD3Transformer2DModel,
@@ -31,11 +34,15 @@ with postponed_imports():  # as a command does
         StableDiffusionXLPipeline,
         UNet2DConditionModel,
     )
+    from tokenizers import pre_tokenizers
     from transformers import (
         CLIPTextConfig,
         CLIPTextModel,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
+        Qwen2TokenizerFast,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
 
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
@@ -216,6 +223,74 @@ def sd3_spine(tiny_sd3_model_dir, tmp_path_factory) -> Spine:
     """Runs the main job on the tiny SD3, with three zeros in the place of T5."""
     own = ("model=sd35_medium", "model.max_sequence_length=3")
     return Spine(tiny_sd3_model_dir, tmp_path_factory.mktemp("sd3_spine"), own)
+
+
+@pytest.fixture(scope="session")
+def tiny_flux2_model_dir(tmp_path_factory) -> Path:
+    """Both kinds of blocks, a batch norm with statistics, and a Qwen3 as deep as is read of it."""
+    folder, width = tmp_path_factory.mktemp("tiny_flux2"), 8
+    tokenizer = _qwen_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_hidden_layers=28,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=4,
+                tie_word_embeddings=True,
+            )
+        )
+        transformer = Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * width,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        )
+        vae = AutoencoderKLFlux2(
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=[8, 16],
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2.0)
+    pipeline = Flux2KleinPipeline(
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _qwen_tokenizer() -> Qwen2TokenizerFast:
+    """Every byte a token, and Qwen3's chat as far as a prompt goes."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2TokenizerFast(
+        vocab={token: number for number, token in enumerate([*letters, *marks])}, merges=[]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

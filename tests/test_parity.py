@@ -22,11 +22,8 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
-<<<<<<< HEAD
-from dreambooth.model.architectures import load_model
-=======
 from dreambooth.diffusion.process import UniformTimesteps
->>>>>>> sd3
+from dreambooth.model.architectures import load_model
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth

@@ -122,7 +122,7 @@ from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained("out/model", dtype=torch.float32)
 image = pipe(
-    "a sks dog",
+    prompt="a sks dog",
     num_inference_steps=20,
     guidance_scale=3.0,
     height=64,
@@ -178,6 +178,6 @@ def test_device_dtype_and_odd_characters(model):
         'pipe.to("cuda")',
         'with torch.autocast("cuda", torch.bfloat16):',
         "    image = pipe(",
-        '        "a \\"sks\\" dog\\\\",',
+        '        prompt="a \\"sks\\" dog\\\\",',
     ]
     assert '        negative_prompt="blurry",' in lines

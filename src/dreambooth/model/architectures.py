@@ -8,13 +8,14 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, is_offline_mode
 
 from dreambooth.errors import UserError
+from dreambooth.model.flux2_klein import Flux2Klein
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import is_local
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.stable_diffusion_3 import StableDiffusion3
 from dreambooth.model.stable_diffusion_xl import StableDiffusionXL
 
-ARCHITECTURES = (StableDiffusion, StableDiffusionXL, StableDiffusion3)
+ARCHITECTURES = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux2Klein)
 
 
 def load_model(

@@ -84,6 +84,7 @@ class BaseModel(nn.Module, ABC):
     # what can be written of it, beside what the kind of export says
     export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "kohya", "peft", "single_file")
     token_encoders: ClassVar[Mapping[str, str]] = {}
+    takes_negative_prompt: ClassVar[bool] = True
 
     source: Source
     tokenizer: Any
@@ -164,6 +165,11 @@ class BaseModel(nn.Module, ABC):
     def drawing_options(self) -> dict[str, Any]:
         """What the pipeline's call is told beside what every model's is."""
         return {}
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return the shape `(C, h, w)` of the latents of a square image of `resolution` pixels."""
+        side = resolution // self._latent_factor
+        return self.network(self.denoiser).config["in_channels"], side, side
 
     def image_tokens(self, height: int, width: int) -> int:
         """Count the tokens that the denoiser makes of latents of a height and width."""

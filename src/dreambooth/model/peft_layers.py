@@ -114,13 +114,18 @@ def targets_in(model: BaseModel, network: str, targets: list[str] | tuple[str, .
     Raises:
         UserError: one names no layer of any network, or none names a layer of this one.
     """
-    names = {n: [m for m, _ in model.network(n).named_modules()] for n in model.trainable_networks}
+    modules = {n: dict(model.network(n).named_modules()) for n in model.trainable_networks}
 
-    def found(target: str, where: str) -> bool:
-        return any(name == target or name.endswith(f".{target}") for name in names[where])
+    def found(target: str, where: str) -> list[str]:
+        return [n for n in modules[where] if n == target or n.endswith(f".{target}")]
 
-    lost = [t for t in targets if not any(found(t, where) for where in names)]
-    here = [t for t in targets if found(t, network)]
+    lost = [t for t in targets if not any(found(t, where) for where in modules)]
+    here: list[str] = []
+    for target in targets:
+        names = found(target, network)
+        layers = [n for n in names if not isinstance(modules[network][n], torch.nn.ModuleList)]
+        # of some networks one layer is called as a list of layers elsewhere, which PEFT refuses
+        here += [target] * bool(names) if layers == names else layers
     if lost or not here:
         fault = f"{lost[0]} names no layer of the model" if lost else f"none is in the {network}"
         raise UserError(

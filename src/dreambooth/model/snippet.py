@@ -144,7 +144,7 @@ def _draw(model: BaseModel, picture: Picture) -> list[str]:
     """Write the lines from the loaded pipeline `pipe` to the file."""
     call = [
         "image = pipe(",
-        f"    {_text(picture.prompt)},",
+        f"    prompt={_text(picture.prompt)},",
         *([f"    negative_prompt={_text(n)},"] if (n := picture.negative_prompt) else []),
         f"    num_inference_steps={picture.num_inference_steps},",
         f"    guidance_scale={picture.guidance_scale},",

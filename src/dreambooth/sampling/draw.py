@@ -64,18 +64,26 @@ def draw(
 
     Args:
         advance: is told the number of images of each batch when it is drawn.
+
+    Raises:
+        UserError: a negative prompt for a model that takes none.
     """
     pipeline: Any = model.pipeline(sampling.build(model.process))
     images: list[Image.Image] = []
     negative = sampling.negative_prompt
+    if negative and not model.takes_negative_prompt:
+        raise UserError(
+            f"negative_prompt={negative} cannot be used: the pipeline of {model.layout.described} "
+            "takes none."
+        )
     with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             images += pipeline(
-                list(prompts[part]),
-                # None where there is none: SDXL then guides away from zeros, not from "" embedded
-                negative_prompt=[negative] * len(generators) if negative else None,
+                prompt=list(prompts[part]),
+                # none where there is none: SDXL then guides away from zeros, not from "" embedded
+                **({"negative_prompt": [negative] * len(generators)} if negative else {}),
                 generator=generators,
                 num_inference_steps=sampling.num_inference_steps,
                 guidance_scale=sampling.guidance_scale,

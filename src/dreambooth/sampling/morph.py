@@ -51,7 +51,7 @@ def draw_frames(
     pipeline: Any = model.pipeline(sampling.build(model.process))
     device = next(model.network(model.denoiser).parameters()).device
     with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
-        noise = _noise(model, pipeline, morph.seeds, sampling.resolution)
+        noise = _noise(model, morph.seeds, sampling.resolution)
         prompts, negative = (
             model.embed(morph.prompts),
             model.embed_negative(sampling.negative_prompt),
@@ -89,11 +89,9 @@ def _arguments(prefix: str, embeddings: Embeddings) -> dict[str, Tensor]:
     return named
 
 
-def _noise(model: BaseModel, pipeline: Any, seeds: Sequence[int], resolution: int) -> Tensor:
+def _noise(model: BaseModel, seeds: Sequence[int], resolution: int) -> Tensor:
     """Draw every seed's initial latents `[K,C,h,w]` as the pipeline draws them: on the CPU."""
-    channels = model.network(model.denoiser).config.in_channels
-    side = resolution // pipeline.vae_scale_factor
-    shape = (1, channels, side, side)
+    shape = (1, *model.latent_shape(resolution))
     return torch.cat(
         [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     )

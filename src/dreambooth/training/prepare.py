@@ -106,6 +106,14 @@ def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:
         UserError: names the setting.
     """
     spec.sampling.require_family(model.process.is_flow)
+    model.pipeline(spec.sampling.build(model.process))
+    for phase in spec.method.phases:
+        kind = phase.parts.text_encoder
+        if not model.text_encoders and kind not in ("frozen", "token"):
+            raise UserError(
+                f"the text encoder of {model.layout.described} stays frozen: leave "
+                "train_text_encoder=true out."
+            )
     model.check_resolution(spec.sampling.resolution)
     for layout in spec.export.layouts:
         if layout not in model.export_layouts:
