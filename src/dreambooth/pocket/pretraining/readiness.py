@@ -18,7 +18,7 @@ from dreambooth.pocket.pretraining.spec import STAGE_NEEDS, PretrainSpec
 
 RESULTS = {
     "vae": "VAE",
-    "latents": "latents of its present VAE for all denoiser.scenes",
+    "latents": "latents of its present VAE for all scenes of the stage",
     "denoiser": "checkpoint of the denoiser",
 }
 INIT = (
@@ -58,7 +58,7 @@ def _check_order(spec: PretrainSpec) -> None:
     vae = (spec.cache / "vae").is_dir()
     there = {
         "vae": spec.init is not None or vae,
-        "latents": vae and all(path.exists() for path in latent_shards(spec)),
+        "latents": vae and all(path.exists() for path in latent_shards(spec, _scenes(spec))),
         "denoiser": (spec.cache / "denoiser.pt").exists(),
     }
     for stage in spec.stages:
@@ -73,9 +73,15 @@ def _check_order(spec: PretrainSpec) -> None:
             there["latents"] = False
 
 
+def _scenes(spec: PretrainSpec) -> int:
+    """Count the scenes whose latents the stages read."""
+    networks = [n for n in (spec.denoiser, spec.flow) if n.block in spec.stages]
+    return max((network.scenes for network in networks), default=0)
+
+
 def _check_channels(spec: PretrainSpec) -> None:
-    """Check that the VAE to be used gives latents of as many channels as the U-Net takes."""
-    if "vae" in spec.stages or not {"latents", "denoiser", "export"} & set(spec.stages):
+    """Check that the VAE to be used gives latents of as many channels as the denoisers take."""
+    if "vae" in spec.stages or not {"latents", "denoiser", "flow", "export"} & set(spec.stages):
         return
     own, init = spec.cache / "vae", spec.init
     vae = own if own.is_dir() or init is None else init / "vae"
