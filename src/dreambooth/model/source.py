@@ -180,4 +180,6 @@ def check_complete(source: Source) -> None:
 
 def fix_for(folder: Path, otherwise: str = COPY_AGAIN) -> str:
     """Say how to fix a damaged model; the embedded one, whose path no user set, is restored."""
-    return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
+    return (
+        RESTORE if folder.resolve() in map(Path.resolve, embedded.FOLDERS.values()) else otherwise
+    )

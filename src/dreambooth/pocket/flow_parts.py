@@ -1,8 +1,4 @@
-"""The embedded flow-matching model as a pipeline folder in Stable Diffusion 3's format.
-
-The package ships its transformer and scheduler alone. The other parts are those of the embedded
-U-Net model in another form, and are written from its weights.
-"""
+"""What the flow-matching model takes over from the embedded U-Net model, in SD3's form."""
 
 from __future__ import annotations
 
@@ -10,7 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
+from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
 
 def text_encoders(folder: Path) -> tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]:
@@ -25,16 +23,21 @@ def text_encoders(folder: Path) -> tuple[CLIPTextModelWithProjection, CLIPTextMo
     return _projected(own, identity), _projected(clip.text_model, clip.text_projection.weight)
 
 
-def _projected(tower: Any, projection: torch.Tensor) -> CLIPTextModelWithProjection:
+def autoencoder(folder: Path) -> AutoencoderKL:
+    """Load the VAE of a folder `vae` as Stable Diffusion 3 has it: with a shift, here of 0."""
+    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    config = {name: value for name, value in loaded.config.items() if not name.startswith("_")}
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config({**config, "shift_factor": 0.0}))
+    vae.load_state_dict(loaded.state_dict())
+    return vae.eval()
+
+
+def _projected(tower: nn.Module, projection: torch.Tensor) -> CLIPTextModelWithProjection:
     """Join a text tower with the projection `[P,D]` of its pooled output."""
-    config = type(tower.config)(**{**tower.config.to_dict(), "projection_dim": len(projection)})
+    own = cast(Any, tower).config
+    config = type(own)(**{**own.to_dict(), "projection_dim": len(projection)})
     encoder = CLIPTextModelWithProjection(config)
     encoder.text_model.load_state_dict(tower.state_dict())
     with torch.no_grad():
         encoder.text_projection.weight.copy_(projection)
-    return cast(CLIPTextModelWithProjection, encoder.eval().requires_grad_(False))
-
-
-def tokenizer(folder: Path) -> CLIPTokenizer:
-    """Load the tokenizer of both text encoders."""
-    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return encoder.eval().requires_grad_(False)

@@ -147,10 +147,10 @@ def _hashable(kind: Any) -> Kind:
 
 def _configs(config: Plain) -> Plain | None:
     """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     try:
         return {name: json.loads((folder / name / "config.json").read_text()) for name in NETWORKS}
     except (OSError, ValueError):

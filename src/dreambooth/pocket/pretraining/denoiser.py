@@ -63,9 +63,7 @@ class DenoisingLoss:
         examples: latents and captions.
     """
 
-    def __init__(
-        self, network: nn.Module, spec: PretrainSpec, examples: CaptionedLatents
-    ) -> None:
+    def __init__(self, network: nn.Module, spec: PretrainSpec, examples: CaptionedLatents) -> None:
         self.network, self.spec, self.examples = network, spec, examples
         self.alphas_cumprod = architecture.build_scheduler().alphas_cumprod.to(spec.device)
 

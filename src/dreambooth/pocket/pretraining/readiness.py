@@ -20,6 +20,7 @@ RESULTS = {
     "vae": "VAE",
     "latents": "latents of its present VAE for all scenes of the stage",
     "denoiser": "checkpoint of the denoiser",
+    "flow": "checkpoint of the flow-matching transformer",
 }
 INIT = (
     "model_index.json",
@@ -60,6 +61,7 @@ def _check_order(spec: PretrainSpec) -> None:
         "vae": spec.init is not None or vae,
         "latents": vae and all(path.exists() for path in latent_shards(spec, _scenes(spec))),
         "denoiser": (spec.cache / "denoiser.pt").exists(),
+        "flow": (spec.cache / "flow.pt").exists(),
     }
     for stage in spec.stages:
         for need in STAGE_NEEDS[stage]:
@@ -81,7 +83,9 @@ def _scenes(spec: PretrainSpec) -> int:
 
 def _check_channels(spec: PretrainSpec) -> None:
     """Check that the VAE to be used gives latents of as many channels as the denoisers take."""
-    if "vae" in spec.stages or not {"latents", "denoiser", "flow", "export"} & set(spec.stages):
+    if "vae" in spec.stages or not {"latents", "denoiser", "flow", "export", "export_flow"} & set(
+        spec.stages
+    ):
         return
     own, init = spec.cache / "vae", spec.init
     vae = own if own.is_dir() or init is None else init / "vae"

@@ -19,6 +19,7 @@ STAGE_NEEDS = {
     "encoders": (),
     "probe": (),
     "export": ("vae", "denoiser"),
+    "export_flow": ("vae", "flow"),
 }  # every stage, and the stages whose results it reads
 ENCODERS = ("dino", "clip")
 
