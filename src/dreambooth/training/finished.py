@@ -41,13 +41,12 @@ def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
     if (start := config.get("init_adapter")) is not None:
         place = Path(start)
         initial["init_adapter"] = file_hash(place) if place.is_file() else folder_hash(place)
+    path = config["model"]["path"]
     return initial | {
         "folder": str(photos[0].parent.absolute()),
         "photos": contents_hash(photos),
         "class_images": own,
-        "model": weights_hash(FOLDERS[path])
-        if (path := config["model"]["path"]) in FOLDERS
-        else None,
+        "model": weights_hash(FOLDERS[path]) if path in FOLDERS else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""Stage `export_flow`: write the flow-matching model in Stable Diffusion 3's format, with a card."""
+"""Stage `export_flow`: write the flow-matching model as a Stable Diffusion 3 folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 
 from dreambooth.files import atomic
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import FOLDER, FOLDERS, weights_hash
-from dreambooth.pocket.flow_parts import autoencoder
+from dreambooth.pocket.embedded import FOLDERS, weights_hash
+from dreambooth.pocket.pretraining.flow_parts import autoencoder
 from dreambooth.pocket.pretraining.checkpoints import load_average, progress_of, training_record
 from dreambooth.pocket.pretraining.export import check_vae, load_in_float32
-from dreambooth.pocket.pretraining.flow import build_transformer
+from dreambooth.pocket.pretraining.flow import build_transformer, text_folder
 from dreambooth.pocket.pretraining.model_card import flow_card, quality_table
 from dreambooth.pocket.pretraining.spec import PretrainSpec
 from dreambooth.pocket.pretraining.text_pair import TextPair
@@ -29,8 +29,10 @@ def pretrain_export_flow(spec: PretrainSpec) -> None:
     Raises:
         UserError: a checkpoint that does not fit the configured sizes or the VAE in the cache.
     """
-    cache, target = spec.cache, spec.export_to or FOLDERS["pocket_flow"]
-    text = TextPair(spec.init or FOLDER)
+    cache, target = spec.cache, FOLDERS["pocket_flow"]
+    if spec.export_to is not None:
+        target = spec.export_to.with_name(f"{spec.export_to.name}_flow")
+    text = TextPair(text_folder(spec))
     transformer = build_transformer(spec.flow, spec.vae.latent_channels, text)
     state = load_average(transformer, cache / "flow.pt")
     check_vae(state, cache)

@@ -1,7 +1,7 @@
 """Stage `flow`: pretrain a flow-matching transformer on cached latents, with frozen text encoders.
 
-The transformer is Stable Diffusion 3's, in small (Esser et al. 2024). Its text encoders are those of
-the embedded model and of its metrics' CLIP, as they are.
+The transformer is Stable Diffusion 3's, in small (Esser et al. 2024). Its text encoders are those
+of the embedded model and of its metrics' CLIP, as they are.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from dreambooth.diffusion.loss import error_per_sample
-from dreambooth.pocket.pretraining.caption_tokens import caption_shards
-from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDER
+from dreambooth.pocket.pretraining.caption_tokens import caption_shards
+from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
+from dreambooth.pocket.pretraining.checkpoints import start_from
 from dreambooth.pocket.pretraining.device import autocast, move
 from dreambooth.pocket.pretraining.latents import latent_shards, vae_hash
 from dreambooth.pocket.pretraining.spec import FlowSpec, PretrainSpec
@@ -131,16 +133,30 @@ def build_transformer(own: FlowSpec, latent_channels: int, text: TextPair) -> SD
     )
 
 
+def text_folder(spec: PretrainSpec) -> Path:
+    """Return the folder of the first pipeline that has text encoders: `init`, `export_to`, ours."""
+    folders = [folder for folder in (spec.init, spec.export_to) if folder is not None]
+    whole = [f for f in folders if all((f / part).is_dir() for part in TextPair.parts)]
+    return (*whole, FOLDER)[0]
+
+
 def pretrain_flow(spec: PretrainSpec) -> None:
     """Train the transformer on the latents of the VAE in the cache."""
     own = spec.flow
-    text, tokenizer = TextPair(spec.init or FOLDER), build_tokenizer(world.vocabulary())
+    text, tokenizer = TextPair(text_folder(spec)), build_tokenizer(world.vocabulary())
     facts = {"vae": vae_hash(spec.cache / "vae"), "scenes": own.scenes, "text": text.hash}
     torch.manual_seed(spec.seed)
     transformer = build_transformer(own, spec.vae.latent_channels, text)
+    if spec.init is not None:
+        init = spec.init.with_name(f"{spec.init.name}_flow")
+        part = f"transformer/{SAFETENSORS_WEIGHTS_NAME}"
+        facts["init"] = start_from(init, part, transformer, spec.cache / "flow.pt")
     transformer.set_attn_processor(PaddedAttention())  # pyright: ignore[reportArgumentType]
     for part in (text, transformer):
         move(part, spec.device)
+    if torch.device(spec.device).type == "cpu":  # as in stage `denoiser`
+        for encoder in (text.first, text.second):
+            encoder.set_attn_implementation("eager")
     latents = latent_shards(spec, own.scenes)
     captions = caption_shards(
         spec.cache,

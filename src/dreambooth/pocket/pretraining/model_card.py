@@ -38,9 +38,9 @@ ORIGIN = (
 )
 FLOW = (
     "A text-to-image model for 64x64 pictures in Stable Diffusion 3's own format: a flow-matching "
-    "transformer, trained on the same rendered scenes, captions and latents as the pocket model. Its "
-    "VAE, its text encoder and its second text encoder (the text tower of the metrics' CLIP) are the "
-    "pocket model's, as they are there. It draws that world and nothing else."
+    "transformer, trained on the same rendered scenes, captions and latents as the pocket model. "
+    "Its VAE and its two text encoders are that model's VAE, its text encoder and the text tower "
+    "of its CLIP, as they are there. It draws that world and nothing else."
 )
 FLOW_USE = (
     "It has no T5. diffusers' pipeline then puts `max_sequence_length` vectors of zeros in its "

@@ -83,9 +83,7 @@ def _scenes(spec: PretrainSpec) -> int:
 
 def _check_channels(spec: PretrainSpec) -> None:
     """Check that the VAE to be used gives latents of as many channels as the denoisers take."""
-    if "vae" in spec.stages or not {"latents", "denoiser", "flow", "export", "export_flow"} & set(
-        spec.stages
-    ):
+    if "vae" in spec.stages or not set(spec.stages) - {"encoders", "probe"}:
         return
     own, init = spec.cache / "vae", spec.init
     vae = own if own.is_dir() or init is None else init / "vae"
@@ -104,6 +102,7 @@ def _check_checkpoints(spec: PretrainSpec) -> None:
         for name in names.get(stage, (stage,)):
             if (spec.cache / f"{name}.pt").exists():
                 read_checkpoint(spec.cache / f"{name}.pt", spec.seed, mmap=True)
-    fresh = {"vae", "denoiser"} & set(spec.stages) or not (spec.cache / "vae").is_dir()
-    if "export" in spec.stages and not fresh:  # export itself looks again
-        check_vae(read_checkpoint(spec.cache / "denoiser.pt", mmap=True), spec.cache)
+    for export, trained in (("export", "denoiser"), ("export_flow", "flow")):
+        fresh = {"vae", trained} & set(spec.stages) or not (spec.cache / "vae").is_dir()
+        if export in spec.stages and not fresh:  # export itself looks again
+            check_vae(read_checkpoint(spec.cache / f"{trained}.pt", mmap=True), spec.cache)

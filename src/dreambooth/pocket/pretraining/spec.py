@@ -15,10 +15,10 @@ STAGE_NEEDS = {
     "vae": (),
     "latents": ("vae",),
     "denoiser": ("latents",),
-    "flow": ("latents",),
     "encoders": (),
     "probe": (),
     "export": ("vae", "denoiser"),
+    "flow": ("latents",),
     "export_flow": ("vae", "flow"),
 }  # every stage, and the stages whose results it reads
 ENCODERS = ("dino", "clip")

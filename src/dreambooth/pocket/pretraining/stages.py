@@ -28,10 +28,10 @@ STAGES: dict[str, Callable[[PretrainSpec], None]] = {
     "vae": pretrain_vae,
     "latents": pretrain_latents,
     "denoiser": pretrain_denoiser,
-    "flow": pretrain_flow,
     "encoders": pretrain_encoders,
     "probe": pretrain_probe,
     "export": pretrain_export,
+    "flow": pretrain_flow,
     "export_flow": pretrain_export_flow,
 }
 

@@ -8,26 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.files import cache_key, file_hash
-from dreambooth.pocket.flow_parts import text_encoders
+from dreambooth.pocket.pretraining.flow_parts import text_encoders
 
 
 class TextPair(nn.Module):
-    """Both text encoders, read as Stable Diffusion 3's pipeline reads them."""
+    """Both text encoders of a folder, read as Stable Diffusion 3's pipeline reads them."""
+
+    parts = "text_encoder", "encoders/clip"
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.first, self.second = text_encoders(folder)
-        parts = "text_encoder", "encoders/clip"
-        self.hash = cache_key(**{p: file_hash(folder / p / "model.safetensors") for p in parts})
+        files = {part: file_hash(folder / part / "model.safetensors") for part in self.parts}
+        self.hash = cache_key(**files)
         self.width = sum(e.config.hidden_size for e in (self.first, self.second))
         self.pooled_width = sum(e.config.projection_dim for e in (self.first, self.second))
-        if torch.get_default_device().type == "cpu":
-            for encoder in (self.first, self.second):
-                encoder.set_attn_implementation("eager")
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode token ids `[N,32]` => the states before the last layer `[N,32,D]`, pooled `[N,P]`."""
+        """Encode ids `[N,32]` => the states before the last layer `[N,32,D]`, pooled `[N,P]`."""
         both = [encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second)]
         tokens = torch.cat([each.hidden_states[-2] for each in both], dim=-1)
         return tokens, torch.cat([each.text_embeds for each in both], dim=-1)
