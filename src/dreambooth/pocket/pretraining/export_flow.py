@@ -13,10 +13,10 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from dreambooth.files import atomic
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDERS, weights_hash
-from dreambooth.pocket.pretraining.flow_parts import autoencoder
 from dreambooth.pocket.pretraining.checkpoints import load_average, progress_of, training_record
 from dreambooth.pocket.pretraining.export import check_vae, load_in_float32
 from dreambooth.pocket.pretraining.flow import build_transformer, text_folder
+from dreambooth.pocket.pretraining.flow_parts import autoencoder
 from dreambooth.pocket.pretraining.model_card import flow_card, quality_table
 from dreambooth.pocket.pretraining.spec import PretrainSpec
 from dreambooth.pocket.pretraining.text_pair import TextPair
