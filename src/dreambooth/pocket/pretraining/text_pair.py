@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ class TextPair(nn.Module):
         self.first, self.second = text_encoders(folder)
         files = {part: file_hash(folder / part / "model.safetensors") for part in self.parts}
         self.hash = cache_key(**files)
-        self.width = sum(e.config.hidden_size for e in (self.first, self.second))
-        self.pooled_width = sum(e.config.projection_dim for e in (self.first, self.second))
+        both: list[Any] = [self.first, self.second]
+        self.width = sum(encoder.config.hidden_size for encoder in both)
+        self.pooled_width = sum(encoder.config.projection_dim for encoder in both)
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
