@@ -203,10 +203,10 @@ def _kept_when_finished(block: Plain) -> int:
 
 def _shapes_of(config: Plain) -> Mapping[str, Mapping[str, list[int]]] | None:
     """Read the shapes of a run's base model by network and name; None if it is not here."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     return _shapes(folder, config["model"].get("variant"))
 
 

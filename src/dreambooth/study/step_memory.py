@@ -160,10 +160,10 @@ def _hashable(kind: Any) -> Kind:
 
 def _configs(config: Plain) -> Plain | None:
     """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     try:
         denoiser = next(n for n in FOLDERS["unet"] if (folder / n / "config.json").is_file())
         names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
