@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.study.plan import rows_of_step
 from dreambooth.study.sizes import (
-    FOLDERS,
     GIB,
     NETWORKS,
+    PARTS,
     is_own,
     moments,
     parameters_of,
@@ -165,7 +165,7 @@ def _configs(config: Plain) -> Plain | None:
     path = config["model"]["path"]
     folder = FOLDERS.get(path, Path(path).expanduser())
     try:
-        denoiser = next(n for n in FOLDERS["unet"] if (folder / n / "config.json").is_file())
+        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
         names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
         return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
     except (OSError, ValueError, StopIteration):
