@@ -229,7 +229,10 @@ def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]
             "pooled_projections": empty(config.pooled_projection_dim),
             "timestep": times,
         }
-    inputs = {"timestep": times, "encoder_hidden_states": empty(length, config.cross_attention_dim)}
+    inputs: dict[str, Any] = {
+        "timestep": times,
+        "encoder_hidden_states": empty(length, config.cross_attention_dim),
+    }
     if config.addition_embed_type == "text_time":  # Stable Diffusion XL
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         extra = {"text_embeds": empty(pooled), "time_ids": empty(6)}
