@@ -21,7 +21,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 
 from dreambooth.errors import UserError
@@ -59,11 +59,10 @@ class StableDiffusion3(StableDiffusion):
     export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
 
     transformer: SD3Transformer2DModel
-    text_encoder: CLIPTextModelWithProjection
     text_encoder_2: CLIPTextModelWithProjection
     text_encoder_3: T5EncoderModel
     tokenizer_2: CLIPTokenizer
-    tokenizer_3: T5TokenizerFast
+    tokenizer_3: T5Tokenizer
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -90,7 +89,7 @@ class StableDiffusion3(StableDiffusion):
             name: load_tokenizer(source.folder, name, kind)
             for name, kind in zip(
                 source.layout.tokenizers,
-                (CLIPTokenizer, CLIPTokenizer, T5TokenizerFast),
+                (CLIPTokenizer, CLIPTokenizer, T5Tokenizer),
                 strict=False,
             )
         }
