@@ -37,10 +37,14 @@ def make_scheduler(
             a default there (`_use_default_values`) stays the sampler's own default.
     """
     kind: Any = getattr(diffusers, name)
-    own: dict[str, object] = {}
+    config, own = dict(noise_config), {}
+    if is_flow(name, options):
+        # diffusers warns of what its flow samplers have of each other and this one has not
+        known = inspect.signature(kind.__init__).parameters
+        config = {k: v for k, v in config.items() if k in known or k.startswith("_")}
     if options.get("use_flow_sigmas"):  # what such a sampler calls a flow's schedule
         own = {"prediction_type": "flow_prediction", "flow_shift": noise_config.get("shift", 1.0)}
-    return kind.from_config(dict(noise_config), **{**own, **options})
+    return kind.from_config(config, **{**own, **options})
 
 
 def is_flow(name: str, options: Mapping[str, object]) -> bool:

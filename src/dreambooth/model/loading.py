@@ -84,11 +84,13 @@ def load_schedulers(folder: Path, training_kind: Any = DDPMScheduler) -> tuple[A
     """
     where = folder / "scheduler" / "scheduler_config.json"
     try:
-        # latents are never clipped; where the file is silent, diffusers' default would be to
-        config = {"clip_sample": False, **json.loads(where.read_text())}
+        config, of_diffusion = json.loads(where.read_text()), training_kind is DDPMScheduler
+        if of_diffusion:
+            # latents are never clipped; where the file is silent, diffusers' default would be to
+            config = {"clip_sample": False, **config}
         schedule = config.pop(TRAINING_SCHEDULE, config)
         sampler = getattr(diffusers, config["_class_name"]).from_config(config)
-        require_family(config["_class_name"], config, training_kind is not DDPMScheduler)
+        require_family(config["_class_name"], config, not of_diffusion)
         return training_kind.from_config(schedule), sampler
     except Exception as error:
         raise UserError(

@@ -221,5 +221,6 @@ def check_complete(source: Source) -> None:
 
 
 def fix_for(folder: Path, otherwise: str = COPY_AGAIN) -> str:
-    """Say how to fix a damaged model; the embedded one, whose path no user set, is restored."""
-    return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
+    """Say how to fix a damaged model; an embedded one, whose path no user set, is restored."""
+    own = [each.resolve() for each in embedded.FOLDERS.values()]
+    return RESTORE if folder.resolve() in own else otherwise

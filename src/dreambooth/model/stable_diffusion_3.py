@@ -21,7 +21,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 
 from dreambooth.errors import UserError
@@ -40,7 +40,7 @@ class StableDiffusion3(StableDiffusion):
     zeros stand in its place, as in diffusers' pipeline: `max_sequence_length` of them, even none.
     """
 
-    layout = Layout(
+    layout: Layout = Layout(
         StableDiffusion3Pipeline,
         {
             "transformer": SD3Transformer2DModel,
@@ -59,11 +59,10 @@ class StableDiffusion3(StableDiffusion):
     export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
 
     transformer: SD3Transformer2DModel
-    text_encoder: CLIPTextModelWithProjection
     text_encoder_2: CLIPTextModelWithProjection
     text_encoder_3: T5EncoderModel
     tokenizer_2: CLIPTokenizer
-    tokenizer_3: T5TokenizerFast
+    tokenizer_3: T5Tokenizer
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -90,7 +89,7 @@ class StableDiffusion3(StableDiffusion):
             name: load_tokenizer(source.folder, name, kind)
             for name, kind in zip(
                 source.layout.tokenizers,
-                (CLIPTokenizer, CLIPTokenizer, T5TokenizerFast),
+                (CLIPTokenizer, CLIPTokenizer, T5Tokenizer),
                 strict=False,
             )
         }
@@ -104,6 +103,11 @@ class StableDiffusion3(StableDiffusion):
         for name, tokenizer in tokenizers.items():
             setattr(model, name, tokenizer)
         return model
+
+    @property
+    def max_sequence_length(self) -> int:
+        """The tokens of the T5 encoder, or of the zeros in its place."""
+        return self.source.max_sequence_length or 0
 
     @property
     def has_t5(self) -> bool:
@@ -121,7 +125,7 @@ class StableDiffusion3(StableDiffusion):
     @property
     def drawing_options(self) -> dict[str, Any]:
         """Tell the pipeline how many tokens the T5 encoder has."""
-        return {"max_sequence_length": self.source.max_sequence_length}
+        return {"max_sequence_length": self.max_sequence_length}
 
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as diffusers' pipeline does: `[N,L+M,D]`, and `text_embeds [N,P1+P2]`.
@@ -183,15 +187,15 @@ class StableDiffusion3(StableDiffusion):
 
     def _embed_t5(self, prompts: Sequence[str], clip: Tensor) -> Tensor:
         """Embed N prompts by T5, which is frozen: each once. `[N,M,D]`, zeros without T5."""
-        length = self.source.max_sequence_length
+        length = self.max_sequence_length
         if not self.has_t5:
             return clip.new_zeros(len(clip), length, clip.shape[-1])
         encoder = self.text_encoder_3
         for prompt in prompts:
             if (prompt, encoder.dtype) in self._of_t5:
                 continue
-            cut = {"padding": "max_length", "max_length": length, "truncation": True}
-            ids = self.tokenizer_3(prompt, **cut, return_tensors="pt").input_ids
+            cut: Any = {"padding": "max_length", "max_length": length, "truncation": True}
+            ids: Any = self.tokenizer_3([prompt], **cut, return_tensors="pt").input_ids
             if len(self._of_t5) >= T5_KEPT:
                 self._of_t5.clear()
             with torch.no_grad():

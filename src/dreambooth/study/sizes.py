@@ -21,7 +21,7 @@ PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # parts of a model: what a phase calls the denoiser and the text encoders, and what never trains
 NETWORKS = ("unet", "text_encoder", "vae")
-FOLDERS = {
+PARTS = {
     "unet": ("unet", "transformer"),
     "text_encoder": ("text_encoder", "text_encoder_2"),
     "vae": ("vae", "text_encoder_3"),  # T5
@@ -203,10 +203,10 @@ def _kept_when_finished(block: Plain) -> int:
 
 def _shapes_of(config: Plain) -> Mapping[str, Mapping[str, list[int]]] | None:
     """Read the shapes of a run's base model by network and name; None if it is not here."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     return _shapes(folder, config["model"].get("variant"))
 
 
@@ -215,7 +215,7 @@ def _shapes(folder: Path, variant: str | None) -> Mapping[str, Mapping[str, list
     """Read the shapes of a local model's tensors; None where a network is not there."""
     shapes = {}
     for network in NETWORKS:
-        found = (f for name in FOLDERS[network] for f in folder.glob(f"{name}/*.safetensors"))
+        found = (f for name in PARTS[network] for f in folder.glob(f"{name}/*.safetensors"))
         files = [f for f in found if _is_of(f, variant)]
         try:
             headers = [read_header(file) for file in files]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.study.plan import rows_of_step
 from dreambooth.study.sizes import (
-    FOLDERS,
     GIB,
     NETWORKS,
+    PARTS,
     is_own,
     moments,
     parameters_of,
@@ -160,12 +160,12 @@ def _hashable(kind: Any) -> Kind:
 
 def _configs(config: Plain) -> Plain | None:
     """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     try:
-        denoiser = next(n for n in FOLDERS["unet"] if (folder / n / "config.json").is_file())
+        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
         names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
         return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
     except (OSError, ValueError, StopIteration):
@@ -229,7 +229,10 @@ def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]
             "pooled_projections": empty(config.pooled_projection_dim),
             "timestep": times,
         }
-    inputs = {"timestep": times, "encoder_hidden_states": empty(length, config.cross_attention_dim)}
+    inputs: dict[str, Any] = {
+        "timestep": times,
+        "encoder_hidden_states": empty(length, config.cross_attention_dim),
+    }
     if config.addition_embed_type == "text_time":  # Stable Diffusion XL
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         extra = {"text_embeds": empty(pooled), "time_ids": empty(6)}

@@ -25,7 +25,7 @@ from dreambooth.model.architectures import load_model
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.trainable import TrainableWeights
-from dreambooth.pocket.embedded import model_path, unseen_warning
+from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
@@ -125,7 +125,7 @@ def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
     """Warn once of the words in a run's prompts that the embedded model was not trained on."""
-    if path == "pocket" and (sentence := unseen_warning(prompts, identifier)):
+    if is_embedded(path) and (sentence := unseen_warning(prompts, identifier)):
         log.warning(sentence)
 
 
