@@ -40,7 +40,7 @@ with postponed_imports():  # as a command does
         CLIPTextModel,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
-        Qwen2TokenizerFast,
+        Qwen2Tokenizer,
         Qwen3Config,
         Qwen3ForCausalLM,
     )
@@ -277,11 +277,11 @@ def tiny_flux2_model_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def _qwen_tokenizer() -> Qwen2TokenizerFast:
+def _qwen_tokenizer() -> Qwen2Tokenizer:
     """Every byte a token, and Qwen3's chat as far as a prompt goes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Qwen2TokenizerFast(
+    tokenizer = Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate([*letters, *marks])}, merges=[]
     )
     tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    Flux2Transformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import (
@@ -16,6 +22,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     PreTrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
@@ -23,6 +31,7 @@ from transformers import (
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
 from dreambooth.study.estimates import Earlier, Rates, estimate
+from dreambooth.study.known_models import KNOWN
 from dreambooth.study.plan import Work
 from dreambooth.study.sizes import (
     PARAMETERS,
@@ -30,7 +39,6 @@ from dreambooth.study.sizes import (
     disk_of,
     disk_of_runs,
 )
-from dreambooth.study.step_memory import KNOWN
 
 OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
 
@@ -165,25 +173,11 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
 CLIP_L = CLIPTextConfig(
     hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
 )
-CLIP_G = CLIPTextConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    projection_dim=1280,
-)
-XL = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
+CLIP_H = CLIPTextConfig(**KNOWN["sd21"]["text_encoder"])
+CLIP_G = CLIPTextConfig(**KNOWN["sdxl"]["text_encoder_2"])
+XL = KNOWN["sdxl"]["unet"]
+KLEIN = KNOWN["flux2_klein"]
+QWEN = Qwen3Config(**KLEIN["text_encoder"])
 
 
 # the configuration of diffusers' scripts/convert_sd3_to_diffusers.py, of 24 layers
@@ -215,12 +209,19 @@ CLIP = (CLIPTextModel, CLIP_L)
     ("name", "denoiser", "encoders", "others"),
     [
         ("sd15", (UNet2DConditionModel, {"cross_attention_dim": 768}), [CLIP], []),
+        ("sd21", (UNet2DConditionModel, KNOWN["sd21"]["unet"]), [(CLIPTextModel, CLIP_H)], []),
         ("sdxl", (UNet2DConditionModel, XL), [CLIP, (PROJECTED, CLIP_G)], []),
         (
             "sd35_medium",
             (SD3Transformer2DModel, SD35_MEDIUM),
             [(PROJECTED, CLIP_L), (PROJECTED, CLIP_G)],
             NEVER_TRAIN,
+        ),
+        (
+            "flux2_klein",
+            (Flux2Transformer2DModel, KLEIN["unet"]),
+            [(Qwen3ForCausalLM, QWEN)],
+            [(AutoencoderKLFlux2, {})],
         ),
     ],
 )
@@ -235,7 +236,8 @@ def test_the_counted_parameters_are_those_of_the_architecture(name, denoiser, en
                 is_own = isinstance(config, PreTrainedConfig)
                 network: Any = kind(config) if is_own else kind.from_config(config)
             parameters[part] += sum(p.numel() for p in network.parameters())
-            layers = [m for n, m in network.named_modules() if n.endswith(ends)]
+            named = network.named_modules()
+            layers = [m for n, m in named if n.endswith(ends) and hasattr(m, "weight")]
             per_rank[part] += sum(sum(m.weight.shape) for m in layers)
     assert parameters == {part: PARAMETERS[name][part] for part in parameters}
     assert {part: per_rank[part] for part in ("unet", "text_encoder")} == PER_RANK[name]

@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from dreambooth.errors import UserError
 from dreambooth.model.interface import Embeddings
@@ -37,7 +37,7 @@ class Flux2Klein(StableDiffusion):
     embedding: the base models are drawn from with classifier-free guidance.
     """
 
-    layout = Layout(
+    layout: Layout = Layout(
         Flux2KleinPipeline,
         {
             "transformer": Flux2Transformer2DModel,
@@ -54,7 +54,7 @@ class Flux2Klein(StableDiffusion):
     transformer: Flux2Transformer2DModel
     vae: AutoencoderKLFlux2
     text_encoder: Qwen3ForCausalLM
-    tokenizer: Qwen2TokenizerFast
+    tokenizer: Qwen2Tokenizer
 
     @classmethod
     def from_pretrained(
@@ -74,7 +74,7 @@ class Flux2Klein(StableDiffusion):
         check_complete(source)
         _check_length(source)
         _refuse_distilled(source)
-        tokenizer = load_tokenizer(source.folder, "tokenizer", Qwen2TokenizerFast)
+        tokenizer = load_tokenizer(source.folder, "tokenizer", Qwen2Tokenizer)
         schedulers = load_schedulers(source.folder, FlowMatchEulerDiscreteScheduler)
         networks = {name: load_network(source, name) for name in source.layout.networks}
         _check_fit(source, networks)
@@ -87,9 +87,14 @@ class Flux2Klein(StableDiffusion):
         return "flux-2-klein"
 
     @property
+    def max_sequence_length(self) -> int:
+        """The tokens of a prompt."""
+        return self.source.max_sequence_length or 0
+
+    @property
     def drawing_options(self) -> dict[str, Any]:
         """Tell the pipeline how many tokens a prompt has."""
-        return {"max_sequence_length": self.source.max_sequence_length}
+        return {"max_sequence_length": self.max_sequence_length}
 
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as diffusers' pipeline does: `[N,L,3D]`.
@@ -97,7 +102,7 @@ class Flux2Klein(StableDiffusion):
         A prompt is what a user says in Qwen3's chat. The outputs of three layers stand side by
         side. Every prompt is padded to L tokens, and what goes beyond is cut, with one warning.
         """
-        length, ids, masks = self.source.max_sequence_length, [], []
+        length, ids, masks = self.max_sequence_length, [], []
         for prompt in prompts:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}],
@@ -183,8 +188,8 @@ def _check_sampler(scheduler: Any) -> None:
     told = inspect.signature(scheduler.set_timesteps).parameters
     if "mu" not in told or not ("sigmas" in told or scheduler.config.get("use_flow_sigmas")):
         raise UserError(
-            f"{type(scheduler).__name__} does not sample from FLUX.2 klein, whose pipeline gives the "
-            "noise levels: leave scheduler out, or use scheduler=flow_unipc."
+            f"{type(scheduler).__name__} does not sample from FLUX.2 klein, whose pipeline gives "
+            "the noise levels: leave scheduler out, or use scheduler=flow_unipc."
         )
 
 
@@ -198,8 +203,8 @@ def _check_length(source: Source) -> None:
     is_whole = isinstance(length, int) and not isinstance(length, bool)
     if not is_whole or not 1 <= (length or 0) <= MOST_TOKENS:
         raise UserError(
-            f"model.max_sequence_length={length} must be a whole number from 1 to {MOST_TOKENS} for "
-            f"{source.path}: the tokens of its text encoder. model=flux2_klein has them."
+            f"model.max_sequence_length={length} must be a whole number from 1 to {MOST_TOKENS} "
+            f"for {source.path}: the tokens of a prompt. model=flux2_klein has a number of them."
         )
 
 

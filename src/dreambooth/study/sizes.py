@@ -26,7 +26,7 @@ PARTS = {
     "text_encoder": ("text_encoder", "text_encoder_2"),
     "vae": ("vae", "text_encoder_3"),  # T5
 }
-# parameters of Stable Diffusion's networks, as the public configurations count them
+# parameters of networks, as the public configurations count them
 SD1 = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
 SD2 = {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863}
 SDXL = {"unet": 2_567_463_684, "text_encoder": 123_060_480 + 694_659_840, "vae": 83_653_863}
@@ -35,14 +35,19 @@ SD35_MEDIUM = {
     "text_encoder": 123_650_304 + 694_659_840,
     "vae": 83_819_683 + 4_762_310_656,
 }
+FLUX2_KLEIN = {"unet": 3_875_544_576, "text_encoder": 4_022_468_096, "vae": 84_046_115}
 PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sdxl": SDXL, "sd35_medium": SD35_MEDIUM}
+PARAMETERS["flux2_klein"] = FLUX2_KLEIN
 # parameters of an adapter for each rank, on the layers of model.adapter_targets
 SD1_RANK = {"unet": 199_296, "text_encoder": 73_728}
 SD2_RANK = {"unet": 207_488, "text_encoder": 188_416}
 SDXL_RANK = {"unet": 1_451_520, "text_encoder": 73_728 + 327_680}
 SD35_MEDIUM_RANK = {"unet": 586_752, "text_encoder": 73_728 + 327_680}
 PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK, "sdxl": SDXL_RANK}
-PER_RANK["sd35_medium"] = SD35_MEDIUM_RANK
+PER_RANK |= {
+    "sd35_medium": SD35_MEDIUM_RANK,
+    "flux2_klein": {"unet": 1_044_480, "text_encoder": 0},
+}
 
 
 def parameters_of(config: Plain) -> Mapping[str, int] | None:

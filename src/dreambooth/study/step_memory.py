@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.study.known_models import KNOWN
 from dreambooth.study.plan import rows_of_step
 from dreambooth.study.sizes import (
     GIB,
@@ -33,42 +34,6 @@ if TYPE_CHECKING:  # read where torch is not needed
 Plain = Mapping[str, Any]
 Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
 LIBRARIES = 0.85  # GiB of a process with all libraries, measured on Linux; on a GPU they take none
-# configurations of Stable Diffusion where it is not here: what differs from its classes' defaults
-SD1: Plain = {
-    "unet": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "text_encoder": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-    },
-}
-SD2: Plain = {
-    "unet": {
-        "cross_attention_dim": 1024,
-        "attention_head_dim": [5, 10, 20, 20],
-        "use_linear_projection": True,
-    },
-    "text_encoder": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 23,
-    },
-}
-SD35_MEDIUM: Plain = {
-    "unet": {
-        "_class_name": "SD3Transformer2DModel",
-        "num_layers": 24,
-        "num_attention_heads": 24,
-        "caption_projection_dim": 1536,
-        "pos_embed_max_size": 384,
-        "dual_attention_layers": list(range(13)),
-        "qk_norm": "rms_norm",
-    },
-    "text_encoder": SD1["text_encoder"],
-}
-KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sd35_medium": SD35_MEDIUM}
 
 
 @dataclass(frozen=True)
@@ -135,19 +100,20 @@ def _predicts_prior(config: Plain) -> bool:
 
 
 def _embeddings(config: Plain) -> int:
-    settings = (_configs(config) or {})["text_encoder"]
-    return settings.get("vocab_size", 49408) * settings["hidden_size"]
+    settings = _encoders(_configs(config) or {})
+    return sum(each.get("vocab_size", 49408) * each["hidden_size"] for each in settings)
 
 
 def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     """Count the bytes that are alive at the peak of a step, beside weights and their gradients."""
+    settings = _configs(config) or {}
     block = config["method"].get("adapter") or config["method"].get("lora") or {}
     targets = block.get("target_modules") or block.get("targets") or ()
     return _peak_of_step(
-        json.dumps(_configs(config)),
+        json.dumps(settings),
         tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
-        rows_of_step(config, phase),
+        (rows_of_step(config, phase), *_tokens(config, settings)),
         config["resolution"],
         is_half,
         config["gradient_checkpointing"],
@@ -167,9 +133,24 @@ def _configs(config: Plain) -> Plain | None:
     try:
         denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
         names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
+        if (folder / (second := "text_encoder_2") / "config.json").is_file():
+            names[second] = second
         return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
     except (OSError, ValueError, StopIteration):
         return KNOWN.get(config["model"]["name"])
+
+
+def _encoders(settings: Plain) -> list[Plain]:
+    """List the configurations of the text encoders that can train: all are CLIP's."""
+    names = ("text_encoder", "text_encoder_2")
+    found = [settings[name] for name in names if name in settings]
+    return [each for each in found if each.get("model_type") != "qwen3"]
+
+
+def _tokens(config: Plain, settings: Plain) -> tuple[int, int]:
+    """Count a prompt's tokens: CLIP's, and those of a text encoder that never trains."""
+    clip = max((e.get("max_position_embeddings", 77) for e in _encoders(settings)), default=0)
+    return clip, config["model"].get("max_sequence_length") or 0
 
 
 @cache
@@ -177,67 +158,69 @@ def _peak_of_step(
     configs: str,
     kinds: tuple[Kind, ...],
     targets: tuple[str, ...],
-    rows: int,
+    sizes: tuple[int, int, int],
     resolution: int,
     is_half: bool,
     is_checkpointed: bool,
 ) -> int:
-    """Run a step on the meta device; return the most bytes that are alive at once."""
+    """Run a step on the meta device; return the most bytes that are alive at once.
+
+    `sizes` are the rows of a step, and the tokens of a prompt: of CLIP, and others.
+    """
     import diffusers
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel
 
     settings, dtype = json.loads(configs), torch.bfloat16 if is_half else torch.float32
+    encoders = _encoders(settings) if kinds[1] != "frozen" else []
     with torch.device("meta"):
         kind = getattr(diffusers, settings["unet"].get("_class_name", "UNet2DConditionModel"))
         unet: Any = kind.from_config(settings["unet"])
-        text: Any = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
-    for network, kind in ((unet, kinds[0]), (text, kinds[1])):
+        texts: list[Any] = [CLIPTextModel(CLIPTextConfig(**each)) for each in encoders]
+    for network, kind in ((unet, kinds[0]), *((text, kinds[1]) for text in texts)):
         torch.nn.Module.to(network, dtype).requires_grad_(False)
         _let_train(network, kind, targets)
         network.train()
     if is_checkpointed:
         unet.enable_gradient_checkpointing()
     halvings = len(settings.get("vae", {}).get("block_out_channels", range(4))) - 1
-    side = resolution // 2**halvings
-    live = _Live([*unet.parameters(), *text.parameters()])
+    rows, clip, others = sizes
+    live = _Live([p for network in (unet, *texts) for p in network.parameters()])
     with torch.device("meta"), _attention(), live.watched():
-        length = text.config.max_position_embeddings
-        inputs = _inputs(unet, rows, length, dtype)
-        words = inputs["encoder_hidden_states"]
-        if kinds[1] != "frozen":
-            hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
-            padded = torch.nn.functional.pad(hidden, (0, words.shape[-1] - hidden.shape[-1]))
-            inputs["encoder_hidden_states"] = words + padded
-        noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
-        loss = unet(noisy, **inputs).sample.float().square().mean()
-        loss.backward()
+        inputs = _inputs(unet, rows, resolution // 2**halvings, clip + others, dtype)
+        if texts:
+            words = inputs["encoder_hidden_states"]
+            states = [text(torch.zeros(rows, clip, dtype=torch.long))[0] for text in texts]
+            hidden = torch.cat(states, dim=-1)
+            short = (0, words.shape[-1] - hidden.shape[-1], 0, others)
+            inputs["encoder_hidden_states"] = words + torch.nn.functional.pad(hidden, short)
+        unet(**inputs).sample.float().square().mean().backward()
     return live.peak
 
 
-def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]:
-    """Make what a denoiser is told beside the latents, for prompts of `length` tokens."""
+def _inputs(denoiser: Any, rows: int, side: int, length: int, dtype: Any) -> dict[str, Any]:
+    """Make what a denoiser is given: latents of `side`, a timestep, prompts of `length` tokens."""
     import torch
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(rows, *shape, dtype=dtype)
 
-    config, times = denoiser.config, torch.zeros(rows, dtype=torch.long)
-    if "joint_attention_dim" in config:  # Stable Diffusion 3; T5's tokens are left out
-        return {
-            "encoder_hidden_states": empty(length, config.joint_attention_dim),
-            "pooled_projections": empty(config.pooled_projection_dim),
-            "timestep": times,
-        }
-    inputs: dict[str, Any] = {
-        "timestep": times,
-        "encoder_hidden_states": empty(length, config.cross_attention_dim),
-    }
+    config, given = denoiser.config, {"timestep": torch.zeros(rows, dtype=torch.long)}
+    width = config.get("joint_attention_dim") or config.get("cross_attention_dim")
+    given["encoder_hidden_states"] = empty(length, width)
+    if "axes_dims_rope" in config:  # FLUX.2 klein, whose patches are 2x2 latents
+        patches = (side // 2) ** 2
+        given["hidden_states"] = empty(patches, config.in_channels)
+        return given | {"img_ids": torch.zeros(patches, 4), "txt_ids": torch.zeros(length, 4)}
+    latents = empty(config.in_channels, side, side)
+    if "joint_attention_dim" in config:  # Stable Diffusion 3
+        pooled = empty(config.pooled_projection_dim)
+        return given | {"hidden_states": latents, "pooled_projections": pooled}
     if config.addition_embed_type == "text_time":  # Stable Diffusion XL
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        extra = {"text_embeds": empty(pooled), "time_ids": empty(6)}
-        inputs["added_cond_kwargs"] = extra
-    return inputs
+        extra: Any = {"text_embeds": empty(pooled), "time_ids": empty(6)}
+        given["added_cond_kwargs"] = extra
+    return given | {"sample": latents}
 
 
 def _let_train(network: nn.Module, kind: Kind, targets: Sequence[str]) -> None:
