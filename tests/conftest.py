@@ -166,6 +166,12 @@ def spine(tiny_model_dir, tmp_path_factory) -> Spine:
 
 
 @pytest.fixture(scope="session")
+def one_step(spine: Spine, tmp_path_factory) -> Path:
+    """A run of one step without prior preservation, which tests copy and go on with."""
+    return spine.run(tmp_path_factory.mktemp("one") / "run", "max_steps=1", "ppl=false")
+
+
+@pytest.fixture(scope="session")
 def encoders_dir(tmp_path_factory) -> Path:
     return pocket_encoders(tmp_path_factory.mktemp("pocket_encoders"))
 

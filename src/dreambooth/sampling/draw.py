@@ -42,6 +42,10 @@ class _ShortTruncation(logging.Filter):
 
 for _module in (pipeline_stable_diffusion, pipeline_stable_diffusion_xl):
     logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
+# a second warning of the same prompt, of indexing errors that cannot come: it is cut
+logging.getLogger("transformers.tokenization_utils_base").addFilter(
+    lambda record: not record.getMessage().startswith("Token indices sequence length")
+)
 
 
 @torch.no_grad()
