@@ -17,7 +17,7 @@ from dreambooth.cli.command_checks import (
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
+from dreambooth.cli.resources import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
