@@ -101,6 +101,7 @@ VALUES = {
     "trainer.devces=2": r"did you mean trainer.devices\?",
     "lr==": "The command line cannot be read at lr==: write key=value",
     "seed=0,1": r"seed=0,1 holds several values: add -m .* or write 'seed=\[0,1\]'",
+    "subject=dog,cat": r"subject=dog,cat holds several values: add -m to run once with each\.",
     "~lrr": r"There is no key lrr: did you mean lr\?",
     "learning_rate=1": r"There is no key learning_rate: did you mean lr\?",
     "run=outputs": "train has no key run: it belongs to generate, evaluate, extract and merge",

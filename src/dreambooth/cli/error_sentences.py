@@ -15,6 +15,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
+from dreambooth.cli.configs import groups_of
 from dreambooth.cli.jobs import SweepFailed
 from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.errors import UserError
@@ -67,10 +68,9 @@ def composition_error(command: str, error: Exception, folders: Sequence[Path]) -
         return no_key(command, unknown[1], folders)
     if several := re.match(r"Ambiguous value for argument '(\S+?)=(.*)'$", first):
         key, values = several.groups()
-        return (
-            f"{key}={values} holds several values: add -m to run once with each, or write "
-            f"'{key}=[{values}]' for one list."
-        )
+        is_group = key in groups_of(command) or "/" in key  # of which one choice is taken
+        one_list = "" if is_group else f", or write '{key}=[{values}]' for one list"
+        return f"{key}={values} holds several values: add -m to run once with each{one_list}."
     if isinstance(error, OverrideParseException):
         return (
             f"The command line cannot be read at {error.override}: write key=value, and quote a "
