@@ -116,7 +116,7 @@ VALUES = {
     "+scheduler.options.typo=1": "DDIMScheduler has no option typo",
     "trainer.devices=two": "trainer cannot be set up: .*devices",
     "subject.photos=???": "subject.photos is missing: give subject.photos=VALUE",
-    "subject.class_noun=??? subject.photos=???": "subject.class_noun and subject.photos are missing: give",
+    "subject.class_noun=??? subject.photos=???": "subject.class_noun and .* are missing: give",
 }
 
 

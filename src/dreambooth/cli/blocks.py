@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ import torch
 
 from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.data.templates import templates
+from dreambooth.diffusion.flow import TimestepSettings
+from dreambooth.diffusion.samplers import is_flow
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.settings import build, require_number
@@ -20,6 +23,7 @@ from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
     HardwareSpec,
+    Loss,
     MethodSpec,
     OptimizerSpec,
     PhaseSpec,
@@ -27,6 +31,7 @@ from dreambooth.training.spec import (
 
 Made = TypeVar("Made")
 
+MODE_MOST = 2 / (math.pi - 2)  # above it, the mode density of Esser et al. 2024 is none
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
 
@@ -60,7 +65,69 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
         dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
     )
     named(f"{sampler}.name", sampling.check)
+    named(f"{sampler}.name", sampling.require_family, is_flow_model(config))
     return sampling
+
+
+def is_flow_model(config: Mapping[str, Any]) -> bool:
+    """Tell whether a run's model is trained by flow matching, as its own sampler says."""
+    own = config["model"]["prior_sampler"]
+    return is_flow(own["name"], own["options"])
+
+
+def loss_spec(config: Mapping[str, Any]) -> Loss:
+    """Build the loss.
+
+    Raises:
+        UserError: a setting of flow matching for a diffusion model, or the reverse.
+    """
+    block, prior, name = config["loss"], config["prior"], config["model"]["name"]
+    if is_flow_model(config):
+        for key, off in (
+            ("min_snr_gamma", None),
+            ("noise_offset", 0),
+        ):
+            if block[key] != off:
+                raise UserError(
+                    f"loss.{key}={block[key]} belongs to a diffusion model's noise schedule, and "
+                    f"model={name} is trained by flow matching: set it to "
+                    f"{'null' if off is None else off}, and see loss.timesteps and loss.weighting."
+                )
+    else:
+        for key, off in (("timesteps", "uniform"), ("weighting", "none")):
+            if block[key] != off:
+                raise UserError(
+                    f"loss.{key}={block[key]} is for models that are trained by flow matching, "
+                    f"such as sd35_medium, and model={name} is a diffusion model: set it to {off}."
+                )
+    return Loss(
+        prior["weight"],
+        block["min_snr_gamma"],
+        block["noise_schedule_dtype"],
+        prior["weight_schedule"],
+        prior["weight_end"],
+        block["weighting"],
+    )
+
+
+def timestep_settings(block: Mapping[str, Any]) -> TimestepSettings:
+    """Build how training chooses noise levels, from the block `loss`.
+
+    Raises:
+        UserError: a value that is out of its range.
+    """
+    finite = math.isfinite
+    for key, described, holds in (
+        ("logit_mean", "that is finite", finite),
+        ("logit_std", "greater than 0", lambda x: finite(x) and x > 0),
+        ("mode_scale", f"from -1 to {MODE_MOST:.2f}", lambda x: -1 <= x <= MODE_MOST),
+    ):
+        require_number(f"loss.{key}", block[key], holds, described)
+    if block["shift"] is not None:
+        described = "greater than 0, or null"
+        require_number("loss.shift", block["shift"], lambda x: finite(x) and x > 0, described)
+    keys = ("logit_mean", "logit_std", "mode_scale", "shift")
+    return TimestepSettings(block["timesteps"], *(block[key] for key in keys))
 
 
 def method_spec(method: Mapping[str, Any]) -> MethodSpec:

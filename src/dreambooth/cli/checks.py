@@ -113,6 +113,8 @@ CHOICES = {
     "prior.kind": ("images", "prediction"),
     "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
+    "loss.timesteps": ("uniform", "logit_normal", "mode", "shifted"),
+    "loss.weighting": ("none", "sigma_sqrt", "sigma_squared", "cosmap"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
     "export.kind": ("auto", "full", "lora", "none"),
     "export.dtype": ("float32", "float16", "bfloat16"),

@@ -19,7 +19,7 @@ from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
 from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
-from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
+from dreambooth.model.token_files import TOKEN_FILE, save_token
 from dreambooth.sampling.provenance import export_hashes
 from dreambooth.training.file_metadata import metadata_of
 from dreambooth.training.prepare import Prepared
@@ -77,7 +77,7 @@ def export(prepared: Prepared) -> Exported:
                 _write_layout(prepared, layout, new / layout, dtype)
     places = {layout: _place(prepared, layout) for layout in ("diffusers", *others)}
     scheduler, picture = (
-        spec.samples.set.sampling.build(model.noise_scheduler),
+        spec.samples.set.sampling.build(model.process),
         picture_of(prepared),
     )
     programs = {
@@ -96,7 +96,7 @@ def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
     """Write the layout that runs are loaded from: diffusers' own."""
     spec, model, kind = prepared.spec, prepared.model, prepared.spec.export.kind
     if kind == "full":
-        model.export(folder, spec.samples.set.sampling.build(model.noise_scheduler), dtype)
+        model.export(folder, spec.samples.set.sampling.build(model.process), dtype)
         return
     if kind == "lora":
         sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))
