@@ -101,7 +101,8 @@ def klein(tiny_flux2_model_dir, tmp_path_factory) -> Spine:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.thorough), "lora"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(klein, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "export.verify=auto")
     whole = klein.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")

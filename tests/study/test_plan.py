@@ -170,9 +170,7 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
     assert study(*half, "export.kind=none") == pytest.approx(pictures)
 
 
-CLIP_L = CLIPTextConfig(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-)
+CLIP_L = CLIPTextConfig(**KNOWN["sdxl"]["text_encoder"], projection_dim=768)
 CLIP_H = CLIPTextConfig(**KNOWN["sd21"]["text_encoder"])
 CLIP_G = CLIPTextConfig(**KNOWN["sdxl"]["text_encoder_2"])
 XL = KNOWN["sdxl"]["unet"]
