@@ -52,9 +52,6 @@ class Flux2Klein(StableDiffusion):
     takes_negative_prompt: ClassVar[bool] = False
 
     transformer: Flux2Transformer2DModel
-    vae: AutoencoderKLFlux2
-    text_encoder: Qwen3ForCausalLM
-    tokenizer: Qwen2Tokenizer
 
     @classmethod
     def from_pretrained(
@@ -102,19 +99,20 @@ class Flux2Klein(StableDiffusion):
         A prompt is what a user says in Qwen3's chat. The outputs of three layers stand side by
         side. Every prompt is padded to L tokens, and what goes beyond is cut, with one warning.
         """
+        tokenizer: Any = self.tokenizer
         length, ids, masks = self.max_sequence_length, [], []
         for prompt in prompts:
-            text = self.tokenizer.apply_chat_template(
+            text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}],
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=False,
             )
             cut = {"padding": "max_length", "max_length": length, "truncation": True}
-            tokens = self.tokenizer(text, **cut, return_tensors="pt")
+            tokens = tokenizer(text, **cut, return_tensors="pt")
             ids.append(tokens.input_ids)
             masks.append(tokens.attention_mask)
-        encoder = self.text_encoder
+        encoder: Any = self.text_encoder
         # the model inside computes no next word, which for 512 tokens would be most of the memory
         states = encoder.model(
             input_ids=torch.cat(ids).to(encoder.device),
@@ -141,9 +139,9 @@ class Flux2Klein(StableDiffusion):
         Nothing is drawn from the posterior: the model was trained on its mean, and so does
         diffusers' script.
         """
-        statistics = self.vae.bn
-        shape = (1, -1, 1, 1)
-        variance = statistics.running_var.view(shape) + self.vae.config["batch_norm_eps"]
+        vae: Any = self.vae
+        statistics, shape = vae.bn, (1, -1, 1, 1)
+        variance = statistics.running_var.view(shape) + vae.config["batch_norm_eps"]
         return (mean - statistics.running_mean.view(shape).to(mean)) / variance.sqrt().to(mean)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
@@ -168,9 +166,9 @@ class Flux2Klein(StableDiffusion):
             UserError: a scheduler that cannot be told noise levels, as the pipeline does.
         """
         parts: dict[str, Any] = {name: self.network(name) for name in self.layout.networks}
-        scheduler = scheduler or type(self.sampler).from_config(self.sampler.config)
-        _check_sampler(scheduler)
-        pipeline = Flux2KleinPipeline(scheduler=scheduler, tokenizer=self.tokenizer, **parts)
+        parts["scheduler"] = scheduler or type(self.sampler).from_config(self.sampler.config)
+        _check_sampler(parts["scheduler"])
+        pipeline = Flux2KleinPipeline(tokenizer=self.tokenizer, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
