@@ -120,7 +120,8 @@ class Job:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             places = ["output_dir=x", "cache_dir=x"]
             cfg = compose("train", [*self.overrides, *places])
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        del settings["model"]["recommended"]  # what of it this method takes is in other keys
         return cache_key(settings=settings, weights=weights, images=self.images)
 
     def record(self, key: str) -> Record | None:
