@@ -16,7 +16,8 @@ interval over subjects.
   drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos
   diversity   mean pairwise pocket LPIPS of pictures of "a dog"
   dino, ...   the scores of evaluation=quick
-  seconds     of the training steps of all phases; memory: peak of the training, in GiB
+  CPU s       of train.py's processor, over all its threads and all that it does: a busy machine does
+              not change it as it does the seconds of the steps, s. GiB: peak of the training
   trained     parameters that train, in the largest phase; file: of the export, in MB
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -91,6 +93,7 @@ COMMON = (
 )
 SHARES = ("binding", "context", "drift", "diversity")
 SCORES = ("dino", "clip_i", "clip_t", "pres", "div_class")
+COSTS = ("steps", "seconds", "cpu_seconds")
 SHOWN = {"own": 2, "placed": 2, "class": 2}  # pictures of each kind in a strip
 Record = dict[str, Any]
 
@@ -132,15 +135,22 @@ class Job:
             return None
         return record if record["key"] == key else None
 
-    def train(self) -> Run:
-        """Train now, from the newest checkpoint if it was interrupted."""
+    def train(self) -> tuple[Run, float]:
+        """Train now, from the newest checkpoint if it was interrupted; with the CPU seconds."""
         folder = self.root / "runs" / self.subject / self.place.name
         command = [sys.executable, str(ROOT / "train.py"), *self.overrides]
         command += [f"cache_dir='{self.root / 'cache'}'", f"hydra.run.dir='{folder}'"]
+        before = _cpu_seconds()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
-        return Run.read(folder)
+        return Run.read(folder), _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Add up the processor's seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def pictures(
@@ -181,13 +191,14 @@ def scores(run: Run) -> Record:
 
 def measure(job: Job, key: str, judges: Judges) -> Record:
     """Train, draw, judge, and keep the record and some pictures instead of the run."""
-    run = job.train()
+    run, cpu_seconds = job.train()
     noun = run.record["subject"]["class_noun"]
     subject = Subject(job.subject, noun)
     photos = [judges.dino.images(p) for p in (subject.photos, *subject.others(IDENTITIES - 1))]
     words = (run.record["subject_phrase"], run.config["class_prompt"])
     drawn = pictures(run.load_model(), *words, run, job.images)
     record = {"key": key, "subject": job.subject, "class_noun": noun, "method": job.method}
+    record["cpu_seconds"] = cpu_seconds
     record |= costs(run) | scores(run)
     record |= class_figures(drawn["class"], photos[0], judges)
     record |= subject_figures(drawn["own"], drawn["placed"], photos, judges)
@@ -203,7 +214,17 @@ def measure(job: Job, key: str, judges: Judges) -> Record:
 def table(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
     """Write the means over subjects, one row for each method, as Markdown."""
     shares = {name: f"{name}, %" if name in ("binding", "context") else name for name in SHARES}
-    head = ["method", *shares.values(), *SCORES, "steps", "s", "GiB", "trained", "file, MB"]
+    head = [
+        "method",
+        *shares.values(),
+        *SCORES,
+        "steps",
+        "s",
+        "CPU s",
+        "GiB",
+        "trained",
+        "file, MB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method in methods:
         own = {r["subject"]: r for r in records if r["method"] == method}
@@ -213,10 +234,11 @@ def table(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
         for name in (*SHARES, *SCORES):
             values = {subject: record[name] for subject, record in own.items()}
             row.append(cell(values, 100 if name in ("binding", "context") else 1))
-        mean = {n: sum(r[n] for r in own.values()) / len(own) for n in ("steps", "seconds")}
+        mean = {n: sum(r[n] for r in own.values()) / len(own) for n in COSTS}
         memory = max(record["memory"] for record in own.values())
         last = next(iter(own.values()))
-        row += [f"{mean['steps']:.0f}", f"{mean['seconds']:.0f}", f"{memory:.2f}"]
+        row += [f"{mean['steps']:.0f}", f"{mean['seconds']:.0f}", f"{mean['cpu_seconds']:.0f}"]
+        row += [f"{memory:.2f}"]
         row += [f"{last['trained']:,}", f"{last['file']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return lines
