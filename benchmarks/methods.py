@@ -16,8 +16,8 @@ interval over subjects.
   drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos
   diversity   mean pairwise pocket LPIPS of pictures of "a dog"
   dino, ...   the scores of evaluation=quick
-  CPU s       of train.py's processor, over all its threads and all that it does: a busy machine does
-              not change it as it does the seconds of the steps, s. GiB: peak of the training
+  s, CPU s    seconds of the training steps, and of the processor for all that train.py does, which
+              a busy machine changes less; GiB: peak of the training
   trained     parameters that train, in the largest phase; file: of the export, in MB
 """
 

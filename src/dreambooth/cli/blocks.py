@@ -12,6 +12,7 @@ from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_
 from dreambooth.data.templates import templates
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.quantization import check_quantization
 from dreambooth.model.settings import build, require_number
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.model.trainable import Phase
@@ -27,6 +28,8 @@ from dreambooth.training.spec import (
 
 Made = TypeVar("Made")
 
+# adapters of PEFT that only call their layer, whatever it computes with
+UNDER_QUANTIZED = ("LoraConfig", "LoHaConfig", "LoKrConfig", "OFTConfig")
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
 
@@ -167,12 +170,37 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
     _check_sharding(config)
     _check_processes(config["trainer"])
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
+    quantize = config["model"]["quantize"]
+    if quantize is not None:
+        _check_quantization(config, quantize, device)
     return HardwareSpec(
         trainer_factory(config["trainer"]),
         device,
         config["frozen_dtype"],
         config["gradient_checkpointing"],
         config["compile"],
+        quantize,
+    )
+
+
+def _check_quantization(config: Mapping[str, Any], bits: str, device: str) -> None:
+    """Refuse quantised layers that would have to train, and those that the device cannot run.
+
+    Raises:
+        UserError: names the method, the adapter or the device.
+    """
+    method = config["method"]
+    kinds = [phase["unet"] for phase in method["phases"]]
+    kind = (method.get("adapter") or {}).get("_target_", "").rpartition(".")[2]
+    if any(each not in ("frozen", "adapter") for each in kinds):
+        fault = f"method={method['name']} trains weights of the denoiser, which must be frozen"
+    elif "adapter" in kinds and kind not in UNDER_QUANTIZED:
+        fault = f"{kind} needs the exact weights of its layers"
+    else:
+        return check_quantization(bits, device)
+    raise UserError(
+        f"model.quantize={bits} cannot be used, because {fault}: use method=lora, or "
+        "model.quantize=null."
     )
 
 

@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from dreambooth.model.quantization import unquantize_layers
 from dreambooth.model.source import Layout, Source
 
 
@@ -66,8 +67,8 @@ class BaseModel(nn.Module, ABC):
     that names the `unet` means `denoiser`, one that names the `text_encoder` all `text_encoders`;
     a new token joins the vocabulary of `tokenizer` and the embedding matrix of `text_encoder`.
 
-    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype while
-    frozen: `{network: {name: tensor}}`.
+    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
+    quantised while frozen: `{network: {name: tensor}}`.
     """
 
     layout: ClassVar[Layout]
@@ -179,10 +180,11 @@ class BaseModel(nn.Module, ABC):
         return {own_name(name): tensor for name, tensor in state if name not in added}
 
     def restore(self, network: str) -> None:
-        """Bring a network that was cast while frozen back to its exact float32 weights."""
+        """Bring a network that was cast or quantised back to its exact float32 weights."""
         master = self.masters.pop(network, None)
         if master is None:
             return
+        unquantize_layers(self.network(network))
         nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
         for name, tensor in self.base_state(network).items():
             tensor.copy_(master[name])
