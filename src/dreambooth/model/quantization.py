@@ -27,7 +27,7 @@ def check_quantization(bits: str, device: str) -> None:
         UserError: names the device and why.
     """
     need("bitsandbytes", f"{KEY}={bits}", f"set {KEY}=null")
-    network = nn.Sequential(nn.Linear(64, 64)).to(device).requires_grad_(False)
+    network = nn.Sequential(nn.Linear(64, 64)).to(device).requires_grad_(False).eval()
     try:
         quantize_layers(network, bits)
         inputs = torch.ones(2, 64, device=device, requires_grad=True)
@@ -74,20 +74,16 @@ def _is_quantized(layer: nn.Module) -> bool:
 def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
     import bitsandbytes as bnb  # takes a second
 
-    sizes = (layer.in_features, layer.out_features, False)
-    weight, new = layer.weight.data, None
+    sizes, weight = (layer.in_features, layer.out_features, False), layer.weight.data
+    new: Any
     if bits == "8bit":
         new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
         new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
-        new = bnb.nn.Linear4bit(*sizes, quant_type="nf4", device="meta")
-        new.weight = _four_bits(bnb, weight, new)
+        own = {"compute_dtype": weight.dtype, "quant_type": "nf4"}
+        new = bnb.nn.Linear4bit(*sizes, **own, device="meta")
+        new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=new)
         # on some CPUs it would compute pictures otherwise, in bfloat16, than a step of training
         new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias
     return new.to(weight.device).train(layer.training)  # which quantises
-
-
-def _four_bits(bnb: Any, weight: torch.Tensor, layer: nn.Module) -> nn.Parameter:
-    options = {"requires_grad": False, "compress_statistics": True, "quant_type": "nf4"}
-    return bnb.nn.Params4bit(weight, **options, module=layer)
