@@ -65,7 +65,8 @@ class BaseModel(nn.Module, ABC):
 
     Every network is an attribute of the name that its folder has in `layout`. A phase of training
     that names the `unet` means `denoiser`, one that names the `text_encoder` all `text_encoders`;
-    a new token joins the vocabulary of `tokenizer` and the embedding matrix of `text_encoder`.
+    a new token joins the vocabularies and embedding matrices of all `token_encoders`, a mapping of
+    their names to those that files of embeddings have for them.
 
     `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
     quantised while frozen: `{network: {name: tensor}}`.
@@ -75,7 +76,7 @@ class BaseModel(nn.Module, ABC):
     denoiser: ClassVar[str]
     autoencoder: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
-    overflows_in_float16: ClassVar[bool] = False  # whether its autoencoder does
+    token_encoders: ClassVar[Mapping[str, str]] = {}
 
     source: Source
     tokenizer: Any
@@ -151,6 +152,11 @@ class BaseModel(nn.Module, ABC):
         return self.noise_scheduler.alphas_cumprod.float()
 
     @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder does; it then computes in float32 where others have float16."""
+        return False
+
+    @property
     def trainable_networks(self) -> tuple[str, ...]:
         """Names of the networks that a phase can train; the autoencoder is always frozen."""
         return (self.denoiser, *self.text_encoders)
@@ -164,6 +170,10 @@ class BaseModel(nn.Module, ABC):
     def network(self, name: str) -> Any:
         """Return a network by its name in `layout`."""
         return self.get_submodule(name)
+
+    def tokenizer_of(self, encoder: str) -> Any:
+        """Return the tokenizer of a text encoder: `tokenizer_2` is that of `text_encoder_2`."""
+        return getattr(self, encoder.replace("text_encoder", "tokenizer"))
 
     def weights_hash(self) -> str:
         """Return a hash of what was loaded: of the files' content, or of hub id and commit."""

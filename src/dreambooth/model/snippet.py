@@ -10,10 +10,11 @@ from typing import Any
 
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from transformers import CLIPTextModelWithProjection
 
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import Source
-from dreambooth.model.textual_inversion import TOKEN_FILE
+from dreambooth.model.token_files import TOKEN_FILE, read_token
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def snippet(
             f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
         ]
         lines += _load_learned(model, kind, exported)
-    return "\n".join(["import torch", *lines, *_draw(picture)]) + "\n"
+    return "\n".join(["import torch", *lines, *_draw(model, picture)]) + "\n"
 
 
 def sampler_options(source: Source, scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     folder = exported.parent if kind in ("single_file", "kohya") else exported
     file = exported if kind == "token" else folder / TOKEN_FILE
     has_token = kind == "token" or file.is_file()
-    lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if has_token else []
+    lines = _load_token(model, file) if has_token else []
     if kind in ("lora", "kohya"):
         lines.append(f"pipe.load_lora_weights({_text(str(exported))})")
     elif kind == "adapter":
@@ -119,7 +120,25 @@ def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     return lines
 
 
-def _draw(picture: Picture) -> list[str]:
+def _load_token(model: BaseModel, file: Path) -> list[str]:
+    """Write the lines that load a token's file."""
+    path, encoders = _text(str(file)), model.token_encoders
+    if len(encoders) == 1:
+        return [f"pipe.load_textual_inversion({path})"]
+    word = _text(read_token(file).token)
+    lines = ["from safetensors.torch import load_file", f"learned = load_file({path})"]
+    for encoder, name in encoders.items():
+        tokenizer = f"pipe.{encoder.replace('text_encoder', 'tokenizer')}"
+        into = f"text_encoder=pipe.{encoder}, tokenizer={tokenizer}"
+        lines.append(f'pipe.load_textual_inversion(learned["{name}"], token={word}, {into})')
+        if issubclass(model.layout.networks[encoder], CLIPTextModelWithProjection):
+            # as `add_words`, which says why
+            text = f"pipe.{encoder}.text_model"
+            lines.append(f"{text}.eos_token_id = {tokenizer}.eos_token_id")
+    return lines
+
+
+def _draw(model: BaseModel, picture: Picture) -> list[str]:
     """Write the lines from the loaded pipeline `pipe` to the file."""
     call = [
         "image = pipe(",
@@ -135,8 +154,12 @@ def _draw(picture: Picture) -> list[str]:
     if picture.dtype != "float32":
         under = f'with torch.autocast("{picture.device}", torch.{picture.dtype}):'
         call = [under, *(f"    {line}" for line in call)]
-    move = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
-    return [*move, *call, 'image.save("out.png")']
+    before = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
+    if picture.dtype == "float16" and model.overflows_in_float16:
+        outside = f'torch.autocast("{picture.device}", enabled=False)'
+        decode = "lambda latents, **options: decode(latents.float(), **options)"
+        before += ["decode = pipe.vae.decode", f"pipe.vae.decode = {outside}({decode})"]
+    return [*before, *call, 'image.save("out.png")']
 
 
 def _arguments(options: dict[str, Any]) -> str:

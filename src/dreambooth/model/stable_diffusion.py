@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
@@ -37,6 +37,7 @@ class StableDiffusion(BaseModel):
         "Stable Diffusion 1.x and 2.x, or the embedded model",
     )
     denoiser, autoencoder, text_encoders = "unet", "vae", ("text_encoder",)
+    token_encoders: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l"}
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL

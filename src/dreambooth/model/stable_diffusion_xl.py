@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +44,10 @@ class StableDiffusionXL(StableDiffusion):
         ("tokenizer", "tokenizer_2"),
     )
     text_encoders = ("text_encoder", "text_encoder_2")
-    overflows_in_float16: ClassVar[bool] = True
+    token_encoders: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "clip_l",
+        "text_encoder_2": "clip_g",
+    }
 
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer
@@ -78,6 +81,11 @@ class StableDiffusionXL(StableDiffusion):
         model.tokenizer_2 = second
         return model
 
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder does: the published one, but not those made for float16."""
+        return self.vae.config.get("force_upcast", True)
+
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as diffusers' pipeline does: `[N,L,D1+D2]`, and `text_embeds [N,P]`.
 
@@ -85,9 +93,9 @@ class StableDiffusionXL(StableDiffusion):
         second. What goes beyond L tokens is cut, with one warning per prompt.
         """
         states, pooled = [], torch.empty(0)
-        for tokenizer, name in zip(self.layout.tokenizers, self.text_encoders, strict=True):
+        for name in self.text_encoders:
             encoder = self.network(name)
-            ids = self._token_ids(list(prompts), getattr(self, tokenizer))
+            ids = self._token_ids(list(prompts), self.tokenizer_of(name))
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])
             pooled = output[0]

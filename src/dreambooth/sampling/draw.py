@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ def draw(
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     images: list[Image.Image] = []
     negative = sampling.negative_prompt
-    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -111,11 +111,35 @@ def _networks(pipeline: Any) -> list[torch.nn.Module]:
     return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
+@contextmanager
+def autocast(model: BaseModel, pipeline: Any, dtype: str) -> Iterator[None]:
     """Compute in half precision if `dtype` is one, or if some networks were cast while frozen.
 
-    The dtype of those networks comes first, because autocast does not convert their weights.
+    The dtype of those networks comes first, because autocast does not convert their weights. An
+    autoencoder that overflows in float16 decodes in float32.
     """
     present = {next(network.parameters()).dtype for network in _networks(pipeline)}
     wanted = next((d for d in present if d != torch.float32), getattr(torch, dtype))
-    return nullcontext() if present == {wanted} else torch.autocast(pipeline.device.type, wanted)
+    if present == {wanted}:
+        yield
+        return
+    exact = wanted == torch.float16 and model.overflows_in_float16
+    with torch.autocast(pipeline.device.type, wanted):
+        with _decoded_exactly(pipeline) if exact else nullcontext():
+            yield
+
+
+@contextmanager
+def _decoded_exactly(pipeline: Any) -> Iterator[None]:
+    """Have a pipeline decode outside autocast."""
+    vae, decode = pipeline.vae, pipeline.vae.decode
+
+    def outside(latents: torch.Tensor, **options: Any) -> Any:
+        with torch.autocast(pipeline.device.type, enabled=False):
+            return decode(latents.float(), **options)
+
+    vae.decode = outside
+    try:
+        yield
+    finally:
+        del vae.decode  # the class's own again

@@ -50,7 +50,7 @@ def draw_frames(
     """Draw frames by their numbers, from 0, as one batch: RGB, `resolution` pixels square."""
     pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
     device = next(model.network(model.denoiser).parameters()).device
-    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         noise = _noise(model, pipeline, morph.seeds, sampling.resolution)
         prompts, negative = (
             model.embed(morph.prompts),

@@ -16,7 +16,7 @@ from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.adapters.peft_files import load_peft
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
+from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files

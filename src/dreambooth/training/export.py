@@ -21,7 +21,7 @@ from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
 from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
-from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
+from dreambooth.model.token_files import TOKEN_FILE, save_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import export_hashes
 from dreambooth.training.file_metadata import metadata_of

@@ -88,7 +88,6 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
-    _refuse_float16(spec, model)
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
@@ -97,17 +96,6 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
-
-
-def _refuse_float16(spec: TrainSpec, model: BaseModel) -> None:
-    if model.overflows_in_float16 and "float16" in (
-        spec.hardware.frozen_dtype,
-        spec.sampling.dtype,
-    ):
-        raise UserError(
-            f"the autoencoder of model={spec.model.name} overflows in float16: set "
-            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
-        )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
