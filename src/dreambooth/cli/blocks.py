@@ -28,8 +28,9 @@ from dreambooth.training.spec import (
 
 Made = TypeVar("Made")
 
-# adapters of PEFT that only call their layer, whatever it computes with
-UNDER_QUANTIZED = ("LoraConfig", "LoHaConfig", "LoKrConfig", "OFTConfig")
+# adapters of PEFT that need no more of a layer than its outputs, or read quantised weights (DoRA);
+# those of others have the shape of the weights, which 4 bits do not keep
+UNDER_QUANTIZED = ("LoraConfig", "OFTConfig")
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
 

@@ -2,7 +2,7 @@
 
 The layers are bitsandbytes': `8bit` is LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339), `4bit`
 NormalFloat with quantised constants (arXiv:2305.14314). They take the place of a network's own once
-its adapters are there, so that every kind of adapter that only calls its layer works.
+its adapters are there, under which PEFT's layers call them.
 """
 
 from __future__ import annotations
@@ -86,4 +86,7 @@ def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
         # on some CPUs it would compute pictures otherwise, in bfloat16, than a step of training
         new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias
-    return new.to(weight.device).train(layer.training)  # which quantises
+    new.to(weight.device).train(layer.training)  # which quantises
+    if bits == "8bit":
+        new.init_8bit_state()  # where DoRA looks for the scales before the first forward pass
+    return new
