@@ -7,6 +7,7 @@ its adapters are there, under which PEFT's layers call them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -74,6 +75,8 @@ def _is_quantized(layer: nn.Module) -> bool:
 def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
     import bitsandbytes as bnb  # takes a second
 
+    # LLM.int8() multiplies float16 or integers, whatever comes in
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
     sizes, weight = (layer.in_features, layer.out_features, False), layer.weight.data
     new: Any
     if bits == "8bit":
