@@ -33,7 +33,9 @@ def test_adapters_train_over_quantised_layers_which_come_back(
         rounded = predict(model)
     assert 0 < (rounded - exact).norm() < error * exact.norm()
     named = "Linear8bitLt" if bits == "8bit" else "Linear4bit"
-    assert kinds(model.unet) == {named, "Linear"}  # A and B are not quantised
+    assert kinds(model.unet) == {named, "Linear"}
+    plain = {n for n, m in model.unet.named_modules() if type(m) is nn.Linear}
+    assert all(".lora_" in name or "emb" in name for name in plain)
     assert kinds(model.text_encoder) == {"Linear"}
     start = {name: p.detach().clone() for name, p in weights.parameters().items()}
     frozen = {n: t.clone() for n, t in model.state_dict().items() if ".lora_" not in n}

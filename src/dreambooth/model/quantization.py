@@ -7,7 +7,6 @@ its adapters are there, under which PEFT's layers call them.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -18,7 +17,9 @@ from dreambooth.errors import UserError, reason
 from dreambooth.packages import need
 
 KEY = "model.quantize"
-CHOICES = ("8bit", "4bit")
+# in the names of layers that stay exact: at step 900 the time embedding's error in 4 bits moves the
+# embedded model's prediction by 66 %, that of all other layers by 19 %
+EXACT = "emb"
 
 
 def check_quantization(bits: str, device: str) -> None:
@@ -45,12 +46,20 @@ def check_quantization(bits: str, device: str) -> None:
 def quantize_layers(network: nn.Module, bits: str, without: Collection[str] = ()) -> None:
     """Put `8bit` or `4bit` layers in the place of a network's linear layers, on their device.
 
+    Those that embed timesteps, sizes or inputs stay as they are.
+
     Args:
         without: names of weights whose layers are left as they are, such as those of adapters.
     """
-    for name, layer in list(network.named_modules()):
-        if type(layer) is nn.Linear and f"{name}.weight" not in without:
+    for name, layer in linear_layers(network).items():
+        if f"{name}.weight" not in without:
             network.set_submodule(name, _quantized(layer, bits))
+
+
+def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
+    """List the layers of a network that can be quantised, by name."""
+    layers = network.named_modules()
+    return {n: layer for n, layer in layers if type(layer) is nn.Linear and EXACT not in n}
 
 
 def unquantize_layers(network: nn.Module) -> bool:
@@ -75,8 +84,6 @@ def _is_quantized(layer: nn.Module) -> bool:
 def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
     import bitsandbytes as bnb  # takes a second
 
-    # LLM.int8() multiplies float16 or integers, whatever comes in
-    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
     sizes, weight = (layer.in_features, layer.out_features, False), layer.weight.data
     new: Any
     if bits == "8bit":

@@ -169,9 +169,11 @@ def _linear_weights(configs: str) -> int:
     import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    from dreambooth.model.quantization import linear_layers
+
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(json.loads(configs)["unet"])
-    return sum(m.weight.numel() for m in unet.modules() if isinstance(m, torch.nn.Linear))
+    return sum(layer.weight.numel() for layer in linear_layers(unet).values())
 
 
 @cache
