@@ -89,6 +89,7 @@ def test_a_device_that_cannot_is_refused(monkeypatch):
         ("method=full", "method=full trains weights of the denoiser, which must be frozen"),
         ("method=custom_diffusion", "custom_diffusion trains weights of the denoiser"),
         ("method=lokr", "LoKrConfig needs the exact weights"),
+        ("method=dora", "under DoRA, where model.quantize=4bit works"),
     ],
 )
 def test_what_must_train_is_not_quantised(spine, tmp_path, override, message):
@@ -97,8 +98,8 @@ def test_what_must_train_is_not_quantised(spine, tmp_path, override, message):
 
 
 @pytest.mark.slow
-def test_a_run_over_eight_bits_leaves_what_its_consumer_draws(spine, tmp_path):
-    more = ("method=dora", "model.quantize=8bit", "export.verify=auto", "max_steps=1")
+def test_a_run_over_four_bits_leaves_what_its_consumer_draws(spine, tmp_path):
+    more = ("method=dora", "model.quantize=4bit", "export.verify=auto", "max_steps=1")
     spine.run(tmp_path, *more, "samples.every_n_steps=1", "ppl=false")
     record = (tmp_path / "run.json").read_text()
-    assert '"error": null' in record and '"quantize": "8bit"' in record
+    assert '"error": null' in record and '"quantize": "4bit"' in record

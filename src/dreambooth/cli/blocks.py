@@ -29,7 +29,7 @@ from dreambooth.training.spec import (
 Made = TypeVar("Made")
 
 # adapters of PEFT that need no more of a layer than its outputs, or read quantised weights (DoRA);
-# those of others have the shape of the weights, which 4 bits do not keep
+# others have updates of the weights' shape, which 4 bits do not keep
 UNDER_QUANTIZED = ("LoraConfig", "OFTConfig")
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
@@ -190,13 +190,15 @@ def _check_quantization(config: Mapping[str, Any], bits: str, device: str) -> No
     Raises:
         UserError: names the method, the adapter or the device.
     """
-    method = config["method"]
+    method, adapter = config["method"], config["method"].get("adapter") or {}
     kinds = [phase["unet"] for phase in method["phases"]]
-    kind = (method.get("adapter") or {}).get("_target_", "").rpartition(".")[2]
+    kind = adapter.get("_target_", "").rpartition(".")[2]
     if any(each not in ("frozen", "adapter") for each in kinds):
         fault = f"method={method['name']} trains weights of the denoiser, which must be frozen"
     elif "adapter" in kinds and kind not in UNDER_QUANTIZED:
         fault = f"{kind} needs the exact weights of its layers"
+    elif adapter.get("use_dora") and bits == "8bit":
+        fault = "PEFT loses the scales of 8-bit layers under DoRA, where model.quantize=4bit works"
     else:
         return check_quantization(bits, device)
     raise UserError(

@@ -96,7 +96,4 @@ def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
         # on some CPUs it would compute pictures otherwise, in bfloat16, than a step of training
         new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias
-    new.to(weight.device).train(layer.training)  # which quantises
-    if bits == "8bit":
-        new.init_8bit_state()  # where DoRA looks for the scales before the first forward pass
-    return new
+    return new.to(weight.device).train(layer.training)  # which quantises
