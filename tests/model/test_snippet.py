@@ -110,7 +110,7 @@ def test_a_folder_of_diffusers_own_trains_on_its_schedule(base, tmp_path):
     wanted.save_pretrained(tmp_path / "scheduler")
     training, _ = load_schedulers(tmp_path)
     assert (training.alphas_cumprod == base.noise_scheduler.alphas_cumprod).all()
-    assert training.config.prediction_type == base.prediction_type
+    assert training.config.prediction_type == base.process.prediction_type
     assert training.config.clip_sample is False
 
 

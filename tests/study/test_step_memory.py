@@ -43,14 +43,17 @@ def test_measured_peaks_are_met():
 
 
 def test_known_architectures_have_the_published_numbers_of_parameters():
-    from diffusers import UNet2DConditionModel
+    import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
     for name, settings in KNOWN.items():
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(settings["unet"])
+            kind = settings["unet"].get("_class_name", "UNet2DConditionModel")
+            unet = getattr(diffusers, kind).from_config(settings["unet"])
             text = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
         for network, made in (("unet", unet), ("text_encoder", text)):
+            if name == "sd35_medium" and network == "text_encoder":
+                continue  # two of them, see test_plan.py; a step computes the first
             assert sum(p.numel() for p in made.parameters()) == PARAMETERS[name][network], name
 
 

@@ -46,11 +46,26 @@ def sampling_of(cfg: DictConfig, run: Run | PlainModel) -> Sampling:
         UserError: a sampler that cannot be made.
     """
     changed = {name: cfg[name] for name in OVERRIDES if cfg[name] is not None}
-    if "scheduler" in cfg:
+    if "scheduler" in cfg and not (_is_auto(cfg) and isinstance(run, Run)):
         options = OmegaConf.to_container(cfg.scheduler.options, resolve=True)
         changed |= {"scheduler": cfg.scheduler.name, "options": options}
-    sampling = replace(run.sampling, **changed)
+    return _checked(run.sampling, changed)
+
+
+def _is_auto(cfg: DictConfig) -> bool:
+    """Tell whether the scheduler is left to the model; a run has one."""
+    return OmegaConf.is_interpolation(cfg.scheduler, "name")
+
+
+def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
+    """Change a sampling, which stays one for the same kind of model.
+
+    Raises:
+        UserError: a sampler that cannot be made, or is for another kind of model.
+    """
+    sampling = replace(own, **changed)
     sampling.check()
+    sampling.require_family(own.is_flow)
     return sampling
 
 
@@ -202,14 +217,12 @@ class Cells:
             changed["guidance_scale"] = float(chosen["guidance_scale"])
         if isinstance(chosen.get("scheduler"), str):
             changed |= self._schedulers[chosen["scheduler"]]
-        sampling = replace(own, **changed)
-        sampling.check()
-        return sampling
+        return _checked(own, changed)
 
     @cached_property
     def _schedulers(self) -> dict[str, dict[str, Any]]:
         """Name and options of every scheduler on the axis, by its choice."""
-        known = {path.stem: path for path in files_of("scheduler", [CONF])}
+        known = {path.stem: path for path in files_of("scheduler", [CONF]) if path.stem != "auto"}
         found = {}
         for name in self.values("scheduler"):
             if name not in known:

@@ -115,6 +115,8 @@ CHOICES = {
     "prior.kind": ("images", "prediction"),
     "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
+    "loss.timesteps": ("uniform", "logit_normal", "mode", "shifted"),
+    "loss.weighting": ("none", "sigma_sqrt", "sigma_squared", "cosmap"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
     "model.quantize": (None, "8bit", "4bit"),
     "export.kind": ("auto", "full", "lora", "none"),

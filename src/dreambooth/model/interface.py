@@ -5,15 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from dreambooth.diffusion.process import Process, process_of
+from dreambooth.errors import UserError
 from dreambooth.model.quantization import unquantize_layers
 from dreambooth.model.source import Layout, Source
 
@@ -72,24 +78,33 @@ class BaseModel(nn.Module, ABC):
     quantised while frozen: `{network: {name: tensor}}`.
     """
 
-    layout: ClassVar[Layout]
+    layout: Layout
     denoiser: ClassVar[str]
     autoencoder: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
+    # what can be written of it, beside what the kind of export says
+    export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "kohya", "peft", "single_file")
     token_encoders: ClassVar[Mapping[str, str]] = {}
 
     source: Source
     tokenizer: Any
     text_encoder: Any
-    noise_scheduler: DDPMScheduler
+    noise_scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler
     masters: dict[str, dict[str, Tensor]]
 
     @classmethod
     @abstractmethod
     def from_pretrained(
-        cls, path: str, revision: str | None = None, variant: str | None = None
+        cls,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        max_sequence_length: int | None = None,
     ) -> BaseModel:
         """Load a local diffusers folder or a hub id; `variant` names a set of weight files.
+
+        Args:
+            max_sequence_length: what the pipelines of some models are told; None for the others.
 
         Raises:
             UserError: names the part of a model that is unreachable, incomplete or damaged.
@@ -122,7 +137,7 @@ class BaseModel(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
-        """Run the denoiser: `[N,C,h,w]`, int64 `[N]`, N prompts => prediction `[N,C,h,w]`."""
+        """Run the denoiser: `[N,C,h,w]`, timesteps `[N]`, N prompts => prediction `[N,C,h,w]`."""
 
     @abstractmethod
     def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
@@ -142,14 +157,40 @@ class BaseModel(nn.Module, ABC):
         """Recompute activations in the backward pass: less memory, about a third more time."""
 
     @property
-    def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`: what the denoiser was trained to predict."""
-        return self.noise_scheduler.config["prediction_type"]
+    def modelspec(self) -> str | None:
+        """The name of the architecture in the metadata of files; None if its sizes tell it."""
+        return None
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """The noise schedule alpha_bar, `[T]` float32."""
-        return self.noise_scheduler.alphas_cumprod.float()
+    def drawing_options(self) -> dict[str, Any]:
+        """What the pipeline's call is told beside what every model's is."""
+        return {}
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Count the tokens that the denoiser makes of latents of a height and width."""
+        return height * width
+
+    def check_resolution(self, resolution: int) -> None:
+        """Refuse a resolution, in pixels, that the model cannot draw.
+
+        Raises:
+            UserError: says what it must be.
+        """
+        if resolution % self._latent_factor:
+            raise UserError(
+                f"resolution={resolution} must be a multiple of {self._latent_factor} for this "
+                "model."
+            )
+
+    @property
+    def _latent_factor(self) -> int:
+        """Pixels in a side of a latent."""
+        return 2 ** (len(self.network(self.autoencoder).config["block_out_channels"]) - 1)
+
+    @cached_property
+    def process(self) -> Process:
+        """The process that the denoiser was trained on."""
+        return process_of(self.noise_scheduler)
 
     @property
     def overflows_in_float16(self) -> bool:

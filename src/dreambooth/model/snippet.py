@@ -50,7 +50,8 @@ def snippet(
     """
     pipeline, sampler = model.layout.pipeline.__name__, type(scheduler).__name__
     if kind == "full":
-        lines = [f"from diffusers import {pipeline}", "", _load(pipeline, str(exported))]
+        load = _load(pipeline, str(exported), **dict.fromkeys(model.layout.absent))
+        lines = [f"from diffusers import {pipeline}", "", load]
     else:
         names = ", ".join(sorted((pipeline, sampler)))
         options = _arguments(sampler_options(model.source, scheduler))
@@ -88,7 +89,8 @@ def _loading_options(source: Source) -> dict[str, Any]:
     index = json.loads((source.folder / "model_index.json").read_text())
     if (index.get("safety_checker") or [None])[0] is not None:
         options["safety_checker"] = None  # it blackens pictures, and no run uses it
-    return options
+    # of a folder without them, diffusers must be told so
+    return options | dict.fromkeys(source.layout.absent)
 
 
 def _load(pipeline: str, path: str, **options: Any) -> str:
@@ -148,6 +150,7 @@ def _draw(model: BaseModel, picture: Picture) -> list[str]:
         f"    guidance_scale={picture.guidance_scale},",
         f"    height={picture.resolution},",
         f"    width={picture.resolution},",
+        *(f"    {name}={value!r}," for name, value in model.drawing_options.items()),
         f"    generator=torch.Generator().manual_seed({picture.seed}),",
         ").images[0]",
     ]

@@ -20,7 +20,7 @@ from dreambooth.errors import UserError
 from dreambooth.model.interface import Embeddings
 from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.source import Layout, check_complete, fix_for, locate
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion, refuse_length
 
 NUM_SIZES = 6  # what `condition` is given of an image
 
@@ -54,7 +54,11 @@ class StableDiffusionXL(StableDiffusion):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, revision: str | None = None, variant: str | None = None
+        cls,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        max_sequence_length: int | None = None,
     ) -> StableDiffusionXL:
         """Load a local diffusers folder or a hub id: float32, frozen, safetensors only.
 
@@ -62,6 +66,7 @@ class StableDiffusionXL(StableDiffusion):
             UserError: names the part of a model that is unreachable, incomplete, damaged or of
                 another kind.
         """
+        refuse_length(path, max_sequence_length)
         source = locate(str(path), revision, variant, cls.layout)
         check_complete(source)
         first, second = (load_tokenizer(source.folder, name) for name in cls.layout.tokenizers)
@@ -80,6 +85,11 @@ class StableDiffusionXL(StableDiffusion):
         model = cls(networks, first, noise_scheduler, sampler, source)
         model.tokenizer_2 = second
         return model
+
+    @property
+    def modelspec(self) -> str:
+        """The name of the architecture in the metadata of files."""
+        return "stable-diffusion-xl-v1-base"
 
     @property
     def overflows_in_float16(self) -> bool:

@@ -131,7 +131,9 @@ class TrainableWeights:
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
         overflows = self._frozen_dtype == torch.float16 and model.overflows_in_float16
-        _cast(model, model.autoencoder, torch.float32 if overflows else self._frozen_dtype)
+        for name in sorted({*model.layout.networks} - {*model.trainable_networks}):
+            is_kept = overflows and name == model.autoencoder
+            _cast(model, name, torch.float32 if is_kept else self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
+from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from PIL import Image
 
@@ -40,7 +41,11 @@ class _ShortTruncation(logging.Filter):
         return bool(new)
 
 
-for _module in (pipeline_stable_diffusion, pipeline_stable_diffusion_xl):
+for _module in (
+    pipeline_stable_diffusion,
+    pipeline_stable_diffusion_xl,
+    pipeline_stable_diffusion_3,
+):
     logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
 
 
@@ -60,7 +65,7 @@ def draw(
     Args:
         advance: is told the number of images of each batch when it is drawn.
     """
-    pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
+    pipeline: Any = model.pipeline(sampling.build(model.process))
     images: list[Image.Image] = []
     negative = sampling.negative_prompt
     with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
@@ -76,6 +81,7 @@ def draw(
                 guidance_scale=sampling.guidance_scale,
                 height=sampling.resolution,
                 width=sampling.resolution,
+                **model.drawing_options,
             ).images
             advance(len(generators))
     return images

@@ -20,6 +20,7 @@ from dreambooth.study.plan import rows_of_step
 from dreambooth.study.sizes import (
     GIB,
     NETWORKS,
+    PARTS,
     is_own,
     moments,
     parameters_of,
@@ -58,7 +59,19 @@ SD2: Plain = {
         "num_hidden_layers": 23,
     },
 }
-KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+SD35_MEDIUM: Plain = {
+    "unet": {
+        "_class_name": "SD3Transformer2DModel",
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 384,
+        "dual_attention_layers": list(range(13)),
+        "qk_norm": "rms_norm",
+    },
+    "text_encoder": SD1["text_encoder"],
+}
+KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sd35_medium": SD35_MEDIUM}
 
 
 @dataclass(frozen=True)
@@ -153,27 +166,31 @@ def _hashable(kind: Any) -> Kind:
 
 def _configs(config: Plain) -> Plain | None:
     """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     try:
-        return {name: json.loads((folder / name / "config.json").read_text()) for name in NETWORKS}
-    except (OSError, ValueError):
+        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
+        names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
+        return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
+    except (OSError, ValueError, StopIteration):
         return KNOWN.get(config["model"]["name"])
 
 
 @cache
 def _linear_weights(configs: str) -> int:
     """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
+    import diffusers
     import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from dreambooth.model.quantization import linear_layers
 
+    settings = json.loads(configs)["unet"]
+    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(json.loads(configs)["unet"])
-    return sum(layer.weight.numel() for layer in linear_layers(unet).values())
+        layers = linear_layers(kind.from_config(settings))
+    return sum(layer.weight.numel() for layer in layers.values())
 
 
 @cache
@@ -187,13 +204,14 @@ def _peak_of_step(
     is_checkpointed: bool,
 ) -> int:
     """Run a step on the meta device; return the most bytes that are alive at once."""
+    import diffusers
     import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     settings, dtype = json.loads(configs), torch.bfloat16 if is_half else torch.float32
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(settings["unet"])
+        kind = getattr(diffusers, settings["unet"].get("_class_name", "UNet2DConditionModel"))
+        unet: Any = kind.from_config(settings["unet"])
         text: Any = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
     for network, kind in ((unet, kinds[0]), (text, kinds[1])):
         torch.nn.Module.to(network, dtype).requires_grad_(False)
@@ -205,22 +223,42 @@ def _peak_of_step(
     side = resolution // 2**halvings
     live = _Live([*unet.parameters(), *text.parameters()])
     with torch.device("meta"), _attention(), live.watched():
-        width, length = unet.config.cross_attention_dim, text.config.max_position_embeddings
-        words = torch.empty(rows, length, width, dtype=dtype)
+        length = text.config.max_position_embeddings
+        inputs = _inputs(unet, rows, length, dtype)
+        words = inputs["encoder_hidden_states"]
         if kinds[1] != "frozen":
             hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
-            words = words + torch.nn.functional.pad(hidden, (0, width - hidden.shape[-1]))
+            padded = torch.nn.functional.pad(hidden, (0, words.shape[-1] - hidden.shape[-1]))
+            inputs["encoder_hidden_states"] = words + padded
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
-        times = torch.zeros(rows, dtype=torch.long)
-        more = {}
-        if unet.config.addition_embed_type == "text_time":  # Stable Diffusion XL
-            ids = unet.config.projection_class_embeddings_input_dim
-            pooled = ids - 6 * unet.config.addition_time_embed_dim
-            extra = {"text_embeds": torch.empty(rows, pooled, dtype=dtype)}
-            more["added_cond_kwargs"] = {**extra, "time_ids": torch.empty(rows, 6, dtype=dtype)}
-        loss = unet(noisy, times, words, **more).sample.float().square().mean()
+        loss = unet(noisy, **inputs).sample.float().square().mean()
         loss.backward()
     return live.peak
+
+
+def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]:
+    """Make what a denoiser is told beside the latents, for prompts of `length` tokens."""
+    import torch
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(rows, *shape, dtype=dtype)
+
+    config, times = denoiser.config, torch.zeros(rows, dtype=torch.long)
+    if "joint_attention_dim" in config:  # Stable Diffusion 3; T5's tokens are left out
+        return {
+            "encoder_hidden_states": empty(length, config.joint_attention_dim),
+            "pooled_projections": empty(config.pooled_projection_dim),
+            "timestep": times,
+        }
+    inputs: dict[str, Any] = {
+        "timestep": times,
+        "encoder_hidden_states": empty(length, config.cross_attention_dim),
+    }
+    if config.addition_embed_type == "text_time":  # Stable Diffusion XL
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        extra = {"text_embeds": empty(pooled), "time_ids": empty(6)}
+        inputs["added_cond_kwargs"] = extra
+    return inputs
 
 
 def _let_train(network: nn.Module, kind: Kind, targets: Sequence[str]) -> None:

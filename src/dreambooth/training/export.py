@@ -82,7 +82,7 @@ def export(prepared: Prepared) -> Exported:
                 _write_layout(prepared, layout, new / layout, dtype)
     places = {layout: _place(prepared, layout) for layout in ("diffusers", *others)}
     scheduler, picture = (
-        spec.samples.set.sampling.build(model.noise_scheduler),
+        spec.samples.set.sampling.build(model.process),
         picture_of(prepared),
     )
     programs = {
@@ -122,7 +122,7 @@ def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
     """Write the layout that runs are loaded from: diffusers' own."""
     spec, model, kind = prepared.spec, prepared.model, prepared.spec.export.kind
     if kind == "full":
-        model.export(folder, spec.samples.set.sampling.build(model.noise_scheduler), dtype)
+        model.export(folder, spec.samples.set.sampling.build(model.process), dtype)
         return
     if kind == "lora":
         sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))

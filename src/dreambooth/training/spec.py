@@ -12,6 +12,7 @@ import torch
 
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
+from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.textual_inversion import TokenSettings
@@ -22,12 +23,16 @@ from dreambooth.sampling.spec import Sampling
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A base model: `path` is `pocket`, a local diffusers folder or a hub id."""
+    """A base model: `path` is `pocket`, a local diffusers folder or a hub id.
+
+    `max_sequence_length` is of those models whose pipelines take one.
+    """
 
     name: str
     path: str
     revision: str | None
     variant: str | None
+    max_sequence_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class DataSpec:
     prior_batch_size: int
     pairing: str
     noise_offset: float
+    timesteps: TimestepSettings
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ class Loss:
 
     `prior_weight_schedule` takes it to `prior_weight_end` over a phase (`scheduled_weight`).
     `min_snr_gamma` None leaves errors unweighted. `noise_schedule_dtype` "latents" casts the
-    schedule to the latents' dtype, as diffusers does; float32 is exact.
+    schedule to the latents' dtype, as diffusers does; float32 is exact. `weighting` is that of flow
+    matching.
     """
 
     prior_loss_weight: float
@@ -140,6 +147,7 @@ class Loss:
     noise_schedule_dtype: str = "float32"
     prior_weight_schedule: str = "constant"
     prior_weight_end: float = 0.0
+    weighting: str = "none"
 
 
 @dataclass(frozen=True)
