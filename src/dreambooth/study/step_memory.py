@@ -118,7 +118,8 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
         trained += _embeddings(config)  # the optimizer is given the whole matrix
     others = sum(sizes.values()) - own
     bits = config["model"].get("quantize")
-    linear = 0 if bits is None else _linear_weights(json.dumps(_configs(config)))
+    # on a CPU the peak is when the exact weights have been copied and are not quantised yet
+    linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
     if not on_gpu:  # exact weights, to go back to
