@@ -68,6 +68,7 @@ def unquantize_layers(network: nn.Module) -> bool:
     Their weights, float32 and on the same device, are not set: the exact ones are to be copied in.
     """
     found = [(name, layer) for name, layer in network.named_modules() if _is_quantized(layer)]
+    layer: Any
     for name, layer in found:
         device = layer.weight.device
         exact = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -82,17 +83,18 @@ def _is_quantized(layer: nn.Module) -> bool:
 
 
 def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
-    import bitsandbytes as bnb  # takes a second
+    import bitsandbytes.nn  # takes a second
 
+    bnb: Any = bitsandbytes.nn
     sizes, weight = (layer.in_features, layer.out_features, False), layer.weight.data
     new: Any
     if bits == "8bit":
-        new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
-        new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        new = bnb.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
+        new.weight = bnb.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
         own = {"compute_dtype": weight.dtype, "quant_type": "nf4"}
-        new = bnb.nn.Linear4bit(*sizes, **own, device="meta")
-        new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=new)
+        new = bnb.Linear4bit(*sizes, **own, device="meta")
+        new.weight = bnb.Params4bit(weight, requires_grad=False, quant_type="nf4", module=new)
         # on some CPUs it would compute pictures otherwise, in bfloat16, than a step of training
         new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias

@@ -120,6 +120,7 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     bits = config["model"].get("quantize")
     # on a CPU the peak is when the exact weights have been copied and are not quantised yet
     linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
+    saved = linear * (frozen - STORED[bits]) if bits else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
     if not on_gpu:  # exact weights, to go back to
@@ -127,7 +128,7 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
     return Memory(
-        weights=(trained * 4 + others * frozen - linear * (frozen - STORED.get(bits, 0))) / GIB,
+        weights=(trained * 4 + others * frozen - saved) / GIB,
         gradients=trained * 4 / GIB,
         optimizer=trained * moments(config) / GIB,
         activations=_activations(config, phase, is_half) / GIB,
