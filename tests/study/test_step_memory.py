@@ -89,6 +89,22 @@ def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
     assert copied.copies == pytest.approx(2 * UNET * 4 / 2**30)
 
 
+def test_a_transformer_is_estimated_by_its_own_architecture():
+    model = ("model=sd35_medium", "photos.root=x", "method=lora", "batch_size=1", "ppl=false")
+    small, wide = (memory(*model, f"resolution={side}") for side in (512, 1024))
+    assert small.weights * 2**30 == pytest.approx(
+        4 * sum(PARAMETERS["sd35_medium"].values()), rel=0.01
+    )
+    # 4 times the patches of the image, and the same 154 tokens of the prompt
+    assert wide.activations == pytest.approx(
+        small.activations * (4096 + 154) / (1024 + 154), rel=0.1
+    )
+    longer = memory(*model, "resolution=512", "model.max_sequence_length=512")
+    assert longer.activations > 1.2 * small.activations
+    checkpointed = memory(*model, "resolution=512", "gradient_checkpointing=true")
+    assert checkpointed.activations < 0.3 * small.activations
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -64,8 +64,8 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
         options=scheduler["options"],
         dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
     )
-    named(f"{sampler}.name", sampling.check)
     named(f"{sampler}.name", sampling.require_family, is_flow_model(config))
+    named(f"{sampler}.name", sampling.check)
     return sampling
 
 

@@ -64,8 +64,8 @@ def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
         UserError: a sampler that cannot be made, or is for another kind of model.
     """
     sampling = replace(own, **changed)
-    sampling.check()
     sampling.require_family(own.is_flow)
+    sampling.check()
     return sampling
 
 
