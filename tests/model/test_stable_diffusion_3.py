@@ -160,6 +160,7 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp
         ("loss.logit_std=0", "loss.logit_std=0 must be a number greater than 0"),
         ("loss.mode_scale=2", "loss.mode_scale=2 must be a number from -1 to 1.75"),
         ("loss.shift=0", "loss.shift=0 must be a number greater than 0, or null"),
+        ("loss.timesteps=mode loss.shift=2", "shift=2 has no effect with loss.timesteps=mode"),
         ("method=textual_inversion", "Stable Diffusion 3 and 3.5 takes no new words"),
         ("model.max_sequence_length=null", "must be a whole number from 0 to 512"),
         ("model.max_sequence_length=513", "must be a whole number from 0 to 512"),
@@ -275,6 +276,14 @@ def test_t5_is_read_written_and_run_once_for_a_prompt(with_t5, tmp_path, monkeyp
     assert ours[0][:, -5:].abs().sum() > 0
     names = [n for n, _ in model.named_parameters() if n.startswith("text_encoder_3")]
     assert names and "text_encoder_3" not in model.trainable_networks
+
+
+@pytest.mark.slow
+def test_t5_is_cast_before_anything_is_drawn_and_class_images_say_so(with_t5, sd3_spine, tmp_path):
+    own = (f"model.path='{with_t5}'", f"cache_dir='{tmp_path / 'cache'}'", "method=lora")
+    sd3_spine.run(tmp_path / "run", *own, "frozen_dtype=bfloat16", "export.verify=false")
+    (file,) = (tmp_path / "cache/class_images").glob("*/facts.json")
+    assert json.loads(file.read_text())["cast"] == {"text_encoder_3": "bfloat16"}
 
 
 def test_t5_needs_a_token_and_its_folder(with_t5, tmp_path):

@@ -124,6 +124,11 @@ def timestep_settings(block: Mapping[str, Any]) -> TimestepSettings:
     ):
         require_number(f"loss.{key}", block[key], holds, described)
     if block["shift"] is not None:
+        if block["timesteps"] != "shifted":
+            raise UserError(
+                f"loss.shift={block['shift']} has no effect with loss.timesteps="
+                f"{block['timesteps']}: set loss.timesteps=shifted, or loss.shift=null."
+            )
         described = "greater than 0, or null"
         require_number("loss.shift", block["shift"], lambda x: finite(x) and x > 0, described)
     keys = ("logit_mean", "logit_std", "mode_scale", "shift")

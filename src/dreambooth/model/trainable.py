@@ -128,9 +128,9 @@ class TrainableWeights:
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
         overflows = self._frozen_dtype == torch.float16 and model.overflows_in_float16
-        for name in sorted({*model.layout.networks} - {*model.trainable_networks}):
+        for name in (model.autoencoder, *model.frozen_encoders):
             is_kept = overflows and name == model.autoencoder
-            _cast(model, name, torch.float32 if is_kept else self._frozen_dtype)
+            cast_network(model, name, torch.float32 if is_kept else self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):
@@ -140,7 +140,7 @@ class TrainableWeights:
                 if self._initial is not None:
                     self._initial.put_into(model, name)
             is_base = kind in ("frozen", "adapter")
-            _cast(model, name, self._frozen_dtype if is_base else torch.float32)
+            cast_network(model, name, self._frozen_dtype if is_base else torch.float32)
             if kind == "token":
                 self._mask_other_rows(name)
             else:
@@ -239,7 +239,7 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
             )
 
 
-def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
+def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
     """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
     module = model.network(network)
     if module.dtype == dtype:
