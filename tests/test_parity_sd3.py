@@ -110,10 +110,10 @@ def train_plainly(folder, ours, scheme: str, precondition: bool):
     ("weighting", "scheme", "precondition", "text"),
     [
         (None, "logit_normal", True, False),  # both defaults
-        (None, "logit_normal", True, True),
-        ("none", "logit_normal", False, False),
-        ("sigma_sqrt", "sigma_sqrt", False, False),
-        ("cosmap", "cosmap", False, False),
+        pytest.param(None, "logit_normal", True, True, marks=pytest.mark.thorough),
+        pytest.param("none", "logit_normal", False, False, marks=pytest.mark.thorough),
+        pytest.param("sigma_sqrt", "sigma_sqrt", False, False, marks=pytest.mark.thorough),
+        pytest.param("cosmap", "cosmap", False, False, marks=pytest.mark.thorough),
     ],
 )
 def test_five_steps_equal_diffusers(tiny_sd3_model_dir, weighting, scheme, precondition, text):

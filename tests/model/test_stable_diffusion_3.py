@@ -124,6 +124,7 @@ METHODS = {
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "export.verify=auto")
@@ -279,6 +280,7 @@ def test_t5_is_read_written_and_run_once_for_a_prompt(with_t5, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_t5_is_cast_before_anything_is_drawn_and_class_images_say_so(with_t5, sd3_spine, tmp_path):
     own = (f"model.path='{with_t5}'", f"cache_dir='{tmp_path / 'cache'}'", "method=lora")
     sd3_spine.run(tmp_path / "run", *own, "frozen_dtype=bfloat16", "export.verify=false")
