@@ -11,8 +11,10 @@ from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML file
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.resources import refuse_small_memory
 from dreambooth.errors import UserError
+from dreambooth.pocket.embedded import FOLDER
 from dreambooth.study.sizes import PARAMETERS, parameters_of
 from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of
+from dreambooth.weights_files import read_header
 
 pytestmark = pytest.mark.thorough
 
@@ -26,6 +28,11 @@ def memory(*overrides: str, on_gpu: bool = True) -> Memory:
     found = memory_of(OmegaConf.to_container(cfg, resolve=True), on_gpu)
     assert found is not None
     return found
+
+
+def shapes_of_unet() -> dict[str, list[int]]:
+    (file,) = (FOLDER / "unet").glob("*.safetensors")
+    return {n: entry["shape"] for n, entry in read_header(file).items() if n != "__metadata__"}
 
 
 def test_measured_peaks_are_met():
@@ -85,6 +92,10 @@ def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
     for name, share in (("adamw", 2), ("adamw_8bit", 0.5), ("prodigy", 4), ("adafactor", 0)):
         held = memory(*one, f"optimizer={name}").optimizer
         assert held == pytest.approx(share * plain.gradients)
+    bits = memory(*one, "method=lora", "model.quantize=4bit")
+    shapes = shapes_of_unet().items()
+    linear = sum(s[0] * s[1] for name, s in shapes if len(s) == 2 and "emb" not in name)
+    assert (lora.weights - bits.weights) * 2**30 == pytest.approx(linear * (4 - 0.515625))
     copied = memory("resolution=512", "batch_size=1", "prior.kind=prediction", "ema_decay=0.9")
     assert copied.copies == pytest.approx(2 * UNET * 4 / 2**30)
 

@@ -152,13 +152,14 @@ class Cells:
     def _check_scalable(self, run: Run | PlainModel) -> None:
         """Refuse an adapter_weight other than 1 where it would change nothing."""
         if isinstance(run, Run):
-            adapter = method_spec(run.config["method"]).adapter
-            if run.record["export"] not in ("lora", "adapter") or adapter is None:
+            adapter, kind = method_spec(run.config["method"]).adapter, run.record["export"]
+            if kind not in ("lora", "adapter"):
                 raise UserError(
                     f"adapter_weight needs a run with an adapter, and {run.folder} exported "
-                    f"{run.record['export']}: train one with method=lora."
+                    f"{kind}: train one with method=lora."
                 )
-            if not adapter.is_scalable:
+            # a LoRA that is none of the method's own was extracted
+            if adapter is not None and not adapter.is_scalable and kind == "adapter":
                 raise UserError(
                     f"adapter_weight must be 1 for {run.folder}: the update of a "
                     f"{run.config['method']['name']} adapter is no sum that can be scaled."

@@ -194,7 +194,10 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
     for phase in method.phases:
         phase.parts.check(model, method.adapter)
     initial = _initial_adapter(spec, model)
-    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype, initial)
+    quantize = spec.hardware.quantize
+    return TrainableWeights(
+        model, spec.seed, method.adapter, method.token, dtype, initial, quantize
+    )
 
 
 def _initial_adapter(spec: TrainSpec, model: BaseModel) -> InitialAdapter | None:
