@@ -60,8 +60,8 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
         options=scheduler["options"],
         dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
     )
-    named(f"{sampler}.name", sampling.check)
     named(f"{sampler}.name", sampling.require_family, is_flow_model(config))
+    named(f"{sampler}.name", sampling.check)
     return sampling
 
 
@@ -120,6 +120,11 @@ def timestep_settings(block: Mapping[str, Any]) -> TimestepSettings:
     ):
         require_number(f"loss.{key}", block[key], holds, described)
     if block["shift"] is not None:
+        if block["timesteps"] != "shifted":
+            raise UserError(
+                f"loss.shift={block['shift']} has no effect with loss.timesteps="
+                f"{block['timesteps']}: set loss.timesteps=shifted, or loss.shift=null."
+            )
         described = "greater than 0, or null"
         require_number("loss.shift", block["shift"], lambda x: finite(x) and x > 0, described)
     keys = ("logit_mean", "logit_std", "mode_scale", "shift")

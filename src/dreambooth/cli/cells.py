@@ -46,15 +46,10 @@ def sampling_of(cfg: DictConfig, run: Run | PlainModel) -> Sampling:
         UserError: a sampler that cannot be made.
     """
     changed = {name: cfg[name] for name in OVERRIDES if cfg[name] is not None}
-    if "scheduler" in cfg and not (_is_auto(cfg) and isinstance(run, Run)):
+    if "scheduler" in cfg:
         options = OmegaConf.to_container(cfg.scheduler.options, resolve=True)
         changed |= {"scheduler": cfg.scheduler.name, "options": options}
     return _checked(run.sampling, changed)
-
-
-def _is_auto(cfg: DictConfig) -> bool:
-    """Tell whether the scheduler is left to the model; a run has one."""
-    return OmegaConf.is_interpolation(cfg.scheduler, "name")
 
 
 def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
@@ -64,8 +59,8 @@ def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
         UserError: a sampler that cannot be made, or is for another kind of model.
     """
     sampling = replace(own, **changed)
-    sampling.check()
     sampling.require_family(own.is_flow)
+    sampling.check()
     return sampling
 
 

@@ -203,6 +203,12 @@ class BaseModel(nn.Module, ABC):
         return (self.denoiser, *self.text_encoders)
 
     @property
+    def frozen_encoders(self) -> tuple[str, ...]:
+        """Names of the encoders of prompts that no phase can train, such as T5."""
+        others = (*self.trainable_networks, self.autoencoder)
+        return tuple(name for name in self.layout.networks if name not in others)
+
+    @property
     def trains_text(self) -> bool:
         """Whether any weight of a text encoder trains now."""
         encoders = (self.network(name) for name in self.text_encoders)

@@ -131,9 +131,9 @@ class TrainableWeights:
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
         overflows = self._frozen_dtype == torch.float16 and model.overflows_in_float16
-        for name in sorted({*model.layout.networks} - {*model.trainable_networks}):
+        for name in (model.autoencoder, *model.frozen_encoders):
             is_kept = overflows and name == model.autoencoder
-            _cast(model, name, torch.float32 if is_kept else self._frozen_dtype)
+            cast_network(model, name, torch.float32 if is_kept else self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):
@@ -143,7 +143,7 @@ class TrainableWeights:
                 if self._initial is not None:
                     self._initial.put_into(model, name)
             is_base = kind in ("frozen", "adapter")
-            _cast(model, name, self._frozen_dtype if is_base else torch.float32)
+            cast_network(model, name, self._frozen_dtype if is_base else torch.float32)
             if self._quantize is not None and name == model.denoiser:
                 _quantize(model, name, self._quantize)
             if kind == "token":
@@ -157,7 +157,7 @@ class TrainableWeights:
         """Bring back the weights that were quantised while phases trained, in `frozen_dtype`."""
         if self._quantize is not None:
             self.model.restore(self.model.denoiser)
-            _cast(self.model, self.model.denoiser, self._frozen_dtype)
+            cast_network(self.model, self.model.denoiser, self._frozen_dtype)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """List what the optimizer is given, by name, sorted.
@@ -250,7 +250,7 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
             )
 
 
-def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
+def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
     """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
     module = model.network(network)
     if module.dtype == dtype:

@@ -153,6 +153,7 @@ def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     targets = block.get("target_modules") or block.get("targets") or ()
     return _peak_of_step(
         json.dumps(_configs(config)),
+        config["model"].get("max_sequence_length") or 0,
         tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
         rows_of_step(config, phase),
@@ -198,6 +199,7 @@ def _linear_weights(configs: str) -> int:
 @cache
 def _peak_of_step(
     configs: str,
+    more_tokens: int,
     kinds: tuple[Kind, ...],
     targets: tuple[str, ...],
     rows: int,
@@ -226,12 +228,12 @@ def _peak_of_step(
     live = _Live([*unet.parameters(), *text.parameters()])
     with torch.device("meta"), _attention(), live.watched():
         length = text.config.max_position_embeddings
-        inputs = _inputs(unet, rows, length, dtype)
+        inputs = _inputs(unet, rows, length + more_tokens, dtype)
         words = inputs["encoder_hidden_states"]
         if kinds[1] != "frozen":
             hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
-            padded = torch.nn.functional.pad(hidden, (0, words.shape[-1] - hidden.shape[-1]))
-            inputs["encoder_hidden_states"] = words + padded
+            beyond = (0, words.shape[-1] - hidden.shape[-1], 0, more_tokens)
+            inputs["encoder_hidden_states"] = words + torch.nn.functional.pad(hidden, beyond)
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
         loss = unet(noisy, **inputs).sample.float().square().mean()
         loss.backward()
@@ -246,7 +248,7 @@ def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]
         return torch.empty(rows, *shape, dtype=dtype)
 
     config, times = denoiser.config, torch.zeros(rows, dtype=torch.long)
-    if "joint_attention_dim" in config:  # Stable Diffusion 3; T5's tokens are left out
+    if "joint_attention_dim" in config:  # Stable Diffusion 3
         return {
             "encoder_hidden_states": empty(length, config.joint_attention_dim),
             "pooled_projections": empty(config.pooled_projection_dim),
