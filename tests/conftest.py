@@ -283,6 +283,13 @@ def tiny_flux2_model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def flux2_spine(tiny_flux2_model_dir, tmp_path_factory) -> Spine:
+    """Runs the main job on the tiny FLUX.2 klein."""
+    own = ("model=flux2_klein", "model.max_sequence_length=64")
+    return Spine(tiny_flux2_model_dir, tmp_path_factory.mktemp("flux2_spine"), own)
+
+
 def _qwen_tokenizer() -> Qwen2Tokenizer:
     """Every byte a token, and Qwen3's chat as far as a prompt goes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

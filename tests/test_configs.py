@@ -30,12 +30,12 @@ FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 COUNTS = {
     ".": 10,
     "evaluation": 5,
-    "experiment": 17,
+    "experiment": 18,
     "hydra/launcher": 2,
     "hydra/sweeper": 2,
     "logger": 3,
     "method": 12,
-    "model": 6,
+    "model": 7,
     "optimizer": 5,
     "preset": 8,
     "reuse": 2,
@@ -167,7 +167,8 @@ FLOW = (
 @pytest.mark.parametrize(("group", "name"), TRAINED)
 def test_every_choice_trains_a_step(request, encoders_dir, tmp_path, monkeypatch, group, name):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    spine = request.getfixturevalue("sd3_spine" if name in FLOW else "spine")
+    kind = "sd3_spine" if name in FLOW else "flux2_spine" if "flux2" in name else "spine"
+    spine = request.getfixturevalue(kind)
     more = own(group, name)
     if group == "evaluation":
         more += (f"evaluation.encoders_dir='{encoders_dir}'",)

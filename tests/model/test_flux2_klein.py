@@ -19,7 +19,7 @@ from dreambooth.model.peft_layers import add_adapter
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling
-from spine import Spine, checkpoint, copy_checkpoint, same
+from spine import checkpoint, copy_checkpoint, same
 
 PROMPTS = ["a photo of sks dog", "", "unheard-of WORDS, 42!"]
 EULER = "FlowMatchEulerDiscreteScheduler"
@@ -94,20 +94,14 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def klein(tiny_flux2_model_dir, tmp_path_factory) -> Spine:
-    own = ("model=flux2_klein", f"model.max_sequence_length={LENGTH}")
-    return Spine(tiny_flux2_model_dir, tmp_path_factory.mktemp("klein"), own)
-
-
 @pytest.mark.slow
 @pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(klein, tmp_path, method):
+def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(flux2_spine, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "export.verify=auto")
-    whole = klein.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")
+    whole = flux2_spine.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")
     copy_checkpoint(whole, tmp_path / "parts", "checkpoints/phase-0/step-000002.ckpt")
-    parts = klein.run(tmp_path / "parts", *steps)
+    parts = flux2_spine.run(tmp_path / "parts", *steps)
     a, b = checkpoint(whole), checkpoint(parts)
     assert same(a["state_dict"], b["state_dict"]) and a["global_step"] == 4
     assert {name.partition(".")[0] for name in a["state_dict"]} == {"transformer"}
@@ -125,10 +119,12 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(klein, tmp_pat
         ("method=lora export.layouts=[diffusers,kohya]", "kohya, which no tool here writes"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(klein, tiny, tmp_path, monkeypatch, override, message):
+def test_what_cannot_be_trained_is_refused(
+    flux2_spine, tiny, tmp_path, monkeypatch, override, message
+):
     monkeypatch.setattr("dreambooth.training.prepare.load_model", lambda *_: tiny)
     with pytest.raises(UserError, match=message):
-        klein.run(tmp_path, *override.split())
+        flux2_spine.run(tmp_path, *override.split())
 
 
 def test_another_size_or_length_and_a_distilled_model_are_refused(
