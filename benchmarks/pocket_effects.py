@@ -1,6 +1,7 @@
 """Measure DreamBooth's effects on the pocket model over held-out subjects, with and without PPL.
 
     python benchmarks/pocket_effects.py [--subjects 10] [--out effects.json] [key=value ...]
+    python benchmarks/pocket_effects.py --model pocket_flow [...]
 
 Every subject is trained twice as a user would do it (`python train.py subject=world ... ppl=true`);
 further key=value pairs go to train.py. Finished runs in --runs with the same weights, options and
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pocket_quality import own_encoder
+from pocket_quality import load, own_encoder
 from pocket_truth import look
 from torch import Tensor
 
@@ -42,9 +43,9 @@ from dreambooth.metrics.encoders import Encoder
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import weights_folder, weights_hash
+from dreambooth.pocket.embedded import is_embedded, model_path, weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling import draw as sampling
 from dreambooth.sampling.grid import grid
@@ -108,7 +109,7 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
             "photos.root=null",
             "samples.every_n_steps=0",
             "samples.seeds=[0]",
-            f"model.path='{args.model}'",
+            f"model={args.model}" if is_embedded(args.model) else f"model.path='{args.model}'",
             f"hydra.run.dir='{folder}'",
             *args.options,
         ]
@@ -127,9 +128,7 @@ class Judges:
     probe: probe.Probe
 
 
-def draw(
-    model: StableDiffusion, prompts: list[str], seed: int, settings: Sampling
-) -> list[Image.Image]:
+def draw(model: BaseModel, prompts: list[str], seed: int, settings: Sampling) -> list[Image.Image]:
     """Draw one picture per prompt, with seeds from `seed` on."""
     return sampling.draw(model, prompts, range(seed, seed + len(prompts)), settings)
 
@@ -159,7 +158,7 @@ def subject_figures(
     return {"binding": float((scores.argmax(0) == 0).mean()), "context": float(np.mean(right))}
 
 
-def measure(subject: Subject, base: StableDiffusion, judges: Judges, args) -> tuple[dict, list]:
+def measure(subject: Subject, base: BaseModel, judges: Judges, args) -> tuple[dict, list]:
     """Measure one subject: figures by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
@@ -214,7 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--images", type=int, default=32, help="per prompt: 8, 12, 16 ...")
-    parser.add_argument("--model", default="pocket", help="pocket, or a pipeline folder like it")
+    parser.add_argument(
+        "--model", default="pocket", help="pocket, pocket_flow, or a folder like pocket's"
+    )
     parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
     parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
@@ -237,13 +238,15 @@ def check_images(count: int) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure every subject, print the table, and write figures and sheet."""
     check_images(args.images)
-    weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
-    args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
-    base = StableDiffusion.from_pretrained(str(weights))
+    if not is_embedded(args.model):
+        args.model = str(Path(args.model).resolve())
+    weights, args.runs = Path(model_path(args.model)), args.runs.resolve()
+    base = load(weights)
     args.model_hash = base.weights_hash()  # what a run starts from; judges do not count
     facts = {"weights": weights_hash(weights), "images": args.images, "options": args.options}
-    dino = own_encoder("dino", weights)
-    judges = Judges(dino, pocket_distance(dino), probe.load_probe(weights))
+    judging = weights_folder() if is_embedded(args.model) else weights
+    dino = own_encoder("dino", judging)
+    judges = Judges(dino, pocket_distance(dino), probe.load_probe(judging))
     # dog first, and every class once before one comes again
     nouns = ["dog", *(noun for noun in world.CLASSES if noun != "dog")]
     subjects = [Subject(f"held-out-{i:02d}", nouns[i % len(nouns)]) for i in range(args.subjects)]

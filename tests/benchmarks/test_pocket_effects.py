@@ -171,7 +171,7 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
 
 def test_a_model_s_own_judges_are_asked_for(monkeypatch, tmp_path):
     model = SimpleNamespace(weights_hash=lambda: "aa")
-    monkeypatch.setattr(effects.StableDiffusion, "from_pretrained", lambda path: model)
+    monkeypatch.setattr(effects, "load", lambda path: model)
     with pytest.raises(UserError, match="has no encoders/dino"):
         effects.run(settings(tmp_path, model=str(tmp_path)))
 
@@ -188,7 +188,7 @@ def test_the_file_says_which_weights_and_how_many_images(monkeypatch, tmp_path):
     figures = dict.fromkeys(("binding", "context", "drift", "diversity"), 0.5)
     picture = [Image.new("RGB", (64, 64))] * 2
     measured = dict.fromkeys(("base", "plain", "ppl"), figures), [picture] * 6
-    monkeypatch.setattr(effects.StableDiffusion, "from_pretrained", lambda path: model)
+    monkeypatch.setattr(effects, "load", lambda path: model)
     monkeypatch.setattr(effects.probe, "load_probe", lambda folder: None)
     monkeypatch.setattr(effects, "own_encoder", lambda kind, weights: None)
     monkeypatch.setattr(effects, "pocket_distance", lambda dino: None)
