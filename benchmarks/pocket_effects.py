@@ -6,7 +6,8 @@
 Every subject is trained twice as a user would do it (`python train.py subject=world ... ppl=true`);
 further key=value pairs go to train.py. Finished runs in --runs with the same weights, options and
 configuration files are used again. The figures are means over subjects, with a 95 % bootstrap
-interval over subjects, of the model before training (base), without PPL (plain) and with it (ppl):
+interval over subjects, of the model before training (base), without PPL (plain) and with it (ppl),
+or of some of them (--kinds ppl):
 
   binding     share of pictures of "a sks dog" whose nearest of 20 identities of the class (mean
               pocket DINO similarity to five photos of each) is the subject. Chance is 5 %; the base
@@ -55,6 +56,7 @@ from dreambooth.study.runs import Run
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts
 IDENTITIES = 20
+KINDS = ("base", "plain", "ppl")
 # picture seeds, far from those that prior.seed gave to the class images of training
 OWN, PLACES, CLASS = 10**6, 2 * 10**6, 3 * 10**6
 
@@ -162,11 +164,12 @@ def measure(subject: Subject, base: BaseModel, judges: Judges, args) -> tuple[di
     """Measure one subject: figures by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
-    runs = {name: Run.read(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
+    trained = [kind for kind in args.kinds if kind != "base"]
+    runs = {kind: Run.read(train(subject, kind == "ppl", args)) for kind in trained}
     figures, rows = {}, {}
-    for name in ("base", *runs):
+    for name in args.kinds:
         # the base model draws with the settings of the trained ones
-        run = runs.get(name, runs["plain"])
+        run = runs.get(name, runs[trained[0]])
         model = run.load_model() if name in runs else base
         phrase, plain = run.record["subject_phrase"], [run.config["class_prompt"]] * args.images
         own = draw(model, [f"a {phrase}"] * args.images, OWN, run.sampling)
@@ -176,19 +179,16 @@ def measure(subject: Subject, base: BaseModel, judges: Judges, args) -> tuple[di
         figures[name] = class_figures(rows[name], candidates[0], judges)
         figures[name] |= subject_figures(own, placed, candidates, judges)
         rows[f"{name} jungle"] = placed[:: len(CONTEXTS)]
-    kinds = ("base", "plain", "ppl", "plain jungle", "ppl jungle")
-    return figures, [photos[:2], *(rows[kind][:2] for kind in kinds)]
+    shown_rows = [*args.kinds, *(f"{kind} jungle" for kind in trained)]
+    return figures, [photos[:2], *(rows[kind][:2] for kind in shown_rows)]
 
 
 def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
     """Compute mean and interval over subjects of each figure and of differences of models."""
-    names = sorted(per_subject)
-    table = {}
+    names, table = sorted(per_subject), {}
+    kinds = [kind for kind in KINDS if kind in per_subject[names[0]]]
     for figure in ("binding", "context", "drift", "diversity"):
-        columns = {
-            model: [per_subject[n][model][figure] for n in names]
-            for model in ("base", "plain", "ppl")
-        }
+        columns = {model: [per_subject[n][model][figure] for n in names] for model in kinds}
         for more, less in combinations([*reversed(columns)], 2):
             columns[f"{more} - {less}"] = list(np.subtract(columns[more], columns[less]))
         table[figure] = {
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--model", default="pocket", help="pocket, pocket_flow, or a folder like pocket's"
     )
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of models")
     parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
     parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
@@ -238,6 +239,9 @@ def check_images(count: int) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure every subject, print the table, and write figures and sheet."""
     check_images(args.images)
+    args.kinds = [kind for kind in KINDS if kind in args.kinds.split(",")]
+    if not {"plain", "ppl"} & {*args.kinds}:
+        raise UserError("--kinds must name plain, ppl or both, and base where it is wanted.")
     if not is_embedded(args.model):
         args.model = str(Path(args.model).resolve())
     weights, args.runs = Path(model_path(args.model)), args.runs.resolve()
@@ -263,7 +267,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         facts["subjects"] = {s.name: s.noun for s in subjects}
         write_json(args.out, {**facts, "figures": table, "per_subject": per_subject})
-        sheet(rows, subjects, args.out.with_suffix(".png"))
+        if tuple(args.kinds) == KINDS:
+            sheet(rows, subjects, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_other_counts_are_refused(count):
 
 def settings(runs: Path, **changed) -> Any:
     facts = {"runs": runs, "model": "pocket", "model_hash": "aa", "options": [], "images": 8}
-    return SimpleNamespace(**facts | changed)
+    return SimpleNamespace(**facts | {"kinds": "base,plain,ppl"} | changed)
 
 
 @pytest.fixture
@@ -152,7 +152,9 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
     monkeypatch.setattr(effects.probe, "judge", lambda _, images: [{"context": "snow"}] * 8)
     distance = SimpleNamespace(distance=lambda images, batch: torch.ones(len(images), len(images)))
     base: Any = "base"
-    figures, row = effects.measure(DOG, base, stand_ins(distance), settings(Path()))
+    figures, row = effects.measure(
+        DOG, base, stand_ins(distance), settings(Path(), kinds=list(effects.KINDS))
+    )
     by_model = {}
     for model, *rest in asked:
         by_model.setdefault(model, []).append(rest)
@@ -174,6 +176,11 @@ def test_a_model_s_own_judges_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(effects, "load", lambda path: model)
     with pytest.raises(UserError, match="has no encoders/dino"):
         effects.run(settings(tmp_path, model=str(tmp_path)))
+
+
+def test_one_of_the_trained_kinds_is_asked_for(tmp_path):
+    with pytest.raises(UserError, match="--kinds must name plain, ppl or both"):
+        effects.run(settings(tmp_path, kinds="base"))
 
 
 def test_photos_are_those_that_training_renders():
