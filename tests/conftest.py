@@ -212,6 +212,12 @@ def spine(tiny_model_dir, tmp_path_factory) -> Spine:
 
 
 @pytest.fixture(scope="session")
+def one_step(spine: Spine, tmp_path_factory) -> Path:
+    """A run of one step without prior preservation, which tests copy and go on with."""
+    return spine.run(tmp_path_factory.mktemp("one") / "run", "max_steps=1", "ppl=false")
+
+
+@pytest.fixture(scope="session")
 def sd3_spine(tiny_sd3_model_dir, tmp_path_factory) -> Spine:
     """Runs the main job on the tiny SD3, with three zeros in the place of T5."""
     own = ("model=sd35_medium", "model.max_sequence_length=3")

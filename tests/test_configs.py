@@ -281,9 +281,11 @@ def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypat
     assert sweep["metric"]["name"] == "curve/harmonic_mean" and cfg.evaluation.every_n_steps
 
 
+ELSEWHERE = {"constant", "linear", "cosine"}  # in tests of resuming
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", checks.CHOICES["lr_schedule"])
+@pytest.mark.parametrize("schedule", sorted(set(checks.CHOICES["lr_schedule"]) - ELSEWHERE))
 def test_every_schedule_trains(spine, tmp_path, schedule):
-    warmup = int(schedule != "constant")
-    out = spine.run(tmp_path, f"lr_schedule={schedule}", f"lr_warmup_steps={warmup}")
+    out = spine.run(tmp_path, f"lr_schedule={schedule}", "lr_warmup_steps=1", "ppl=false")
     assert checkpoint(out)["global_step"] == 2

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
-from dreambooth.cli.room import refuse_small_memory
+from dreambooth.cli.resources import refuse_small_memory
 from dreambooth.errors import UserError
 from dreambooth.study.sizes import PARAMETERS
 from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of

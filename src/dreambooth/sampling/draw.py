@@ -47,6 +47,10 @@ for _module in (
     pipeline_stable_diffusion_3,
 ):
     logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
+# a second warning of the same prompt, of indexing errors that cannot come: it is cut
+logging.getLogger("transformers.tokenization_utils_base").addFilter(
+    lambda record: not record.getMessage().startswith("Token indices sequence length")
+)
 
 
 @torch.no_grad()
