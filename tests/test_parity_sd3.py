@@ -110,10 +110,10 @@ def train_plainly(folder, ours, scheme: str, precondition: bool):
     ("weighting", "scheme", "precondition", "text"),
     [
         (None, "logit_normal", True, False),  # both defaults
-        (None, "logit_normal", True, True),
-        ("none", "logit_normal", False, False),
-        ("sigma_sqrt", "sigma_sqrt", False, False),
-        ("cosmap", "cosmap", False, False),
+        pytest.param(None, "logit_normal", True, True, marks=pytest.mark.thorough),
+        pytest.param("none", "logit_normal", False, False, marks=pytest.mark.thorough),
+        pytest.param("sigma_sqrt", "sigma_sqrt", False, False, marks=pytest.mark.thorough),
+        pytest.param("cosmap", "cosmap", False, False, marks=pytest.mark.thorough),
     ],
 )
 def test_five_steps_equal_diffusers(tiny_sd3_model_dir, weighting, scheme, precondition, text):
@@ -131,7 +131,7 @@ def test_five_steps_equal_diffusers(tiny_sd3_model_dir, weighting, scheme, preco
     theirs, states = train_plainly(tiny_sd3_model_dir, model, scheme, precondition)
     before = {name: p.detach().clone() for name, p in weights.parameters().items()}
     ours = fit_module(module, batches(model.noise_scheduler), cfg)
-    assert ours == pytest.approx(theirs, rel=0, abs=1e-6) and len(ours) == STEPS
+    assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6) and len(ours) == STEPS
     assert set(states) == set(NETWORKS if text else NETWORKS[:1])
     for name, state in states.items():
         after = peft.get_peft_model_state_dict(model.network(name), save_embedding_layers=False)

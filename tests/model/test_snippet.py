@@ -36,6 +36,7 @@ OPTIONS += [("EulerDiscreteScheduler", {"timestep_spacing": "linspace"})]
 OPTIONS += [
     tuple(OmegaConf.to_container(OmegaConf.load(path)).values())
     for path in sorted((CONF / "scheduler").glob("*.yaml"))
+    if not path.stem.startswith(("auto", "flow_"))  # the model's own; of another kind of model
 ]
 
 

@@ -9,32 +9,48 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from omegaconf import OmegaConf
+from PIL import Image
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
+from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
+from dreambooth.evaluation.identifiers import Words, prediction_shifts
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapters.extraction import extract_lora, write_extracted
+from dreambooth.model.adapters.lora_files import load_lora, save_lora
+from dreambooth.model.adapters.merging import merge_file
 from dreambooth.model.architectures import load_model
+from dreambooth.model.snippet import sampler_options
 from dreambooth.model.stable_diffusion_3 import StableDiffusion3
+from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling
+from dreambooth.study.runs import Run
 from spine import checkpoint, copy_checkpoint, same
 
 PROMPTS = ["a photo of sks dog", "", "unheard-of WORDS, 42!"]
 EULER = "FlowMatchEulerDiscreteScheduler"
 LENGTH = 3  # zeros in the place of T5
+WITHOUT = {"text_encoder_3": None, "tokenizer_3": None}
+LORA = "peft.LoraConfig"
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_sd3_model_dir) -> StableDiffusion3:
-    model = load_model(str(tiny_sd3_model_dir), max_sequence_length=LENGTH)
+def load(folder: Path) -> StableDiffusion3:
+    model = load_model(str(folder), max_sequence_length=LENGTH)
     assert type(model) is StableDiffusion3
     return model
 
 
 @pytest.fixture(scope="module")
+def tiny(tiny_sd3_model_dir) -> StableDiffusion3:
+    return load(tiny_sd3_model_dir)
+
+
+@pytest.fixture(scope="module")
 def reference(tiny_sd3_model_dir) -> StableDiffusion3Pipeline:
-    without = {"text_encoder_3": None, "tokenizer_3": None}
-    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3_model_dir, **without)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3_model_dir, **WITHOUT)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -83,15 +99,32 @@ def test_a_picture_and_a_still_film_are_the_pipelines_own(tiny, reference, negat
     assert still.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "scheduler").glob("flow_*")), ids=lambda p: p.stem)
+def test_the_line_that_a_user_is_told_makes_the_runs_sampler(tiny, reference, path):
+    choice = OmegaConf.to_container(OmegaConf.load(path))
+    ours = tiny.process.sampler(choice["name"], choice["options"])
+    options = sampler_options(tiny.source, ours)
+    told = type(ours).from_config(reference.scheduler.config, **options)
+    for sampler in (ours, told):
+        sampler.set_timesteps(5)
+    assert torch.equal(ours.sigmas, told.sigmas) and torch.equal(ours.timesteps, told.timesteps)
+
+
 # -- the main job -------------------------------------------------------------------------------
 
 METHODS = {
     "full": ("method=full", "train_text_encoder=true", "prior.kind=prediction"),
-    "lora": ("method=lora", "train_text_encoder=true", "lr=1e-2"),
+    "lora": (
+        "method=lora",
+        "train_text_encoder=true",
+        "lr=1e-2",
+        "export.layouts=[diffusers,peft]",
+    ),
 }
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "export.verify=auto")
@@ -105,8 +138,14 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp
         "text_encoder",
         "text_encoder_2",
     }
-    (verified,) = json.loads((whole / "run.json").read_text())["verified"].values()
-    assert verified["error"] is None and verified["tensors"] == verified["loaded"]
+    verified = json.loads((whole / "run.json").read_text())["verified"]
+    assert len(verified) == (2 if method == "lora" else 1)
+    for each in verified.values():
+        assert each["error"] is None and each["tensors"] == each["loaded"]
+    read = Run.read(whole)
+    (again,) = draw(read.load_model(), ["a sks dog"], [0], read.sampling)
+    with Image.open(next((whole / "samples/final").glob("00_*_seed0.png"))) as own:
+        assert own.tobytes() == again.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +161,7 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp
         ("loss.logit_std=0", "loss.logit_std=0 must be a number greater than 0"),
         ("loss.mode_scale=2", "loss.mode_scale=2 must be a number from -1 to 1.75"),
         ("loss.shift=0", "loss.shift=0 must be a number greater than 0, or null"),
+        ("loss.timesteps=mode loss.shift=2", "shift=2 has no effect with loss.timesteps=mode"),
         ("method=textual_inversion", "Stable Diffusion 3 and 3.5 takes no new words"),
         ("model.max_sequence_length=null", "must be a whole number from 0 to 512"),
         ("model.max_sequence_length=513", "must be a whole number from 0 to 512"),
@@ -147,6 +187,52 @@ def test_what_cannot_be_trained_is_refused(sd3_spine, tmp_path, override, messag
 def test_a_diffusion_model_takes_nothing_of_flow_matching(spine, tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         spine.run(tmp_path, override)
+
+
+# -- adapters -----------------------------------------------------------------------------------
+
+MLPS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "attn2.to_v")
+
+
+def test_adapters_of_every_projection_are_what_diffusers_loads(tiny_sd3_model_dir, tmp_path):
+    """Those of the YAML file, the MLPs and the second attention; of both kinds of text encoders."""
+    targets = [*OmegaConf.load(CONF / "model/sd35_medium.yaml").adapter_targets, *MLPS]
+    options = {"r": 2, "lora_alpha": 6.0, "target_modules": targets, "init_lora_weights": False}
+    weights = TrainableWeights(load(tiny_sd3_model_dir), 0, AdapterSettings(LORA, options))
+    weights.prepare(Phase("adapter", "adapter"))
+    save_lora(weights.model, tmp_path)
+    layers = {name.split(".lora_")[0] for name in weights.state()}
+    # q, k, v, out of image and text in 2 blocks, but no text out of the last; its MLPs, and attn2
+    assert sum("transformer." in name for name in layers) == 15 + 6 + 1
+    assert sum("text_encoder." in name for name in layers) == 8
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3_model_dir, **WITHOUT)
+    pipeline.load_lora_weights(tmp_path)
+    told = {"device": "cpu", "do_classifier_free_guidance": False, "max_sequence_length": LENGTH}
+    tokens, _, pooled, _ = pipeline.encode_prompt(*(PROMPTS[:2],) * 3, **told)
+    noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([900.0, 31.5])
+    theirs = pipeline.transformer(noisy, tokens, pooled, times).sample
+
+    def predict(model) -> torch.Tensor:
+        return model.predict(noisy, times, model.embed(PROMPTS[:2]))
+
+    loaded, merged, plain = (load(tiny_sd3_model_dir) for _ in range(3))
+    load_lora(loaded, tmp_path)
+    merge_file(merged, tmp_path)
+    for model in (weights.model, loaded, merged):
+        torch.testing.assert_close(predict(model), theirs, rtol=0, atol=1e-4)
+    assert (predict(plain) - theirs).abs().max() > 1e-2
+    states = {n: (plain.base_state(n), merged.base_state(n)) for n in plain.trainable_networks}
+    found = {name: extract_lora(*pair, rank=2) for name, pair in states.items()}
+    write_extracted(plain, found, tmp_path / "extracted")
+    torch.testing.assert_close(predict(plain), theirs, rtol=0, atol=1e-3)
+
+
+def test_words_are_ranked_by_how_far_they_move_the_velocity(tiny):
+    images = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    shifts = prediction_shifts(tiny, Words("dog", 2, 0), ["sks", "red"], images)
+    assert len({*shifts.values(), 0.0}) == 3 and all(v > 0 for v in shifts.values())
 
 
 # -- with T5 ------------------------------------------------------------------------------------
@@ -191,6 +277,15 @@ def test_t5_is_read_written_and_run_once_for_a_prompt(with_t5, tmp_path, monkeyp
     assert ours[0][:, -5:].abs().sum() > 0
     names = [n for n, _ in model.named_parameters() if n.startswith("text_encoder_3")]
     assert names and "text_encoder_3" not in model.trainable_networks
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_t5_is_cast_before_anything_is_drawn_and_class_images_say_so(with_t5, sd3_spine, tmp_path):
+    own = (f"model.path='{with_t5}'", f"cache_dir='{tmp_path / 'cache'}'", "method=lora")
+    sd3_spine.run(tmp_path / "run", *own, "frozen_dtype=bfloat16", "export.verify=false")
+    (file,) = (tmp_path / "cache/class_images").glob("*/facts.json")
+    assert json.loads(file.read_text())["cast"] == {"text_encoder_3": "bfloat16"}
 
 
 def test_t5_needs_a_token_and_its_folder(with_t5, tmp_path):

@@ -163,7 +163,11 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
 
 
 CLIP_L = CLIPTextConfig(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
 )
 CLIP_G = CLIPTextConfig(
     hidden_size=1280,

@@ -11,8 +11,10 @@ from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML file
 from dreambooth.cli.configs import CONF
 from dreambooth.cli.resources import refuse_small_memory
 from dreambooth.errors import UserError
-from dreambooth.study.sizes import PARAMETERS
+from dreambooth.pocket.embedded import FOLDER
+from dreambooth.study.sizes import PARAMETERS, parameters_of
 from dreambooth.study.step_memory import KNOWN, Memory, _Live, memory_of
+from dreambooth.weights_files import read_header
 
 pytestmark = pytest.mark.thorough
 
@@ -26,6 +28,11 @@ def memory(*overrides: str, on_gpu: bool = True) -> Memory:
     found = memory_of(OmegaConf.to_container(cfg, resolve=True), on_gpu)
     assert found is not None
     return found
+
+
+def shapes_of_unet() -> dict[str, list[int]]:
+    (file,) = (FOLDER / "unet").glob("*.safetensors")
+    return {n: entry["shape"] for n, entry in read_header(file).items() if n != "__metadata__"}
 
 
 def test_measured_peaks_are_met():
@@ -85,8 +92,25 @@ def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
     for name, share in (("adamw", 2), ("adamw_8bit", 0.5), ("prodigy", 4), ("adafactor", 0)):
         held = memory(*one, f"optimizer={name}").optimizer
         assert held == pytest.approx(share * plain.gradients)
+    bits = memory(*one, "method=lora", "model.quantize=4bit")
+    shapes = shapes_of_unet().items()
+    linear = sum(s[0] * s[1] for name, s in shapes if len(s) == 2 and "emb" not in name)
+    assert (lora.weights - bits.weights) * 2**30 == pytest.approx(linear * (4 - 0.515625))
     copied = memory("resolution=512", "batch_size=1", "prior.kind=prediction", "ema_decay=0.9")
     assert copied.copies == pytest.approx(2 * UNET * 4 / 2**30)
+
+
+def test_a_transformer_is_estimated_by_its_own_architecture(tiny_sd3_model_dir):
+    model = (f"model.path='{tiny_sd3_model_dir}'", "model=sd35_medium", "method=lora", "ppl=false")
+    small, wide = (memory(*model, f"resolution={side}") for side in (16, 32))
+    config = {"model": {"path": str(tiny_sd3_model_dir), "name": "x"}}
+    assert small.weights * 2**30 == pytest.approx(4 * sum(parameters_of(config).values()), rel=0.1)
+    # 4 times the patches of the image, and the same tokens of the prompt
+    assert 1.3 < wide.activations / small.activations < 4
+    longer = memory(*model, "resolution=16", "model.max_sequence_length=512")
+    assert longer.activations > 1.5 * small.activations
+    checkpointed = memory(*model, "resolution=16", "gradient_checkpointing=true")
+    assert checkpointed.activations < 0.8 * small.activations
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
-
-from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
+from dreambooth.cli.factories import check_schedule, optimizer_factory
 from dreambooth.data.templates import templates
 from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.diffusion.samplers import is_flow
@@ -22,7 +19,6 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
-    HardwareSpec,
     Loss,
     MethodSpec,
     OptimizerSpec,
@@ -64,8 +60,8 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
         options=scheduler["options"],
         dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
     )
-    named(f"{sampler}.name", sampling.check)
     named(f"{sampler}.name", sampling.require_family, is_flow_model(config))
+    named(f"{sampler}.name", sampling.check)
     return sampling
 
 
@@ -124,6 +120,11 @@ def timestep_settings(block: Mapping[str, Any]) -> TimestepSettings:
     ):
         require_number(f"loss.{key}", block[key], holds, described)
     if block["shift"] is not None:
+        if block["timesteps"] != "shifted":
+            raise UserError(
+                f"loss.shift={block['shift']} has no effect with loss.timesteps="
+                f"{block['timesteps']}: set loss.timesteps=shifted, or loss.shift=null."
+            )
         described = "greater than 0, or null"
         require_number("loss.shift", block["shift"], lambda x: finite(x) and x > 0, described)
     keys = ("logit_mean", "logit_std", "mode_scale", "shift")
@@ -223,79 +224,6 @@ def _check_one_rate(config: Mapping[str, Any]) -> None:
             f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
             "for all weights: set it to null."
         )
-
-
-def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
-    """Build what says where and how the networks run.
-
-    Raises:
-        UserError: a Trainer that cannot be made on this machine.
-    """
-    _check_sharding(config)
-    _check_processes(config["trainer"])
-    device = _device(config["trainer"])  # first: it words what Lightning would refuse too
-    return HardwareSpec(
-        trainer_factory(config["trainer"]),
-        device,
-        config["frozen_dtype"],
-        config["gradient_checkpointing"],
-        config["compile"],
-    )
-
-
-def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Refuse more processes on a CPU than it has cores.
-
-    Raises:
-        UserError: names the key, and how many there are.
-    """
-    devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
-    if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
-        return  # Lightning counts the GPUs
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if isinstance(devices, int) and devices > (cores or 1):
-        raise UserError(
-            f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
-            "a run may use: use fewer."
-        )
-
-
-def _check_sharding(config: Mapping[str, Any]) -> None:
-    """Refuse what divided weights cannot do.
-
-    Raises:
-        UserError: names the key.
-    """
-    strategy = config["trainer"].get("strategy")
-    if not isinstance(strategy, Mapping) or not strategy["_target_"].endswith("sharding.Sharded"):
-        return
-    phases = config["method"]["phases"]
-    kinds = [phase[part] for phase in phases for part in ("unet", "text_encoder")]
-    for key, is_refused in (
-        ("method", len(phases) > 1 or any(kind not in ("full", "frozen") for kind in kinds)),
-        ("ema_decay", config["ema_decay"] is not None),
-        ("compile", config["compile"]),
-    ):
-        if is_refused:
-            raise UserError(
-                f"trainer=fsdp trains method=full without ema_decay and compile, and {key} asks "
-                "for something else: change it, or use trainer=ddp."
-            )
-
-
-def _device(trainer: Mapping[str, Any]) -> str:
-    """Return `cuda` where the trainer may use it, else `cpu`.
-
-    Raises:
-        UserError: a GPU is asked for, and PyTorch finds none.
-    """
-    accelerator, found = trainer["accelerator"], torch.cuda.is_available()
-    if accelerator in ("gpu", "cuda") and not found:
-        raise UserError(
-            f"trainer.accelerator={accelerator} needs a GPU, and PyTorch finds none here: use "
-            "trainer=auto or trainer=cpu."
-        )
-    return "cuda" if found and accelerator in ("auto", "gpu", "cuda") else "cpu"
 
 
 def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:

@@ -46,15 +46,10 @@ def sampling_of(cfg: DictConfig, run: Run | PlainModel) -> Sampling:
         UserError: a sampler that cannot be made.
     """
     changed = {name: cfg[name] for name in OVERRIDES if cfg[name] is not None}
-    if "scheduler" in cfg and not (_is_auto(cfg) and isinstance(run, Run)):
+    if "scheduler" in cfg:
         options = OmegaConf.to_container(cfg.scheduler.options, resolve=True)
         changed |= {"scheduler": cfg.scheduler.name, "options": options}
     return _checked(run.sampling, changed)
-
-
-def _is_auto(cfg: DictConfig) -> bool:
-    """Tell whether the scheduler is left to the model; a run has one."""
-    return OmegaConf.is_interpolation(cfg.scheduler, "name")
 
 
 def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
@@ -64,8 +59,8 @@ def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
         UserError: a sampler that cannot be made, or is for another kind of model.
     """
     sampling = replace(own, **changed)
-    sampling.check()
     sampling.require_family(own.is_flow)
+    sampling.check()
     return sampling
 
 
@@ -157,13 +152,14 @@ class Cells:
     def _check_scalable(self, run: Run | PlainModel) -> None:
         """Refuse an adapter_weight other than 1 where it would change nothing."""
         if isinstance(run, Run):
-            adapter = method_spec(run.config["method"]).adapter
-            if run.record["export"] not in ("lora", "adapter") or adapter is None:
+            adapter, kind = method_spec(run.config["method"]).adapter, run.record["export"]
+            if kind not in ("lora", "adapter"):
                 raise UserError(
                     f"adapter_weight needs a run with an adapter, and {run.folder} exported "
-                    f"{run.record['export']}: train one with method=lora."
+                    f"{kind}: train one with method=lora."
                 )
-            if not adapter.is_scalable:
+            # a LoRA that is none of the method's own was extracted
+            if adapter is not None and not adapter.is_scalable and kind == "adapter":
                 raise UserError(
                     f"adapter_weight must be 1 for {run.folder}: the update of a "
                     f"{run.config['method']['name']} adapter is no sum that can be scaled."

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
-    hardware_spec,
     loss_spec,
     method_spec,
     named,
@@ -22,6 +21,7 @@ from dreambooth.cli.blocks import (
     timestep_settings,
 )
 from dreambooth.cli.exports import export_spec
+from dreambooth.cli.hardware import hardware_spec
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
 from dreambooth.cli.sources import plain_block
 from dreambooth.cli.subjects import same_class

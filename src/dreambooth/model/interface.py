@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dreambooth.diffusion.process import Process, process_of
 from dreambooth.errors import UserError
+from dreambooth.model.quantization import unquantize_layers
 from dreambooth.model.source import Layout, Source
 
 
@@ -73,8 +74,8 @@ class BaseModel(nn.Module, ABC):
     a new token joins the vocabularies and embedding matrices of all `token_encoders`, a mapping of
     their names to those that files of embeddings have for them.
 
-    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype while
-    frozen: `{network: {name: tensor}}`.
+    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
+    quantised while frozen: `{network: {name: tensor}}`.
     """
 
     layout: Layout
@@ -202,6 +203,12 @@ class BaseModel(nn.Module, ABC):
         return (self.denoiser, *self.text_encoders)
 
     @property
+    def frozen_encoders(self) -> tuple[str, ...]:
+        """Names of the encoders of prompts that no phase can train, such as T5."""
+        others = (*self.trainable_networks, self.autoencoder)
+        return tuple(name for name in self.layout.networks if name not in others)
+
+    @property
     def trains_text(self) -> bool:
         """Whether any weight of a text encoder trains now."""
         encoders = (self.network(name) for name in self.text_encoders)
@@ -230,10 +237,11 @@ class BaseModel(nn.Module, ABC):
         return {own_name(name): tensor for name, tensor in state if name not in added}
 
     def restore(self, network: str) -> None:
-        """Bring a network that was cast while frozen back to its exact float32 weights."""
+        """Bring a network that was cast or quantised back to its exact float32 weights."""
         master = self.masters.pop(network, None)
         if master is None:
             return
+        unquantize_layers(self.network(network))
         nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
         for name, tensor in self.base_state(network).items():
             tensor.copy_(master[name])

@@ -66,7 +66,7 @@ class StableDiffusion3(StableDiffusion):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._of_t5: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}  # of T5, by prompt
 
     @classmethod
     def from_pretrained(
@@ -187,21 +187,22 @@ class StableDiffusion3(StableDiffusion):
 
     def _embed_t5(self, prompts: Sequence[str], clip: Tensor) -> Tensor:
         """Embed N prompts by T5, which is frozen: each once. `[N,M,D]`, zeros without T5."""
-        length = self.max_sequence_length
         if not self.has_t5:
-            return clip.new_zeros(len(clip), length, clip.shape[-1])
-        encoder = self.text_encoder_3
-        for prompt in prompts:
-            if (prompt, encoder.dtype) in self._of_t5:
-                continue
+            return clip.new_zeros(len(clip), self.max_sequence_length, clip.shape[-1])
+        return torch.stack([self._of_t5(prompt) for prompt in prompts]).to(clip.device)
+
+    def _of_t5(self, prompt: str) -> Tensor:
+        """Embed one prompt by T5, `[M,D]`, or return what it gave before."""
+        encoder, kept = self.text_encoder_3, self._kept
+        if (prompt, encoder.dtype) not in kept:
+            length = self.max_sequence_length
             cut: Any = {"padding": "max_length", "max_length": length, "truncation": True}
             ids: Any = self.tokenizer_3([prompt], **cut, return_tensors="pt").input_ids
-            if len(self._of_t5) >= T5_KEPT:
-                self._of_t5.clear()
+            if len(kept) >= T5_KEPT:
+                kept.clear()
             with torch.no_grad():
-                self._of_t5[prompt, encoder.dtype] = encoder(ids.to(encoder.device))[0][0]
-        rows = [self._of_t5[prompt, encoder.dtype] for prompt in prompts]
-        return torch.stack(rows).to(clip.device)
+                kept[prompt, encoder.dtype] = encoder(ids.to(encoder.device))[0][0]
+        return kept[prompt, encoder.dtype]
 
 
 def _check_length(source: Source) -> None:

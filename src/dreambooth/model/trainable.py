@@ -13,6 +13,7 @@ from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.chosen import Kind, chosen, matching
 from dreambooth.model.interface import BaseModel, adapter_names, own_name
 from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
+from dreambooth.model.quantization import quantize_layers
 from dreambooth.model.textual_inversion import (
     RowMask,
     TokenSettings,
@@ -87,7 +88,8 @@ class TrainableWeights:
     """What a run trains of its model: the weights of the present phase and of those before it.
 
     Made once for a run and prepared for each phase. Names are `<network>.<parameter>`, as without
-    an adapter around the layer, and `token.<name in files>` for the rows of a new token.
+    an adapter around the layer, and `token.<name in files>` for the rows of a new token. While
+    phases train, the denoiser has frozen linear layers in `quantize` bits (`8bit`, `4bit`).
 
     Raises:
         UserError: the model cannot take the token; adapters are checked when they are added.
@@ -101,10 +103,11 @@ class TrainableWeights:
         token: TokenSettings | None = None,
         frozen_dtype: torch.dtype = torch.float32,
         initial: InitialAdapter | None = None,
+        quantize: str | None = None,
     ) -> None:
         self.model = model
         self._seed, self._adapter, self._token, self._initial = seed, adapter, token, initial
-        self._frozen_dtype = frozen_dtype
+        self._frozen_dtype, self._quantize = frozen_dtype, quantize
         self._trained_before: set[str] = set()
         self._masks: dict[str, RowMask] = {}  # by the name of the matrix
         if token is not None and not has_token(model, token):
@@ -128,9 +131,9 @@ class TrainableWeights:
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
         overflows = self._frozen_dtype == torch.float16 and model.overflows_in_float16
-        for name in sorted({*model.layout.networks} - {*model.trainable_networks}):
+        for name in (model.autoencoder, *model.frozen_encoders):
             is_kept = overflows and name == model.autoencoder
-            _cast(model, name, torch.float32 if is_kept else self._frozen_dtype)
+            cast_network(model, name, torch.float32 if is_kept else self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):
@@ -140,13 +143,21 @@ class TrainableWeights:
                 if self._initial is not None:
                     self._initial.put_into(model, name)
             is_base = kind in ("frozen", "adapter")
-            _cast(model, name, self._frozen_dtype if is_base else torch.float32)
+            cast_network(model, name, self._frozen_dtype if is_base else torch.float32)
+            if self._quantize is not None and name == model.denoiser:
+                _quantize(model, name, self._quantize)
             if kind == "token":
                 self._mask_other_rows(name)
             else:
                 for parameter in chosen(model, name, kind):
                     parameter.requires_grad_(True)
             module.train(kind != "frozen")
+
+    def unquantize(self) -> None:
+        """Bring back the weights that were quantised while phases trained, in `frozen_dtype`."""
+        if self._quantize is not None:
+            self.model.restore(self.model.denoiser)
+            cast_network(self.model, self.model.denoiser, self._frozen_dtype)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """List what the optimizer is given, by name, sorted.
@@ -239,15 +250,14 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
             )
 
 
-def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
+def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
     """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
     module = model.network(network)
     if module.dtype == dtype:
         return
     model.restore(network)
     if dtype != torch.float32:
-        state = model.base_state(network).items()
-        model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+        _keep_master(model, network)
         added = adapter_names(module)
         parameters = [(p, p.data) for name, p in module.named_parameters() if name in added]
         buffers = [(name, buffer) for name, buffer in module.named_buffers() if name in added]
@@ -259,3 +269,16 @@ def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
             module.get_submodule(owner).register_buffer(
                 last, buffer, last not in module.get_submodule(owner)._non_persistent_buffers_set
             )
+
+
+def _quantize(model: BaseModel, network: str, bits: str) -> None:
+    """Quantise a frozen network's own linear layers, keeping its float32 masters."""
+    if network not in model.masters:
+        _keep_master(model, network)
+    module = model.network(network)
+    quantize_layers(module, bits, adapter_names(module))
+
+
+def _keep_master(model: BaseModel, network: str) -> None:
+    state = model.base_state(network).items()
+    model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}

@@ -143,6 +143,9 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
         for phase in phases:
             trained = trained_parameters(config, phase, sizes).items()
             adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
+            if kind == "lora":
+                own = (n for n in NETWORKS if is_own(phase.get(n)))
+                adapters |= {n: _of_rank(config, n, block["rank"]) for n in own}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
     own = sum(sizes[n] for n in changed)
@@ -164,13 +167,22 @@ def trained_parameters(config: Plain, phase: Plain, sizes: Mapping[str, int]) ->
 
 def _adapter(config: Plain, network: str) -> float:
     """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
-    settings, model = config["method"].get("adapter") or {}, config["model"]
+    settings = config["method"].get("adapter") or {}
     is_lora = settings.get("_target_") == "peft.LoraConfig"
     rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
+    return _of_rank(config, network, rank, tuple(f".{target}.weight" for target in targets))
+
+
+def _of_rank(
+    config: Plain, network: str, rank: int, ends: str | tuple[str, ...] = ".weight"
+) -> float:
+    """Count the parameters of a LoRA on the layers whose weights' names have one of the ends.
+
+    Of a model that is not here as on the attention projections.
+    """
     shapes = _shapes_of(config)
     if shapes is None:
-        return rank * PER_RANK.get(model["name"], {}).get(network, 0)
-    ends = tuple(f".{target}.weight" for target in targets)
+        return rank * PER_RANK.get(config["model"]["name"], {}).get(network, 0)
     layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
 

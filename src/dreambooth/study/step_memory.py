@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # read where torch is not needed
 
 Plain = Mapping[str, Any]
 Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
+# bytes of a quantised weight, with its scales: one of 8 bits for each output, which is little; of
+# 4 bits one for each 64, itself in 8 bits
+STORED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
 LIBRARIES = 0.85  # GiB of a process with all libraries, measured on Linux; on a GPU they take none
 # configurations of Stable Diffusion where it is not here: what differs from its classes' defaults
 SD1: Plain = {
@@ -114,13 +117,18 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if phase["text_encoder"] == "token":
         trained += _embeddings(config)  # the optimizer is given the whole matrix
     others = sum(sizes.values()) - own
+    bits = config["model"].get("quantize")
+    # on a CPU the peak is when the exact weights have been copied and are not quantised yet
+    linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
+    saved = linear * (frozen - STORED[bits]) if bits else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
-    copies += 4.0 * others if frozen < 4 and not on_gpu else 0.0  # exact weights, to go back to
+    if not on_gpu:  # exact weights, to go back to
+        copies += 4.0 * (others if frozen < 4 else 0 if bits is None else sizes["unet"])
     if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
     return Memory(
-        weights=(trained * 4 + others * frozen) / GIB,
+        weights=(trained * 4 + others * frozen - saved) / GIB,
         gradients=trained * 4 / GIB,
         optimizer=trained * moments(config) / GIB,
         activations=_activations(config, phase, is_half) / GIB,
@@ -145,6 +153,7 @@ def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     targets = block.get("target_modules") or block.get("targets") or ()
     return _peak_of_step(
         json.dumps(_configs(config)),
+        config["model"].get("max_sequence_length") or 0,
         tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
         rows_of_step(config, phase),
@@ -173,8 +182,24 @@ def _configs(config: Plain) -> Plain | None:
 
 
 @cache
+def _linear_weights(configs: str) -> int:
+    """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
+    import diffusers
+    import torch
+
+    from dreambooth.model.quantization import linear_layers
+
+    settings = json.loads(configs)["unet"]
+    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
+    with torch.device("meta"):
+        layers = linear_layers(kind.from_config(settings))
+    return sum(layer.weight.numel() for layer in layers.values())
+
+
+@cache
 def _peak_of_step(
     configs: str,
+    more_tokens: int,
     kinds: tuple[Kind, ...],
     targets: tuple[str, ...],
     rows: int,
@@ -203,12 +228,12 @@ def _peak_of_step(
     live = _Live([*unet.parameters(), *text.parameters()])
     with torch.device("meta"), _attention(), live.watched():
         length = text.config.max_position_embeddings
-        inputs = _inputs(unet, rows, length, dtype)
+        inputs = _inputs(unet, rows, length + more_tokens, dtype)
         words = inputs["encoder_hidden_states"]
         if kinds[1] != "frozen":
             hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
-            padded = torch.nn.functional.pad(hidden, (0, words.shape[-1] - hidden.shape[-1]))
-            inputs["encoder_hidden_states"] = words + padded
+            beyond = (0, words.shape[-1] - hidden.shape[-1], 0, more_tokens)
+            inputs["encoder_hidden_states"] = words + torch.nn.functional.pad(hidden, beyond)
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
         loss = unet(noisy, **inputs).sample.float().square().mean()
         loss.backward()
@@ -223,7 +248,7 @@ def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]
         return torch.empty(rows, *shape, dtype=dtype)
 
     config, times = denoiser.config, torch.zeros(rows, dtype=torch.long)
-    if "joint_attention_dim" in config:  # Stable Diffusion 3; T5's tokens are left out
+    if "joint_attention_dim" in config:  # Stable Diffusion 3
         return {
             "encoder_hidden_states": empty(length, config.joint_attention_dim),
             "pooled_projections": empty(config.pooled_projection_dim),

@@ -24,7 +24,7 @@ from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.architectures import load_model
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.trainable import TrainableWeights
+from dreambooth.model.trainable import TrainableWeights, cast_network
 from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.costs import Costs
@@ -89,6 +89,8 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             "use fewer, or null for all."
         )
     _refuse_misfits(spec, model)
+    for name in model.frozen_encoders:  # first: in float32, a GPU may not hold them beside the rest
+        cast_network(model, name, getattr(torch, spec.hardware.frozen_dtype))
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
@@ -192,7 +194,10 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
     for phase in method.phases:
         phase.parts.check(model, method.adapter)
     initial = _initial_adapter(spec, model)
-    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype, initial)
+    quantize = spec.hardware.quantize
+    return TrainableWeights(
+        model, spec.seed, method.adapter, method.token, dtype, initial, quantize
+    )
 
 
 def _initial_adapter(spec: TrainSpec, model: BaseModel) -> InitialAdapter | None:

@@ -171,13 +171,17 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class HardwareSpec:
-    """Where and how the networks run; `trainer` makes a Lightning Trainer."""
+    """Where and how the networks run; `trainer` makes a Lightning Trainer.
+
+    `quantize` is `8bit` or `4bit` for the denoiser's frozen linear layers, or None.
+    """
 
     trainer: Callable[..., pl.Trainer]
     device: str
     frozen_dtype: str
     gradient_checkpointing: bool
     compile: bool
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,8 @@ class ExportSpec:
     """What a run leaves of its model.
 
     `kind` is `full` (a pipeline), `lora`, `adapter`, `token` (files for the base) or `none`.
-    `layouts` always holds `diffusers`; `verify` is `auto`, True or False.
+    `layouts` always holds `diffusers`; `verify` is `auto`, True or False. `rank` is that of a LoRA
+    which is extracted from other trained weights; None extracts none.
     """
 
     kind: str
@@ -217,6 +222,7 @@ class ExportSpec:
     layouts: tuple[str, ...]
     verify: bool | str
     push_to_hub: str | None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
