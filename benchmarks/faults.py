@@ -11,10 +11,13 @@ import os
 import random
 import runpy
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
 DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another")
+# what a server says to every request, None for nothing; "closed" is a port that nobody listens at
+SERVERS: dict[str, bytes | None] = {
+    "closed": None,
+    "silent": None,
+    "breaks off": b"",
+    "has an error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+    "speaks of something else": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+}
 Act = Callable[[int, str], None]
 
 
@@ -141,6 +152,34 @@ def start(
         runpy.run_path(sys.argv[0], run_name="__main__")
 
     return fork(work, folder / log)
+
+
+@contextmanager
+def server_that(kind: str) -> Iterator[str]:
+    """Serve as one of the `SERVERS` for the time of the block; yield its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:  # the end of the block
+                return
+            held.append(connection)
+            if (answer := SERVERS[kind]) is not None:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.close()
+
+    if kind == "closed":
+        server.close()
+    else:
+        threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.close()
 
 
 def damage(path: Path, kind: str, another: Path | None = None) -> None:

@@ -43,11 +43,19 @@ def worktree(commit: str, folder: Path) -> Iterator[Path]:
 
 def job(tree: Path, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Run the main job of a tree in a fresh process; return seconds in all and of its stages."""
-    command = [sys.executable, str(tree / "train.py"), "subject=dog", "ppl=true", *overrides]
+    command = [str(tree / "train.py"), "subject=dog", "ppl=true", *overrides]
     command += [f"hydra.run.dir='{folder / 'run'}'", f"cache_dir='{folder / 'cache'}'"]
+    seconds = timed(command, folder, tree)
+    stages = json.loads((folder / "run/run.json").read_text())["costs"]["stages"]
+    of_stages = {name: stage["seconds"] for name, stage in stages.items()}
+    return {**seconds, "cached": seconds["whole"] - of_stages["class_images"], **of_stages}
+
+
+def timed(command: list[str], folder: Path, tree: Path = ROOT) -> dict[str, float]:
+    """Run a Python script with a tree's package in a fresh process; return its seconds."""
     start, cpu_before = time.monotonic(), cpu_seconds()
     done = subprocess.run(
-        command,
+        [sys.executable, *command],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(tree / "src"), "WANDB_MODE": "offline"},
         capture_output=True,
@@ -56,10 +64,7 @@ def job(tree: Path, folder: Path, overrides: list[str]) -> dict[str, float]:
     whole = time.monotonic() - start
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
-    stages = json.loads((folder / "run/run.json").read_text())["costs"]["stages"]
-    seconds = {name: stage["seconds"] for name, stage in stages.items()}
-    cpu = cpu_seconds() - cpu_before
-    return {"whole": whole, "cpu": cpu, "cached": whole - seconds["class_images"], **seconds}
+    return {"whole": whole, "cpu": cpu_seconds() - cpu_before}
 
 
 def cpu_seconds() -> float:

@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> int | float:
     spec = train_spec(cfg)
     device = spec.hardware.device
     memory, there = memory_of(config, on_gpu=device == "cuda"), memory_gib(device)
-    if is_first():
+    if is_first() and (place is None or place.number == 1):  # a sweep says it once
         show_needs(config, memory, there)
     refuse_small_memory(config, memory, there)
     with same_job(cfg.output_dir), in_its_sweep(place):
