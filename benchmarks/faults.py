@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
+LONGEST = 120  # seconds of a process, which then counts as crashed
 DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another")
 # what a server says to every request, None for nothing; "closed" is a port that nobody listens at
 SERVERS: dict[str, bytes | None] = {
@@ -95,7 +96,7 @@ class Ended:
         return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
 
 
-def fork(work: Callable[[], Any], log: Path, seconds: int = 120) -> int:
+def fork(work: Callable[[], Any], log: Path, seconds: int = LONGEST) -> int:
     """Start `work` in a process of its own, which prints into `log`; return its id."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
