@@ -124,7 +124,8 @@ def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -
         f"{took:.0f} s",
         "here when nobody stops it, in a process that has imported the program. The same sweep is",
         "killed by SIGKILL at moments drawn uniformly, and started again each time with",
-        f"`resume_sweep=DIR`. Once it has ended another one begins, until there were {len(kills)} kills.",
+        "`resume_sweep=DIR`. Once it has ended another one begins, until there were "
+        f"{len(kills)} kills.",
         "",
         "```",
         " ".join(["python benchmarks/sweep_kills.py", *arguments]),
