@@ -26,7 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from main_job import ROOT, timed
+import commands
 
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 
@@ -60,10 +60,8 @@ def script(args: argparse.Namespace, folder: Path) -> Seconds:
         "seed": 0,
     }
     flags = ["--with_prior_preservation", "--center_crop", *args.options]
-    return timed(
-        [str(args.script), *(f"--{name}={value}" for name, value in options.items()), *flags],
-        folder,
-    )
+    listed = [f"--{name}={value}" for name, value in options.items()]
+    return commands.run(args.script, [*listed, *flags], folder)
 
 
 def ours(args: argparse.Namespace, folder: Path, overrides: tuple[str, ...] = ()) -> Seconds:
@@ -71,8 +69,8 @@ def ours(args: argparse.Namespace, folder: Path, overrides: tuple[str, ...] = ()
     places = [f"hydra.run.dir='{folder / 'run'}'", f"cache_dir='{folder / 'cache'}'"]
     sizes = [f"max_steps={args.steps}", f"prior.num_class_images={args.class_images}"]
     sizes += [f"samples.every_n_steps={args.steps // 2}", f"checkpoint.every_n_steps={args.steps}"]
-    command = ["subject=dog", "ppl=true", *sizes, *places, *overrides]
-    return timed([str(ROOT / "train.py"), *command], folder)
+    arguments = ["subject=dog", "ppl=true", *sizes, *places, *overrides]
+    return commands.run("train.py", arguments, folder)
 
 
 SAME = (
