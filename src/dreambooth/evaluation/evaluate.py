@@ -13,7 +13,7 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.record import BOOTSTRAP_SEED, References, Scores
-from dreambooth.evaluation.score import score
+from dreambooth.evaluation.score import score_files
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
@@ -89,7 +89,7 @@ class Evaluation:
         )
         files = [folder / item.file for item in items]
         references = References(self.photos, self.gallery, self.base)
-        scores = score(items, files, references, self.encoders, self.spec.metrics)
+        scores = score_files(items, files, references, self.encoders, self.spec.metrics)
         return scores, {
             "evaluation": self.spec.name,
             "images_made": made,
