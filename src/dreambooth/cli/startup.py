@@ -22,18 +22,14 @@ def postponed_imports() -> Iterator[None]:
     """Leave out what torch's libraries import and a usual run never uses, while they load.
 
     diffusers and PEFT import bitsandbytes (and through it torch's compiler) if it is installed;
-    torchmetrics imports scipy.signal, matplotlib and every metric that it has, diffusers
-    scipy.stats, and transformers scipy.optimize, for features that few runs use. They make up a
-    third of the time before the first step. Afterwards all can be imported, and `scipy.stats` loads
-    where it is used.
+    torchmetrics imports scipy.signal, matplotlib and every metric that it has, and diffusers
+    scipy.stats, for features that few runs use. They make up a third of the time before the first
+    step. Afterwards all can be imported, and `scipy.stats` loads where it is used.
     """
     signal = ModuleType("scipy.signal")
     signal.hamming = None  # type: ignore[attr-defined]  # all that torchmetrics looks for
-    optimize = ModuleType("scipy.optimize")
-    optimize.linear_sum_assignment = None  # type: ignore[attr-defined]  # of object detection
     hidden = {
         "bitsandbytes": None,
-        "scipy.optimize": optimize,
         "scipy.signal": signal,
         "scipy.stats": ModuleType("scipy.stats"),
         "torchmetrics": _Torchmetrics(),
