@@ -1,6 +1,6 @@
 """Seconds of a whole job: diffusers' train_dreambooth.py as a user runs it, and ours, alternating.
 
-    python benchmarks/whole_job.py PATH/train_dreambooth.py [--rounds 1] [--class-images 64]
+    python benchmarks/whole_job.py PATH/train_dreambooth.py [--rounds 1] [--ways script,ours]
 
 From the command to the end, each in a fresh process with nothing cached, on the embedded model and
 the same five photos: class images, 200 steps at batch 4 + 4, a checkpoint, sample images at steps
@@ -99,20 +99,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps, an even number")
     parser.add_argument("--class-images", type=int, default=64)
+    parser.add_argument("--ways", default=",".join(WAYS), help="the script, and some of the others")
     parser.add_argument("options", nargs="*", help="of the script, after --")
     args = parser.parse_args()
+    ways = {way: WAYS[way] for way in args.ways.split(",")}
     args.script = args.script.resolve()
-    seconds: dict[str, list[Seconds]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[Seconds]] = {way: [] for way in ways}
     for number in range(args.rounds):
-        for way, run in WAYS.items():
+        for way, run in ways.items():
             with tempfile.TemporaryDirectory() as folder:
                 seconds[way].append(run(args, Path(folder)))
             print(f"round {number + 1}, {way}: {seconds[way][-1]}", flush=True)
-    print(f"{'':8}" + "".join(f"{way:>10}" for way in WAYS) + "   script/same   script/ours")
     for clock in ("whole", "cpu"):
-        values = [statistics.median(each[clock] for each in seconds[way]) for way in WAYS]
-        ratios = (f"{values[0] / value:14.2f}" for value in values[1:])
-        print(f"{clock:8}" + "".join(f"{value:10.1f}" for value in values) + "".join(ratios))
+        first, *others = (statistics.median(each[clock] for each in seconds[way]) for way in ways)
+        print(f"{clock:6} {list(ways)[0]} {first:.1f} s", end="")
+        for way, value in zip(list(ways)[1:], others, strict=True):
+            print(f"   {way} {value:.1f} s, ratio {first / value:.2f}", end="")
+        print()
 
 
 if __name__ == "__main__":
