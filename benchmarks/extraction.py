@@ -2,7 +2,7 @@
 
     python train.py -m subject=dog,vase,backpack method=full evaluation=none logger=csv \\
         hydra.sweep.dir=DIR
-    python benchmarks/extraction.py DIR/* [--ranks 1,2,4,8,16,32] [--out docs/results]
+    python benchmarks/extraction.py DIR/* [--ranks 1,4,16,64] [--out docs/results]
 
 For each run of method=full below the folders, a LoRA of each rank is extracted, loaded from its
 file, and draws what the full model draws: 4 prompts x 4 images, and 8 of the class prompt. Images
@@ -53,7 +53,7 @@ def main() -> None:
     """Measure every run, then print the table and write the figures."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--ranks", default="1,2,4,8,16,32")
+    parser.add_argument("--ranks", default="1,4,16,64")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--cache", default=".cache/dreambooth")
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
 """Compare the methods on the embedded model over subjects whose truth is known.
 
     python benchmarks/methods.py DIR [--subjects dog,cat,teapot,vase,bear_plushie]
-        [--methods full,lora] [--images 16] [--page docs/results/methods.md] [key=value ...]
+        [--methods "full;LoRA"] [--kept] [--images 16] [--page docs/results/methods.md]
+        [key=value ...]
 
 Every subject is trained by every method as a user would do it (`python train.py subject=dog`), at
 the model's recommended settings, without reuse, so that seconds are those of a whole training;
@@ -16,7 +17,8 @@ interval over subjects.
   drift       mean pocket DINO similarity of pictures of "a dog" to the subject's photos
   diversity   mean pairwise pocket LPIPS of pictures of "a dog"
   dino, ...   the scores of evaluation=quick
-  seconds     of the training steps of all phases; memory: peak of the training, in GiB
+  s, CPU s    seconds of the training steps, and of the processor for all that train.py does, which
+              a busy machine changes less; GiB: peak of the training
   trained     parameters that train, in the largest phase; file: of the export, in MB
 """
 
@@ -24,10 +26,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,8 @@ COMMON = (
 )
 SHARES = ("binding", "context", "drift", "diversity")
 SCORES = ("dino", "clip_i", "clip_t", "pres", "div_class")
+PERCENT, JUDGED = ("binding", "context"), (*SHARES, *SCORES)
+COSTS = ("steps", "seconds", "cpu_seconds")
 SHOWN = {"own": 2, "placed": 2, "class": 2}  # pictures of each kind in a strip
 Record = dict[str, Any]
 
@@ -120,7 +125,8 @@ class Job:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             places = ["output_dir=x", "cache_dir=x"]
             cfg = compose("train", [*self.overrides, *places])
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        del settings["model"]["recommended"]  # what of it this method takes is in other keys
         return cache_key(settings=settings, weights=weights, images=self.images)
 
     def record(self, key: str) -> Record | None:
@@ -131,15 +137,22 @@ class Job:
             return None
         return record if record["key"] == key else None
 
-    def train(self) -> Run:
-        """Train now, from the newest checkpoint if it was interrupted."""
+    def train(self) -> tuple[Run, float]:
+        """Train now, from the newest checkpoint if it was interrupted; with the CPU seconds."""
         folder = self.root / "runs" / self.subject / self.place.name
         command = [sys.executable, str(ROOT / "train.py"), *self.overrides]
         command += [f"cache_dir='{self.root / 'cache'}'", f"hydra.run.dir='{folder}'"]
+        before = _cpu_seconds()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
-        return Run.read(folder)
+        return Run.read(folder), _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Add up the processor's seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def pictures(
@@ -180,13 +193,14 @@ def scores(run: Run) -> Record:
 
 def measure(job: Job, key: str, judges: Judges) -> Record:
     """Train, draw, judge, and keep the record and some pictures instead of the run."""
-    run = job.train()
+    run, cpu_seconds = job.train()
     noun = run.record["subject"]["class_noun"]
     subject = Subject(job.subject, noun)
     photos = [judges.dino.images(p) for p in (subject.photos, *subject.others(IDENTITIES - 1))]
     words = (run.record["subject_phrase"], run.config["class_prompt"])
     drawn = pictures(run.load_model(), *words, run, job.images)
     record = {"key": key, "subject": job.subject, "class_noun": noun, "method": job.method}
+    record["cpu_seconds"] = cpu_seconds
     record |= costs(run) | scores(run)
     record |= class_figures(drawn["class"], photos[0], judges)
     record |= subject_figures(drawn["own"], drawn["placed"], photos, judges)
@@ -201,29 +215,60 @@ def measure(job: Job, key: str, judges: Judges) -> Record:
 
 def table(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
     """Write the means over subjects, one row for each method, as Markdown."""
-    shares = {name: f"{name}, %" if name in ("binding", "context") else name for name in SHARES}
-    head = ["method", *shares.values(), *SCORES, "steps", "s", "GiB", "trained", "file, MB"]
+    names = [f"{name}, %" if name in PERCENT else name for name in SHARES]
+    head = [
+        "method",
+        "subjects",
+        *names,
+        *SCORES,
+        "steps",
+        "s",
+        "CPU s",
+        "GiB",
+        "trained",
+        "file, MB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method in methods:
-        own = {r["subject"]: r for r in records if r["method"] == method}
+        own = of_method(records, method)
         if not own:
             continue
-        row = [method]
-        for name in (*SHARES, *SCORES):
-            values = {subject: record[name] for subject, record in own.items()}
-            row.append(cell(values, 100 if name in ("binding", "context") else 1))
-        mean = {n: sum(r[n] for r in own.values()) / len(own) for n in ("steps", "seconds")}
-        memory = max(record["memory"] for record in own.values())
+        row = [method, str(len(own))]
+        row += [cell(Mean.over({s: r[name] for s, r in own.items()}), name) for name in JUDGED]
+        row += [f"{sum(r[name] for r in own.values()) / len(own):.0f}" for name in COSTS]
+        row.append(f"{max(record['memory'] for record in own.values()):.2f}")
         last = next(iter(own.values()))
-        row += [f"{mean['steps']:.0f}", f"{mean['seconds']:.0f}", f"{memory:.2f}"]
         row += [f"{last['trained']:,}", f"{last['file']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return lines
 
 
-def cell(values: Mapping[str, float], factor: int) -> str:
+def differences(records: Sequence[Record], methods: Sequence[str], to: str) -> list[str]:
+    """Write each method minus the method `to`, over the subjects that both have, as Markdown."""
+    base, names = of_method(records, to), [f"{n}, points" if n in PERCENT else n for n in JUDGED]
+    lines = ["| " + " | ".join([f"minus {to}", "subjects", *names]) + " |"]
+    lines.append("|---" * (len(names) + 2) + "|")
+    for method in methods:
+        own = of_method(records, method)
+        both = [subject for subject in own if subject in base]
+        if method == to or not both:
+            continue
+        row = [method, str(len(both))]
+        for name in JUDGED:
+            mean = Mean.over({s: own[s][name] - base[s][name] for s in both})
+            row.append(f"**{cell(mean, name)}**" if mean.excludes_zero else cell(mean, name))
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def of_method(records: Sequence[Record], method: str) -> dict[str, Record]:
+    """Pick one method's records, by subject."""
+    return {record["subject"]: record for record in records if record["method"] == method}
+
+
+def cell(mean: Mean, name: str) -> str:
     """Write a mean over subjects with its interval; shares in percent."""
-    mean, digits = Mean.over(values), 0 if factor == 100 else 2
+    factor, digits = (100, 0) if name in PERCENT else (1, 2)
     text = f"{factor * mean.value:.{digits}f}"
     if mean.interval is None:
         return text
@@ -256,8 +301,8 @@ def page(records: Sequence[Record], args: argparse.Namespace, jobs: Sequence[Job
     lines = [
         "# The methods side by side",
         "",
-        f"Means over {len(subjects)} subjects of the drawn world ({', '.join(subjects)}), with "
-        "95 % bootstrap intervals over subjects, on the embedded model at the settings that "
+        f"Means over subjects of the drawn world ({', '.join(subjects)}; a method may have fewer), "
+        "with 95 % bootstrap intervals over subjects, on the embedded model at the settings that "
         f"`conf/model/pocket.yaml` recommends for each method; {args.images} pictures of a kind.",
         "",
         "```",
@@ -265,6 +310,11 @@ def page(records: Sequence[Record], args: argparse.Namespace, jobs: Sequence[Job
         "```",
         "",
         *table(records, args.methods),
+        "",
+        "Paired differences, over the subjects that both methods have; bold where the interval "
+        "excludes 0:",
+        "",
+        *differences(records, args.methods, args.methods[0]),
         "",
         "```text",
         definitions,
@@ -282,6 +332,7 @@ def main() -> None:
     parser.add_argument("--methods", help=f"some of: {', '.join(METHODS)}, separated by ;")
     parser.add_argument("--images", type=int, default=16, help="of each kind: 8, 12, 16 ...")
     parser.add_argument("--page", type=Path, help="write this page, and pictures beside it")
+    parser.add_argument("--kept", action="store_true", help="train nothing: show what is kept")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
     args = parser.parse_intermixed_args()  # options may stand last
     try:
@@ -311,6 +362,8 @@ def run(args: argparse.Namespace) -> None:
     for job in jobs:
         key = job.key(base)
         found = job.record(key)
+        if found is None and args.kept:
+            continue
         try:
             record = found or measure(job, key, judges)
         except UserError as error:  # the others are worth their time

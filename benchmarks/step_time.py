@@ -34,6 +34,7 @@ from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
+from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.heap import keep_heap
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
@@ -217,7 +218,7 @@ def main() -> None:
             encode_examples, model, photos, crops=Crops(args.resolution), seed=0, cache_dir=folder
         )
         instance, prior = (encode([prompt] * len(photos)) for prompt in PROMPTS)
-        batches = KeyedBatches(instance, prior, 1, 1, 1000, 0)
+        batches = KeyedBatches(instance, prior, 1, 1, UniformTimesteps(1000), 0)
         ways = {"a": ours, "b": floor}
         if not args.without_c:
             ways["c"] = partial(per_step_pipeline, photos=photos, class_photos=photos)

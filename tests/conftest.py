@@ -22,8 +22,11 @@ with postponed_imports():  # as a command does
         AutoencoderKL,
         DDIMScheduler,
         EulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
         PNDMScheduler,
         SchedulerMixin,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
         StableDiffusionPipeline,
         StableDiffusionXLPipeline,
         UNet2DConditionModel,
@@ -109,14 +112,15 @@ def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
     )
 
 
-def _vae() -> AutoencoderKL:
+def _vae(channels: int = 4, **more: object) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 2,
         up_block_types=["UpDecoderBlock2D"] * 2,
         block_out_channels=[8, 16],
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         sample_size=16,
+        **more,
     )
 
 
@@ -160,9 +164,64 @@ def tiny_xl_model_dir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sd3_model_dir(tmp_path_factory) -> Path:
+    """Two CLIP text encoders and no T5, dual attention in the first block, as SD3.5 medium's."""
+    folder, tokenizer = tmp_path_factory.mktemp("tiny_sd3"), build_tokenizer(WORDS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoders = [
+            CLIPTextModelWithProjection(_text_config(tokenizer, width)) for width in (16, 32)
+        ]
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            caption_projection_dim=32,
+            pooled_projection_dim=64,
+            out_channels=16,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        # SD3's autoencoder has no convolutions between the posterior and the latents
+        vae = _vae(16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False)
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        vae=vae,
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        text_encoder_3=None,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def spine(tiny_model_dir, tmp_path_factory) -> Spine:
     """Runs the main job on the tiny model; class images and latents are shared by a session."""
     return Spine(tiny_model_dir, tmp_path_factory.mktemp("spine"))
+
+
+@pytest.fixture(scope="session")
+def one_step(spine: Spine, tmp_path_factory) -> Path:
+    """A run of one step without prior preservation, which tests copy and go on with."""
+    return spine.run(tmp_path_factory.mktemp("one") / "run", "max_steps=1", "ppl=false")
+
+
+@pytest.fixture(scope="session")
+def sd3_spine(tiny_sd3_model_dir, tmp_path_factory) -> Spine:
+    """Runs the main job on the tiny SD3, with three zeros in the place of T5."""
+    own = ("model=sd35_medium", "model.max_sequence_length=3")
+    return Spine(tiny_sd3_model_dir, tmp_path_factory.mktemp("sd3_spine"), own)
 
 
 @pytest.fixture(scope="session")

@@ -48,9 +48,10 @@ CONSTANT = ("max_steps=4", "checkpoint.every_n_steps=100", "checkpoint.keep=2")
 class Spine:
     """Runs `train.py` on three photos of noise and two class images."""
 
-    def __init__(self, model: Path, root: Path) -> None:
+    def __init__(self, model: Path, root: Path, own: tuple[str, ...] = ()) -> None:
         torch.set_num_threads(1)
-        self.model, self.cache, self.photos = model, root / "cache", root / "photos"
+        self.model, self.own = model, own
+        self.cache, self.photos = root / "cache", root / "photos"
         self.photos.mkdir()
         for i in range(3):
             draw = np.random.default_rng(i).integers(0, 256, (24, 20, 3), dtype=np.uint8)
@@ -58,7 +59,7 @@ class Spine:
 
     def overrides(self, *more: str) -> list[str]:
         """Everything but the output folder."""
-        own = (f"subject.photos='{self.photos}'", f"cache_dir='{self.cache}'")
+        own = (*self.own, f"subject.photos='{self.photos}'", f"cache_dir='{self.cache}'")
         own += (f"model.path='{self.model}'",)
         return [*SMALL, *own, *more]
 

@@ -210,7 +210,7 @@ def composed(name: str, model: str) -> list[DictConfig]:
 
 def test_every_preset_is_a_study_or_a_single_run():
     presets = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
-    assert presets == {*STUDIES, "parity_diffusers"}
+    assert presets == {*STUDIES, "parity_diffusers", "parity_diffusers_sd3"}
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from dreambooth.cli.configs import CONF
 from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
+from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.training.module import DreamBooth
@@ -58,7 +59,7 @@ def batches_of(batch_size: int, ppl: bool, prompt: str = "a sks dog") -> KeyedBa
         prior,
         batch_size,
         batch_size,
-        1000,
+        UniformTimesteps(1000),
         0,
         pairing=experiment().pairing,
     )
@@ -90,6 +91,13 @@ def train_ours(folder, batches, text_encoder, *overrides):
 
 
 def fit(module, batches, cfg):
+    losses = fit_module(module, batches, cfg)
+    model = module.model
+    return losses, {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
+
+
+def fit_module(module, batches, cfg) -> list[float]:
+    """The losses of the first steps."""
     recorder = Recorder()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -103,8 +111,7 @@ def fit(module, batches, cfg):
         precision=cfg.trainer.precision,
     )
     trainer.fit(module, DreamBoothData(batches))
-    model = module.model
-    return recorder.losses, {**named(model.unet, "unet"), **named(model.text_encoder, "text")}
+    return recorder.losses
 
 
 def train_plainly(folder, batches, train_text_encoder, half=False, adapt=None):

@@ -14,7 +14,19 @@ from dreambooth.quoting import printable, quoted, typed
 from dreambooth.study.runs import Run
 from dreambooth.training.summary import Finished, print_summary
 
-TEXTS = ("lr=1e-3,ppl=true", "it's", "a\\b", "a\\", "a\\'b", '$HOME `x` "y" !', "[1]{2}(3) <dog>")
+TEXTS = (
+    "outputs/a-1/b.c",
+    "/",
+    "1/2",
+    "../null",
+    "lr=1e-3,ppl=true",
+    "it's",
+    "a\\b",
+    "a\\",
+    "a\\'b",
+    '$HOME `x` "y" !',
+    "[1]{2}(3) <dog>",
+)
 
 
 def parsed(words: list[str]) -> dict:

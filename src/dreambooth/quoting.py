@@ -7,7 +7,13 @@ import shlex
 
 
 def quoted(text: object) -> str:
-    """Write any text as a Hydra string: `lr=1,seed=0` => `'lr=1,seed=0'`."""
+    """Write any text as a Hydra string, a plain path as it is: `lr=1,seed=0` => `'lr=1,seed=0'`.
+
+    >>> print(quoted("outputs/2026-01-01/dog"), quoted("a dog"))
+    outputs/2026-01-01/dog 'a dog'
+    """
+    if re.fullmatch(r"[\w./-]*/[\w./-]*", str(text), re.ASCII):
+        return str(text)
     # Hydra's strings escape a quote, and backslashes only where they stand before a quote
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), str(text))
     return f"'{escaped}'"
@@ -15,6 +21,8 @@ def quoted(text: object) -> str:
 
 def typed(override: str) -> str:
     """Write an override as a user types it in a shell: `run='a b'` => `"run='a b'"`."""
+    if shlex.quote(override) == override:
+        return override
     plain = not set(override) & set('"$`\\!')
     return f'"{override}"' if plain else shlex.quote(override)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +26,9 @@ def sort_header(file: Path, metadata: Mapping[str, str] | None = None) -> None:
     safetensors itself writes the metadata in the random order of a hash table, and a file that
     nobody but its owner can read.
     """
-    file.chmod(0o644)
+    umask = os.umask(0o077)  # there is no other way to ask
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
     with open(file, "r+b") as opened:
         header, size = _header(opened)
         if metadata:

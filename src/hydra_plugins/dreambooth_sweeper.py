@@ -23,8 +23,8 @@ from omegaconf import DictConfig
 from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
 from dreambooth.cli.ordering import ordered
 from dreambooth.cli.planning import PlannedJob, planned_jobs, refuse_shared_folders, to_run
+from dreambooth.cli.resources import refuse_full_disk
 from dreambooth.cli.resume_sweep import command_of, saying_how_to_go_on, write_plan
-from dreambooth.cli.room import refuse_full_disk
 from dreambooth.errors import UserError
 
 

@@ -13,7 +13,14 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_json
 
 METRICS = (*methods.SHARES, *methods.SCORES)
-COSTS = {"steps": 200, "seconds": 41.6, "memory": 1.1, "trained": 69888, "file": 0.3}
+COSTS = {
+    "steps": 200,
+    "seconds": 41.6,
+    "cpu_seconds": 60.4,
+    "memory": 1.1,
+    "trained": 69888,
+    "file": 0.3,
+}
 
 
 def record(subject: str, value: float) -> dict:
@@ -25,9 +32,18 @@ def test_a_row_is_the_mean_over_subjects():
     rows = methods.table([record("dog", 0.5), record("cat", 1.0)], ["full", "LoRA"])
     assert len(rows) == 3  # a head, a rule, and the one method that has records
     cells = rows[2].strip("| ").split(" | ")
-    assert cells[:3] == ["LoRA", "75 (50 to 100)", "75 (50 to 100)"]
-    assert cells[3] == "0.75 (0.50 to 1.00)"
-    assert cells[-5:] == ["200", "42", "1.10", "69,888", "0.30"]
+    assert cells[:4] == ["LoRA", "2", "75 (50 to 100)", "75 (50 to 100)"]
+    assert cells[4] == "0.75 (0.50 to 1.00)"
+    assert cells[-6:] == ["200", "42", "60", "1.10", "69,888", "0.30"]
+
+
+def test_differences_are_over_the_subjects_that_both_methods_have():
+    full = [{**record(subject, 0.25), "method": "full"} for subject in ("dog", "cat")]
+    lora = [record("dog", 0.5), record("cat", 1.0), record("vase", 0.0)]
+    rows = methods.differences([*full, *lora], ["full", "LoRA", "OFT"], "full")
+    assert len(rows) == 3
+    cells = rows[2].strip("| ").split(" | ")
+    assert cells[:3] == ["LoRA", "2", "**50 (25 to 75)**"] and cells[4] == "**0.50 (0.25 to 0.75)**"
 
 
 def test_a_record_is_kept_for_the_same_settings_alone(tmp_path):

@@ -55,6 +55,7 @@ GENERATE = {
     "device=gpu": "device must be one of auto, cpu, cuda",
     "adapter_weight=strong": "adapter_weight must be a finite number",
     "step=-1": "step must be null or a whole number",
+    "scheduler=auto": "the sampler of a base model .* leave scheduler out",
     "grid.cell=0": "grid.cell must be a whole number, 16 or greater",
     "grid.x='cfg=1,2'": "grid.x: there is no axis cfg: did you mean guidance_scale?",
     "morph.keyframes=0": "morph.keyframes must be null or a whole number greater than 0",

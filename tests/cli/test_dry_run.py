@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from dreambooth.cli.commands import train
+from dreambooth.cli.configs import CONF
 from spine import ROOT, environment
 
 pytestmark = pytest.mark.slow
@@ -38,7 +41,12 @@ def test_a_sweep_shows_what_will_fail(tmp_path):
     assert "1 for 1 run: 200 optimizer steps" in printed
 
 
-def test_a_single_run(tmp_path):
-    printed = dry_run(tmp_path, "model=sd15", "photos.root=x", "hydra.run.dir=there/run")
-    assert "1 run: " in printed and "there/run" in printed
+def test_a_single_run(tmp_path, capsys):
+    """In this process: what the command prints of a model that takes seconds to describe."""
+    overrides = ["model=sd15", "photos.root=x", "trainer=cpu", f"output_dir='{tmp_path / 'run'}'"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*overrides, "dry_run=true"])
+    assert train(cfg) == 0 and list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr().out
+    assert f"1 run: {tmp_path / 'run'}" in printed
     assert "time       unknown" in printed and "GiB while training" in printed

@@ -9,6 +9,7 @@ import torch
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
+from dreambooth.diffusion.process import UniformTimesteps
 
 
 def examples(kind: str, count: int) -> Examples:
@@ -22,7 +23,9 @@ def examples(kind: str, count: int) -> Examples:
 
 def batches(instance: int = 3, prior: int | None = 7, size: int = 2, **changed) -> KeyedBatches:
     class_examples = None if prior is None else examples("prior", prior)
-    base = KeyedBatches(examples("instance", instance), class_examples, size, size, 1000, seed=0)
+    base = KeyedBatches(
+        examples("instance", instance), class_examples, size, size, UniformTimesteps(1000), seed=0
+    )
     return replace(base, **changed)
 
 

@@ -30,9 +30,12 @@ SD15 = {
 SD21 = {**SD15, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 SD21 |= {"timestep_spacing": "trailing"}
 
+OTHERS = ("auto", "flow_")  # the model's own, and those of flow matching
+SAMPLERS = [p for p in sorted((CONF / "scheduler").glob("*")) if not p.stem.startswith(OTHERS)]
+
 
 @pytest.mark.parametrize("written", [SD15, SD21], ids=["sd15", "sd21"])
-@pytest.mark.parametrize("path", sorted((CONF / "scheduler").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SAMPLERS, ids=lambda p: p.stem)
 def test_a_sampler_is_what_diffusers_own_idiom_makes(tmp_path, path, written):
     """`Sampler.from_config(pipe.scheduler.config)`: the trainer's defaults are not kept."""
     (tmp_path / "scheduler").mkdir()
@@ -60,10 +63,9 @@ def test_sampler_keeps_the_schedule_and_prediction_type(name):
     torch.testing.assert_close(sampler.alphas_cumprod, training.alphas_cumprod)
 
 
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"])
-def test_a_sampler_of_another_family_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} does not sample from a model"):
-        check_scheduler(name, {}, 2)
+def test_a_sampler_of_no_model_here_is_refused():
+    with pytest.raises(ValueError, match="ScoreSdeVeScheduler does not sample from a model"):
+        check_scheduler("ScoreSdeVeScheduler", {}, 2)
 
 
 def test_options_reach_the_sampler():

@@ -241,7 +241,7 @@ def test_a_run_is_not_lost_when_its_encoders_cannot_be_had(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     out = spine.run(tmp_path / "run", "evaluation=quick", "evaluation.encoders=canonical")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert f"python evaluate.py \"run='{out}'\" evaluation" in warning and "\n" not in warning
+    assert f"python evaluate.py run={out} evaluation" in warning and "\n" not in warning
     assert (out / "model" / "model_index.json").exists() and (out / "samples/final.png").exists()
     assert (out / "run.json").exists() and not list(out.glob("evaluation/*/metrics.json"))
     images, photos = out / "samples" / "final", spine.photos

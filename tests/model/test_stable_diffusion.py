@@ -38,7 +38,7 @@ def test_everything_is_loaded_frozen_in_float32(tiny):
 def test_noise_schedule_is_that_of_the_model_folder(request, fixture, kind):
     folder = request.getfixturevalue(fixture)
     tiny = StableDiffusion.from_pretrained(str(folder))
-    assert tiny.prediction_type == kind
+    assert tiny.process.prediction_type == kind
     theirs = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert torch.equal(tiny.noise_scheduler.alphas_cumprod, theirs.alphas_cumprod)
     # scaled_linear: beta_t is the square of a line from sqrt(0.00085) to sqrt(0.012)

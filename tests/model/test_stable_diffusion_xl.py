@@ -151,16 +151,40 @@ def test_photos_and_class_images_are_told_their_own_sizes(xl, tmp_path, monkeypa
     assert step == [[24, 20, 2, 0, 16, 16], [16, 16, 0, 0, 16, 16]]
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("method=textual_inversion", "trains in one text encoder, and this model has 2"),
-        ("frozen_dtype=float16", "overflows in float16"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(xl, tmp_path, override, message):
-    with pytest.raises(UserError, match=message):
-        xl.run(tmp_path, override)
+@pytest.mark.slow
+def test_a_token_trains_in_both_encoders_and_its_file_draws_the_runs_picture(xl, tmp_path):
+    """Under float16, in which the published autoencoder overflows: it decodes in float32."""
+    own = ("method=textual_inversion", "method.token.num_vectors=2", "lr=1e-1", "ppl=false")
+    half = ("frozen_dtype=float16", "sampling.dtype=float16", "export.verify=auto")
+    out = xl.run(tmp_path / "run", *own, *half)
+    state = checkpoint(out)["state_dict"]
+    assert {name: tuple(x.shape) for name, x in state.items()} == {
+        "token.clip_g": (2, 32),
+        "token.clip_l": (2, 16),
+    }
+    record = json.loads((out / "run.json").read_text())
+    assert record["verified"]["diffusers"]["error"] is None
+    model = Run.read(out).load_model()
+    fresh = load_model(str(xl.model))
+    for encoder, key in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
+        before, after = (
+            each.network(encoder).get_input_embeddings().weight for each in (fresh, model)
+        )
+        assert torch.equal(after[: len(before)], before)
+        assert torch.equal(after[len(before) :], state[f"token.{key}"])
+        assert not torch.equal(after[-1], after[-2])
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_token_and_then_a_lora_resume_to_the_bit(xl, tmp_path):
+    steps = ("method=pivotal_tuning", "method.continue_token=true", "method.token_max_steps=2")
+    steps = (*steps, "max_steps=2", "export.verify=auto")
+    whole = xl.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=1")
+    copy_checkpoint(whole, tmp_path / "parts", "checkpoints/phase-0/step-000001.ckpt")
+    parts = xl.run(tmp_path / "parts", *steps)
+    assert same(checkpoint(whole, 1)["state_dict"], checkpoint(parts, 1)["state_dict"])
+    assert json.loads((whole / "run.json").read_text())["verified"]["diffusers"]["error"] is None
 
 
 def folder(root: Path, source: Path, **index: object) -> str:

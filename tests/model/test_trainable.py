@@ -203,4 +203,4 @@ def test_only_new_rows_get_a_gradient(model, prepared, predict):
     predict(model, ("a <new> dog", "a cat")).sum().backward()
     gradient = weights.parameters()[MATRIX].grad
     rows = set(gradient.abs().sum(1).nonzero().flatten().tolist())
-    assert rows == set(token_ids(model, TOKEN))
+    assert rows == set(token_ids(model, TOKEN, "text_encoder"))

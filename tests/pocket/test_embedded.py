@@ -29,7 +29,7 @@ def damage(file: Path, how: str) -> None:
 def embedded(tiny_model_dir, tmp_path, monkeypatch) -> Path:
     """A small model in the place of the package's own."""
     folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "weights"))
-    monkeypatch.setattr(weights, "FOLDER", folder)
+    monkeypatch.setitem(weights.FOLDERS, "pocket", folder)
     return folder
 
 

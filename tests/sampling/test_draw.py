@@ -51,7 +51,7 @@ def test_an_image_depends_on_its_seed_and_not_on_its_batch(model, scheduler):
 
 def test_an_image_is_what_diffusers_own_call_makes(model):
     """Steps, guidance, negative prompt and size reach the pipeline under their own names."""
-    pipeline = model.pipeline(SAMPLING.build(model.noise_scheduler))
+    pipeline = model.pipeline(SAMPLING.build(model.process))
     expected = pipeline(
         "a dog",
         negative_prompt="red",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
-from types import SimpleNamespace
 
 import pytest
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
+from dreambooth.diffusion.process import process_of
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key
 from dreambooth.sampling.spec import Sampling
@@ -50,7 +50,7 @@ def test_what_cannot_be_drawn_with_is_one_sentence(change, expected):
 
 
 def test_the_sampler_has_its_options_and_the_models_noise():
-    own = SimpleNamespace(config={"beta_start": 0.001, "prediction_type": "v_prediction"})
+    own = process_of(DDPMScheduler(beta_start=0.001, prediction_type="v_prediction"))
     options = {"use_karras_sigmas": True}
     made = replace(SAMPLING, scheduler="DPMSolverMultistepScheduler", options=options).build(own)
     assert isinstance(made, DPMSolverMultistepScheduler) and made.config.use_karras_sigmas

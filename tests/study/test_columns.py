@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.study.columns import Column, columns_of
+from dreambooth.study.columns import Column, columns_of, columns_of_metrics
 from dreambooth.study.published import Published, PublishedRow
 from dreambooth.study.scored_runs import read_runs
 from run_records import CLIP_T, DINO, PRES, read_metrics, write_metrics, write_run
@@ -61,3 +61,12 @@ def test_the_sources_metrics_come_first_in_its_order_and_arrows_say_what_is_bett
         "CLIP-T": "↑",
         "CLIP-T id": "↑",
     }
+
+
+def test_the_metrics_that_readers_look_for_come_first():
+    names = {"kernel": "KD", WITH_ID: "CLIP-T with_id", "div": "DIV", **NAMES}
+    first = ["DINO", "CLIP-T", "PRES", "DIV"]
+    assert [c.header for c in columns_of_metrics(names)][:4] == first
+    source = Published(rows=[PublishedRow("row", {}, {"PRES": 0.5, "DIV": 0.5})])
+    found = [c.header for c in columns_of_metrics(names, source)]
+    assert found[:4] == ["PRES", "DIV", "DINO", "CLIP-T"]  # the source's own before all others

@@ -23,7 +23,7 @@ def test_both_are_written_and_an_error_is_one_line(tmp_path, monkeypatch, caplog
     assert names[0] == "report.html" and (tmp_path / "report.html").exists()
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     expected = {"losses", "scores-while-training", "pareto", "paired", "subjects-without-ppl"}
-    assert drawn == expected | {"steps-dog-false"}
+    assert drawn == expected | {"steps-dog-without-ppl"}
     assert len(drawn) * 2 == len(list((tmp_path / "figures").iterdir()))
     monkeypatch.setattr(write, "study_view", lambda *_: 1 / 0)
     monkeypatch.setattr(figures, "save", lambda *_: 1 / 0)

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedConfig,
+    T5Config,
+    T5EncoderModel,
+)
 
 from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configs import CONF
@@ -23,6 +30,7 @@ from dreambooth.study.sizes import (
     disk_of,
     disk_of_runs,
 )
+from dreambooth.study.step_memory import KNOWN
 
 OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
 
@@ -155,7 +163,11 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
 
 
 CLIP_L = CLIPTextConfig(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
 )
 CLIP_G = CLIPTextConfig(
     hidden_size=1280,
@@ -178,28 +190,59 @@ XL = {
 }
 
 
+# the configuration of diffusers' scripts/convert_sd3_to_diffusers.py, of 24 layers
+SD35_MEDIUM = KNOWN["sd35_medium"]["unet"]
+PROJECTED = CLIPTextModelWithProjection
+SD3_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+T5_XXL = T5Config(
+    vocab_size=32128,
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+)
+NEVER_TRAIN = [(AutoencoderKL, SD3_VAE), (T5EncoderModel, T5_XXL)]
+CLIP = (CLIPTextModel, CLIP_L)
+
+
 @pytest.mark.parametrize(
-    ("name", "unet", "encoders"),
+    ("name", "denoiser", "encoders", "others"),
     [
-        ("sd15", {"cross_attention_dim": 768}, [(CLIPTextModel, CLIP_L)]),
-        ("sdxl", XL, [(CLIPTextModel, CLIP_L), (CLIPTextModelWithProjection, CLIP_G)]),
+        ("sd15", (UNet2DConditionModel, {"cross_attention_dim": 768}), [CLIP], []),
+        ("sdxl", (UNet2DConditionModel, XL), [CLIP, (PROJECTED, CLIP_G)], []),
+        (
+            "sd35_medium",
+            (SD3Transformer2DModel, SD35_MEDIUM),
+            [(PROJECTED, CLIP_L), (PROJECTED, CLIP_G)],
+            NEVER_TRAIN,
+        ),
     ],
 )
-def test_the_counted_parameters_are_those_of_the_architecture(name, unet, encoders):
-    """U-Net and text encoders of the public configurations, with no memory for their weights."""
-    with torch.device("meta"):
-        networks = [
-            ("unet", UNet2DConditionModel(**unet)),
-            *(("text_encoder", kind(config)) for kind, config in encoders),
-        ]
+def test_the_counted_parameters_are_those_of_the_architecture(name, denoiser, encoders, others):
+    """Networks of the public configurations, with no memory for their weights."""
+    parts = {"unet": [denoiser], "text_encoder": encoders} | ({"vae": others} if others else {})
+    ends = tuple(f".{end}" for end in composed(f"model={name}")["model"]["adapter_targets"])
     parameters, per_rank = Counter(), Counter()
-    ends = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
-    for part, network in networks:
-        parameters[part] += sum(p.numel() for p in network.parameters())
-        layers = [m for n, m in network.named_modules() if n.endswith(ends)]
-        per_rank[part] += sum(sum(m.weight.shape) for m in layers)
+    for part, networks in parts.items():
+        for kind, config in networks:
+            with torch.device("meta"):
+                is_own = isinstance(config, PreTrainedConfig)
+                network: Any = kind(config) if is_own else kind.from_config(config)
+            parameters[part] += sum(p.numel() for p in network.parameters())
+            layers = [m for n, m in network.named_modules() if n.endswith(ends)]
+            per_rank[part] += sum(sum(m.weight.shape) for m in layers)
     assert parameters == {part: PARAMETERS[name][part] for part in parameters}
-    assert per_rank == PER_RANK[name]
+    assert {part: per_rank[part] for part in ("unet", "text_encoder")} == PER_RANK[name]
 
 
 def test_the_disk_of_a_local_model_is_read_from_its_files():

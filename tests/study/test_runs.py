@@ -36,7 +36,7 @@ def test_a_run_that_was_moved_is_where_it_is(scored, tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, r"is not a finished run .*hydra.run.dir='.*run'"),
+        (None, r"is not a finished run .*hydra.run.dir=.*run`"),
         ("", "is not a finished run"),
         ("{", "is not a finished run"),
         ("[]", "is not a finished run .*it holds no JSON object"),

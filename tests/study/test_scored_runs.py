@@ -34,6 +34,7 @@ def test_settings_are_flat_resolved_and_those_of_the_scores(tmp_path):
     assert (
         run.name == "below/a" and run.scores == {DINO: 0.5} and run.metric_names == {DINO: "DINO"}
     )
+    assert read_runs(tmp_path / "below/a")[0].name == "a"
     assert run.settings["prior.weight"] == 1.0 and run.settings["prior.seeds"] == [0, 1]
     assert (run.settings["prior.lr"], run.written["prior.lr"]) == (1e-4, "${lr}")
     assert run.settings["instance_prompt"] == "a dog" and run.settings["scored.name"] == "quick"

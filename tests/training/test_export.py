@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreambooth.errors import UserError
+from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.study.run_weights import RunWeights
 from dreambooth.study.runs import Run
 from dreambooth.training.checkpoints import (
@@ -63,8 +64,8 @@ def test_half_precision_is_what_a_run_draws_and_leaves(spine, tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_that_did_not_train_are_one_file_in_all_runs(spine, tmp_path):
-    runs = [spine.run(tmp_path / str(lr), *SHORT, f"lr={lr}") for lr in (1e-3, 2e-3)]
+def test_parts_that_did_not_train_are_one_file_in_all_runs(spine, one_step, tmp_path):
+    runs = [one_step, spine.run(tmp_path, *SHORT, "lr=2e-3")]
     for part, is_shared in (("vae", True), ("text_encoder", True), ("unet", False)):
         files = [next((run / "model" / part).glob("*.safetensors")) for run in runs]
         assert os.path.samefile(*files) == is_shared
@@ -131,9 +132,27 @@ def test_adapters_are_merged_into_a_whole_pipeline(spine, tmp_path):
     assert changed and all("attn" in key for key in changed)
 
 
-def test_an_adapter_that_no_method_trains_is_refused(spine, tmp_path):
+def test_a_lora_of_a_word_is_refused(spine, tmp_path):
     with pytest.raises(UserError, match="export.kind=lora needs a method"):
-        spine.spec(tmp_path, "export.kind=lora")
+        spine.spec(tmp_path, "export.kind=lora", "method=textual_inversion")
+
+
+@pytest.mark.slow
+def test_whole_weights_are_left_as_the_nearest_lora(spine, tmp_path):
+    more = (*SHORT, "export.kind=lora", "lr=1e-2", "export.verify=auto")
+    runs = [spine.run(tmp_path / str(rank), *more, f"export.rank={rank}") for rank in (1, 64)]
+    whole = Run.read(spine.run(tmp_path / "full", *SHORT, "lr=1e-2")).load_model()
+    left = []
+    for out, rank in zip(runs, (1, 64), strict=True):
+        assert record(out)["export"] == "lora"
+        assert record(out)["verified"]["diffusers"]["error"] is None
+        state = load_file(out / "model/pytorch_lora_weights.safetensors")
+        assert {x.shape[0] for name, x in state.items() if name.endswith("A.weight")} == {rank}
+        model = Run.read(out).load_model()
+        merge_adapters(model)
+        key = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+        left.append((model.base_state("unet")[key] - whole.base_state("unet")[key]).norm().item())
+    assert left[1] < 1e-4 < left[0]
 
 
 @pytest.mark.slow

@@ -131,6 +131,7 @@ CHANGES_WEIGHTS = {
     "ema_decay": ("ema_decay=0.5",),
     "optimizer": ("optimizer.eps=1e-6",),
     "frozen_dtype": ("frozen_dtype=bfloat16",),
+    "model.quantize": ("method=lora", "model.quantize=8bit"),
     "trainer.precision": ("trainer.precision=bf16-mixed",),
     "trainer.devices": ("trainer.devices=2",),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from shutil import copytree
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ def interrupted(*_):
 
 
 def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
-    spine, tmp_path, monkeypatch
+    spine, one_step, tmp_path, monkeypatch
 ):
-    out = spine.run(tmp_path, "max_steps=1", "ppl=false")
+    out = copytree(one_step, tmp_path / "run")
     with monkeypatch.context() as context:
         context.setattr("dreambooth.training.finish.export", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -45,8 +46,8 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     )
 
 
-def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, tmp_path):
-    out = spine.run(tmp_path, "max_steps=1", "ppl=false")
+def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, one_step, tmp_path):
+    out = copytree(one_step, tmp_path / "run")
     earlier = [out / "curve.csv", out / "curve.png"]
     earlier += [out / "evaluation" / "paper" / name for name in ("metrics.json", "scores.csv")]
     images = out / "evaluation" / "paper" / "0.png"
@@ -63,7 +64,11 @@ def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, tmp_
 
 
 @pytest.mark.parametrize("error", [UserError("no weights."), torch.OutOfMemoryError("too large")])
-def test_a_run_is_not_lost_when_it_cannot_be_scored(spine, tmp_path, monkeypatch, caplog, error):
+def test_a_run_is_not_lost_when_it_cannot_be_scored(
+    spine, one_step, tmp_path, monkeypatch, caplog, error
+):
+    copytree(one_step, tmp_path / "run")
+
     def fail(*_):
         raise error
 

@@ -55,11 +55,10 @@ def test_a_finished_run_is_not_trained_again(spine, four_steps, tmp_path, monkey
     assert same(before.base_state("unet"), after.base_state("unet"))
 
 
-def test_seed_zero_is_a_seed(spine, four_steps, tmp_path):
-    again, other = (spine.run(tmp_path / str(seed), *CONSTANT, f"seed={seed}") for seed in (0, 1))
-    before = checkpoint(four_steps)["state_dict"]
-    assert same(checkpoint(again)["state_dict"], before)
-    assert not same(checkpoint(other)["state_dict"], before)
+def test_another_seed_is_another_training(spine, four_steps, tmp_path):
+    """That seed 0 gives the same weights twice is held where sampling changes no weight."""
+    other = spine.run(tmp_path, *CONSTANT, "seed=1")
+    assert not same(checkpoint(other)["state_dict"], checkpoint(four_steps)["state_dict"])
 
 
 @pytest.fixture
@@ -99,8 +98,7 @@ def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, 
     for number, method in enumerate(
         (
             ("ema_decay=0.9", *looked_at),
-            ("method=lora", "train_text_encoder=true"),
-            ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=1"),
+            ("method=pivotal_tuning", "method.token_max_steps=1", "train_text_encoder=true"),
         )
     ):
         spine.run(tmp_path / str(number), "ppl=false", "max_steps=1", *method)
@@ -108,7 +106,7 @@ def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, 
     # the Trainers, with the optimizers' state, are gone before anything follows training
     assert [set(names) for names in at_the_end] == [
         {"StableDiffusion", "UNet2DConditionModel", "CLIPTextModel"}
-    ] * 3
+    ] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can reset a process's peak")

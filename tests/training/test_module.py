@@ -19,6 +19,7 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.loss import two_term_loss
 from dreambooth.diffusion.noise import snr
+from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.stable_diffusion import StableDiffusion
@@ -55,7 +56,9 @@ def make_batches(spine: Spine, model: StableDiffusion, size: int = 2) -> KeyedBa
         seed=0,
         cache_dir=spine.cache,
     )
-    return KeyedBatches(encode(["a sks dog"] * 3), encode(["a dog"] * 3), size, size, 1000, seed=0)
+    return KeyedBatches(
+        encode(["a sks dog"] * 3), encode(["a dog"] * 3), size, size, UniformTimesteps(1000), seed=0
+    )
 
 
 def loss_on_fixed_batches(spine: Spine, folder) -> float:
@@ -161,7 +164,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
     noisy = schedule.add_noise(latents, batch["noise"], times)
     embeddings = model.embed(batch["prompts"]).tokens
     prediction = model.unet(noisy, times, embeddings).sample
-    is_v = model.prediction_type == "v_prediction"
+    is_v = model.process.prediction_type == "v_prediction"
     aim = schedule.get_velocity(latents, batch["noise"], times) if is_v else batch["noise"]
     expected = (prediction - aim).square().mean((1, 2, 3))
     if gamma is not None:
@@ -169,7 +172,7 @@ def test_errors_equal_diffusers_own_functions(spine, request, folder, gamma):
         expected *= ratio.clamp(max=gamma) / (ratio + 1 if is_v else ratio)
     torch.testing.assert_close(module.errors(batch), expected, rtol=1e-5, atol=1e-6)
     assert is_v == (folder == "tiny_v_model_dir")
-    assert (snr(times, module.alphas_cumprod) > 0).all()
+    assert (snr(times, model.process.alphas_cumprod) > 0).all()
 
 
 def test_a_predicted_prior_is_what_the_base_model_predicts(spine, tiny_v_model_dir):
@@ -196,7 +199,7 @@ def test_a_predicted_prior_is_what_the_base_model_predicts(spine, tiny_v_model_d
         noisy = fresh.noise_scheduler.add_noise(latents, noise, times)[2:]
         dogs, times = fresh.embed(["a dog"] * 2), times[2:]
         distance = module.model.predict(noisy, times, dogs) - fresh.predict(noisy, times, dogs)
-    ratio = snr(times, module.alphas_cumprod)
+    ratio = snr(times, fresh.process.alphas_cumprod)
     expected = distance.square().mean((1, 2, 3)) * ratio.clamp(max=5) / (ratio + 1)
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-8)
     assert after.min() > 1e-6

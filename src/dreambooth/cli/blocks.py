@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
-
-from dreambooth.cli.factories import check_schedule, optimizer_factory, trainer_factory
+from dreambooth.cli.factories import check_schedule, optimizer_factory
 from dreambooth.data.templates import templates
+from dreambooth.diffusion.flow import TimestepSettings
+from dreambooth.diffusion.samplers import is_flow
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.settings import build, require_number
@@ -19,7 +19,7 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.training.checkpoints import verify
 from dreambooth.training.spec import (
     CheckpointSpec,
-    HardwareSpec,
+    Loss,
     MethodSpec,
     OptimizerSpec,
     PhaseSpec,
@@ -27,6 +27,7 @@ from dreambooth.training.spec import (
 
 Made = TypeVar("Made")
 
+MODE_MOST = 2 / (math.pi - 2)  # above it, the mode density of Esser et al. 2024 is none
 INFERENCE_DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
 
@@ -59,8 +60,75 @@ def sampling_spec(config: Mapping[str, Any], block: str, sampler: str) -> Sampli
         options=scheduler["options"],
         dtype=shared["dtype"] or INFERENCE_DTYPE[config["trainer"]["precision"]],
     )
+    named(f"{sampler}.name", sampling.require_family, is_flow_model(config))
     named(f"{sampler}.name", sampling.check)
     return sampling
+
+
+def is_flow_model(config: Mapping[str, Any]) -> bool:
+    """Tell whether a run's model is trained by flow matching, as its own sampler says."""
+    own = config["model"]["prior_sampler"]
+    return is_flow(own["name"], own["options"])
+
+
+def loss_spec(config: Mapping[str, Any]) -> Loss:
+    """Build the loss.
+
+    Raises:
+        UserError: a setting of flow matching for a diffusion model, or the reverse.
+    """
+    block, prior, name = config["loss"], config["prior"], config["model"]["name"]
+    if is_flow_model(config):
+        for key, off in (
+            ("min_snr_gamma", None),
+            ("noise_offset", 0),
+        ):
+            if block[key] != off:
+                raise UserError(
+                    f"loss.{key}={block[key]} belongs to a diffusion model's noise schedule, and "
+                    f"model={name} is trained by flow matching: set it to "
+                    f"{'null' if off is None else off}, and see loss.timesteps and loss.weighting."
+                )
+    else:
+        for key, off in (("timesteps", "uniform"), ("weighting", "none")):
+            if block[key] != off:
+                raise UserError(
+                    f"loss.{key}={block[key]} is for models that are trained by flow matching, "
+                    f"such as sd35_medium, and model={name} is a diffusion model: set it to {off}."
+                )
+    return Loss(
+        prior["weight"],
+        block["min_snr_gamma"],
+        block["noise_schedule_dtype"],
+        prior["weight_schedule"],
+        prior["weight_end"],
+        block["weighting"],
+    )
+
+
+def timestep_settings(block: Mapping[str, Any]) -> TimestepSettings:
+    """Build how training chooses noise levels, from the block `loss`.
+
+    Raises:
+        UserError: a value that is out of its range.
+    """
+    finite = math.isfinite
+    for key, described, holds in (
+        ("logit_mean", "that is finite", finite),
+        ("logit_std", "greater than 0", lambda x: finite(x) and x > 0),
+        ("mode_scale", f"from -1 to {MODE_MOST:.2f}", lambda x: -1 <= x <= MODE_MOST),
+    ):
+        require_number(f"loss.{key}", block[key], holds, described)
+    if block["shift"] is not None:
+        if block["timesteps"] != "shifted":
+            raise UserError(
+                f"loss.shift={block['shift']} has no effect with loss.timesteps="
+                f"{block['timesteps']}: set loss.timesteps=shifted, or loss.shift=null."
+            )
+        described = "greater than 0, or null"
+        require_number("loss.shift", block["shift"], lambda x: finite(x) and x > 0, described)
+    keys = ("logit_mean", "logit_std", "mode_scale", "shift")
+    return TimestepSettings(block["timesteps"], *(block[key] for key in keys))
 
 
 def method_spec(method: Mapping[str, Any]) -> MethodSpec:
@@ -156,79 +224,6 @@ def _check_one_rate(config: Mapping[str, Any]) -> None:
             f"text_encoder_lr={rate} cannot be used with optimizer=prodigy, which finds one rate "
             "for all weights: set it to null."
         )
-
-
-def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
-    """Build what says where and how the networks run.
-
-    Raises:
-        UserError: a Trainer that cannot be made on this machine.
-    """
-    _check_sharding(config)
-    _check_processes(config["trainer"])
-    device = _device(config["trainer"])  # first: it words what Lightning would refuse too
-    return HardwareSpec(
-        trainer_factory(config["trainer"]),
-        device,
-        config["frozen_dtype"],
-        config["gradient_checkpointing"],
-        config["compile"],
-    )
-
-
-def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Refuse more processes on a CPU than it has cores.
-
-    Raises:
-        UserError: names the key, and how many there are.
-    """
-    devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
-    if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
-        return  # Lightning counts the GPUs
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if isinstance(devices, int) and devices > (cores or 1):
-        raise UserError(
-            f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
-            "a run may use: use fewer."
-        )
-
-
-def _check_sharding(config: Mapping[str, Any]) -> None:
-    """Refuse what divided weights cannot do.
-
-    Raises:
-        UserError: names the key.
-    """
-    strategy = config["trainer"].get("strategy")
-    if not isinstance(strategy, Mapping) or not strategy["_target_"].endswith("sharding.Sharded"):
-        return
-    phases = config["method"]["phases"]
-    kinds = [phase[part] for phase in phases for part in ("unet", "text_encoder")]
-    for key, is_refused in (
-        ("method", len(phases) > 1 or any(kind not in ("full", "frozen") for kind in kinds)),
-        ("ema_decay", config["ema_decay"] is not None),
-        ("compile", config["compile"]),
-    ):
-        if is_refused:
-            raise UserError(
-                f"trainer=fsdp trains method=full without ema_decay and compile, and {key} asks "
-                "for something else: change it, or use trainer=ddp."
-            )
-
-
-def _device(trainer: Mapping[str, Any]) -> str:
-    """Return `cuda` where the trainer may use it, else `cpu`.
-
-    Raises:
-        UserError: a GPU is asked for, and PyTorch finds none.
-    """
-    accelerator, found = trainer["accelerator"], torch.cuda.is_available()
-    if accelerator in ("gpu", "cuda") and not found:
-        raise UserError(
-            f"trainer.accelerator={accelerator} needs a GPU, and PyTorch finds none here: use "
-            "trainer=auto or trainer=cpu."
-        )
-    return "cuda" if found and accelerator in ("auto", "gpu", "cuda") else "cpu"
 
 
 def checkpoint_spec(config: Mapping[str, Any]) -> CheckpointSpec:

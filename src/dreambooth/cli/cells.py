@@ -49,7 +49,17 @@ def sampling_of(cfg: DictConfig, run: Run | PlainModel) -> Sampling:
     if "scheduler" in cfg:
         options = OmegaConf.to_container(cfg.scheduler.options, resolve=True)
         changed |= {"scheduler": cfg.scheduler.name, "options": options}
-    sampling = replace(run.sampling, **changed)
+    return _checked(run.sampling, changed)
+
+
+def _checked(own: Sampling, changed: dict[str, Any]) -> Sampling:
+    """Change a sampling, which stays one for the same kind of model.
+
+    Raises:
+        UserError: a sampler that cannot be made, or is for another kind of model.
+    """
+    sampling = replace(own, **changed)
+    sampling.require_family(own.is_flow)
     sampling.check()
     return sampling
 
@@ -142,13 +152,14 @@ class Cells:
     def _check_scalable(self, run: Run | PlainModel) -> None:
         """Refuse an adapter_weight other than 1 where it would change nothing."""
         if isinstance(run, Run):
-            adapter = method_spec(run.config["method"]).adapter
-            if run.record["export"] not in ("lora", "adapter") or adapter is None:
+            adapter, kind = method_spec(run.config["method"]).adapter, run.record["export"]
+            if kind not in ("lora", "adapter"):
                 raise UserError(
                     f"adapter_weight needs a run with an adapter, and {run.folder} exported "
-                    f"{run.record['export']}: train one with method=lora."
+                    f"{kind}: train one with method=lora."
                 )
-            if not adapter.is_scalable:
+            # a LoRA that is none of the method's own was extracted
+            if adapter is not None and not adapter.is_scalable and kind == "adapter":
                 raise UserError(
                     f"adapter_weight must be 1 for {run.folder}: the update of a "
                     f"{run.config['method']['name']} adapter is no sum that can be scaled."
@@ -201,14 +212,12 @@ class Cells:
             changed["guidance_scale"] = float(chosen["guidance_scale"])
         if isinstance(chosen.get("scheduler"), str):
             changed |= self._schedulers[chosen["scheduler"]]
-        sampling = replace(own, **changed)
-        sampling.check()
-        return sampling
+        return _checked(own, changed)
 
     @cached_property
     def _schedulers(self) -> dict[str, dict[str, Any]]:
         """Name and options of every scheduler on the axis, by its choice."""
-        known = {path.stem: path for path in files_of("scheduler", [CONF])}
+        known = {path.stem: path for path in files_of("scheduler", [CONF]) if path.stem != "auto"}
         found = {}
         for name in self.values("scheduler"):
             if name not in known:

@@ -36,6 +36,7 @@ POSITIVE = (
     "sampling.batch_size",
     "photos.rendered",
     "reuse.keep_gib",
+    "export.rank",
     "logger.wait",
 )
 NOT_NEGATIVE = (
@@ -62,6 +63,7 @@ WHOLE = (
     "sampling.num_inference_steps",
     "sampling.batch_size",
     "samples.every_n_steps",
+    "export.rank",
 )
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
@@ -113,7 +115,10 @@ CHOICES = {
     "prior.kind": ("images", "prediction"),
     "prior.weight_schedule": ("constant", "linear", "cosine"),
     "loss.noise_schedule_dtype": ("float32", "latents"),
+    "loss.timesteps": ("uniform", "logit_normal", "mode", "shifted"),
+    "loss.weighting": ("none", "sigma_sqrt", "sigma_squared", "cosmap"),
     "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "model.quantize": (None, "8bit", "4bit"),
     "export.kind": ("auto", "full", "lora", "none"),
     "export.dtype": ("float32", "float16", "bfloat16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
@@ -178,7 +183,8 @@ def check(cfg: DictConfig) -> None:
     for key, (kind, holds) in OPTIONAL.items():
         hold(cfg, key, kind, lambda v, h=holds: v is None or is_number(v) and h(v))
     for key, choices in CHOICES.items():
-        hold(cfg, key, f"one of {', '.join(choices)}", lambda v, c=choices: v in c)
+        named = ", ".join("null" if choice is None else choice for choice in choices)
+        hold(cfg, key, f"one of {named}", lambda v, c=choices: v in c)
     for key, (example, holds) in LISTS.items():
         hold_list(cfg, key, example, holds)
     if cfg.export.push_to_hub is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreambooth.cli.axes import SEED, is_number, is_seed, is_whole, parse_axes
 from dreambooth.cli.checks import LISTS, hold, hold_list
@@ -142,6 +142,12 @@ def _check_added_files(cfg: DictConfig) -> None:
 
 
 def _check_drawing(cfg: DictConfig) -> None:
+    if "scheduler" in cfg and "model" not in cfg:
+        if OmegaConf.is_interpolation(cfg.scheduler, "name"):
+            raise UserError(
+                "scheduler=auto is the sampler of a base model (model=NAME), and a run draws with "
+                "its own: leave scheduler out."
+            )
     for key in ("num_inference_steps", "batch_size"):
         hold(cfg, key, *COUNT)
     kind = "null or a number, 0 or greater"

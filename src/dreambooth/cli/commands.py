@@ -17,7 +17,7 @@ from dreambooth.cli.command_checks import (
     check_tokens,
 )
 from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.room import refuse_full_disk, refuse_small_memory, show_needs
+from dreambooth.cli.resources import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
@@ -95,15 +95,14 @@ def say_stopped(folder: Path, place: Place | None) -> None:
 
 def say_finished(run: Finished, place: Place | None) -> None:
     """Write a finished run's `run.html`, and print its summary; a run of a sweep is one line."""
+    write_page(run.folder)
     if place is not None:
-        write_page(run.folder)
         scores = run.scores.summary if run.scores else {}
         print(place.line(result(run.costs, scores)), flush=True)
         return
     from dreambooth.training.summary import print_summary
 
     print_summary(run)
-    show_page(run.folder)
 
 
 def show_page(folder: Path) -> None:

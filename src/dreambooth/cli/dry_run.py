@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.cli.planning import PlannedJob
-from dreambooth.cli.room import free_bytes
+from dreambooth.cli.resources import free_bytes
 from dreambooth.errors import UserError
 from dreambooth.study.estimates import Earlier, Estimate, estimate
 from dreambooth.study.plan import Work

@@ -32,10 +32,10 @@ def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
         UserError: a kind that the method does not make, or a layout that the kind does not have.
     """
     kind = method.export if block["kind"] == "auto" else block["kind"]
-    if kind == "lora" and method.export != "lora":
+    if kind == "lora" and method.export == "token":
         raise UserError(
-            "export.kind=lora needs a method that trains one, such as method=lora: use "
-            "export.kind=auto, and `dreambooth extract` for a LoRA of a full fine-tune."
+            "export.kind=lora needs a method that trains more than a word, such as method=lora: "
+            "use export.kind=auto."
         )
     layouts, allowed = tuple(block["layouts"]), LAYOUTS[kind]
     for layout in layouts:
@@ -46,9 +46,11 @@ def export_spec(block: Mapping[str, Any], method: MethodSpec) -> ExportSpec:
             )
     if kind != "none" and "diffusers" not in layouts:
         raise UserError("export.layouts must hold diffusers, which generate.py loads a run from.")
-    if "kohya" in layouts and method.adapter is not None and method.adapter.options.get("use_dora"):
+    is_dora = method.adapter is not None and method.adapter.options.get("use_dora")
+    if "kohya" in layouts and is_dora:
         raise UserError(
             "export.layouts has kohya, whose readers disagree on the norms of a DoRA: use "
             "diffusers or peft, or export.kind=full."
         )
-    return ExportSpec(kind, block["dtype"], layouts, block["verify"], block["push_to_hub"])
+    rank = block["rank"] if kind == "lora" and method.export != "lora" else None
+    return ExportSpec(kind, block["dtype"], layouts, block["verify"], block["push_to_hub"], rank)

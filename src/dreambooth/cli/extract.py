@@ -34,7 +34,7 @@ def extract(cfg: DictConfig) -> int:
     if cfg.output_dir is not None:
         folder = Path(cfg.output_dir)
     base = load_base(base_block)
-    after = load_model(str(tuned))
+    after = load_model(str(tuned), max_sequence_length=base_block.get("max_sequence_length"))
     device = torch_device(cfg.device)
     extracted = {
         name: extract_lora(base.base_state(name), after.base_state(name), cfg.rank, device=device)

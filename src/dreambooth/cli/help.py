@@ -140,6 +140,7 @@ def _line(config: DictConfig, key: str, note: str, is_block: bool) -> list[str]:
             value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException:
         pass  # a key that has to be given, or that depends on one
+    note = f"required: {note}" if value == "???" else note
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
     text = text.removesuffix("...\n").strip()
     return _entry(textwrap.shorten(f"{key}={text}", WIDTH - 2, placeholder=" ..."), note)

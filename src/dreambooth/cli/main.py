@@ -5,46 +5,33 @@ Imports nothing heavy, so that a wrong command line is refused at once.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli import resolvers  # noqa: F401  registers them
 from dreambooth.cli.axes import quote_axes
 from dreambooth.cli.checks import check_added
 from dreambooth.cli.configs import CONF, search_folders
+from dreambooth.cli.error_sentences import composition_error, sentence
 from dreambooth.cli.interrupt import interruptible
-from dreambooth.cli.jobs import JobFailed, SweepFailed, hand_over
+from dreambooth.cli.jobs import JobFailed, hand_over
 from dreambooth.cli.processes import end_with_parent
 from dreambooth.cli.resume_sweep import with_sweep
-from dreambooth.cli.suggest import no_choice, no_key
 from dreambooth.cli.sweep_lines import Place
 from dreambooth.errors import UserError
-from dreambooth.files import disk_full
 from dreambooth.quoting import printable
 
-UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-UNUSABLE += (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
 # how long an idle OpenMP thread spins before it sleeps; benchmarks/threads.py chose it
 SPIN_COUNT = "10000"
 
@@ -93,6 +80,7 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
     details = None
     try:
         refuse_unused_launcher()
+        refuse_missing(cfg)
         result = run(cfg)
     except Exception as error:
         text = sentence(error)
@@ -115,6 +103,29 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
             sys.exit(result)
         return result if isinstance(result, float) else None
     raise JobFailed(text, details)  # outside `except`: the traceback would keep the model in memory
+
+
+def refuse_missing(cfg: DictConfig) -> None:
+    """Refuse a configuration that lacks required values, as `subject=folder` lacks its photos.
+
+    Raises:
+        UserError: names all of them.
+    """
+    missing = sorted(_missing(OmegaConf.to_container(cfg)))
+    if missing:
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        values = " ".join(f"{key}=VALUE" for key in missing)
+        listed = " and ".join(missing)
+        raise UserError(f"{listed} {verb} missing: give {values}; --help explains {them}.")
+
+
+def _missing(node: object, key: str = "") -> Iterator[str]:
+    """Find the keys that have no value yet; OmegaConf's own search stops at an interpolation."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _missing(child, f"{key}.{name}" if key else str(name))
+    elif node == "???":
+        yield key
 
 
 def refuse_unused_launcher() -> None:
@@ -191,62 +202,3 @@ def say(text: str) -> None:
     """Print an error once, in the first process of a distributed run."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {printable(text)}", file=sys.stderr, flush=True)
-
-
-def sentence(error: Exception) -> str | None:
-    """Word an error that the user can fix; None for any other."""
-    inner: BaseException | None = error
-    while isinstance(inner, OmegaConfBaseException):  # a resolver's own error
-        inner = inner.__context__
-    if isinstance(inner, UserError | SweepFailed):
-        return str(inner)
-    if isinstance(error, OmegaConfBaseException):
-        text = str(error).splitlines()[0]
-        if required := re.search(r"[Mm]issing mandatory value: (\S+)", text):
-            key = error.full_key or required[1]
-            return f"{key} is missing: give {key}=VALUE; --help explains it."
-        return f"The configuration is not complete: {text}."
-    if isinstance(error, InstantiationException):
-        key = re.search(r"full_key: (\S+)", str(error))
-        reason = " ".join(str(error.__cause__ or error).split("\n\n")[0].split())
-        where = key[1] if key else "The configuration"
-        return f"{where} cannot be set up: {reason.rstrip('.')}."
-    if disk_full(error):
-        return f"The disk is full ({error}): free some space and run the same command again."
-    if isinstance(error, OSError) and error.filename and _is_unusable(error):
-        name = str(error.filename)
-        name = name if len(name) <= 200 else f"{name[:100]}..."
-        return f"{name} cannot be used ({error.strerror}): choose another path."
-    return None
-
-
-def _is_unusable(error: OSError) -> bool:
-    """Tell whether a path is at fault; the system's own folders say that they do not exist."""
-    absent = error.errno == errno.ENOENT and str(error.filename).startswith(("/proc/", "/sys/"))
-    return absent or error.errno in UNUSABLE
-
-
-def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
-    """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
-    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
-        return "A group cannot be null: leave it out, or take a preset's out as in '~scheduler'."
-    if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
-        return None
-    first = str(error).strip().splitlines()[0].strip()
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return no_choice(group, name, error.options)
-    if unknown := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
-        return no_key(command, unknown[1], folders)
-    if several := re.match(r"Ambiguous value for argument '(\S+?)=(.*)'$", first):
-        key, values = several.groups()
-        return (
-            f"{key}={values} holds several values: add -m to run once with each, or write "
-            f"'{key}=[{values}]' for one list."
-        )
-    if isinstance(error, OverrideParseException):
-        return (
-            f"The command line cannot be read at {error.override}: write key=value, and quote a "
-            "value with spaces or any of ,=[]{}() twice, as in 'class_prompt=\"a dog, asleep\"'."
-        )
-    return f"The configuration cannot be composed: {first.rstrip('.')}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -64,9 +65,10 @@ def weights_of(
     return PlainWeights(source, additions)
 
 
-def plain_block(block: DictConfig) -> dict[str, Any]:
-    """Pick what says which model a block `model` means."""
-    return {key: block[key] for key in ("name", "path", "revision", "variant")}
+def plain_block(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what says which model a block `model` means; few have a sequence length."""
+    keys = ("name", "path", "revision", "variant", "max_sequence_length")
+    return {key: block[key] for key in keys if key in block}
 
 
 def base_sampling(block: DictConfig) -> Sampling:

@@ -13,14 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.blocks import (
     checkpoint_spec,
-    hardware_spec,
+    loss_spec,
     method_spec,
     named,
     optimizer_spec,
     sampling_spec,
+    timestep_settings,
 )
 from dreambooth.cli.exports import export_spec
+from dreambooth.cli.hardware import hardware_spec
 from dreambooth.cli.run_names import flat_config, group_name, job_overrides, run_name
+from dreambooth.cli.sources import plain_block
 from dreambooth.cli.subjects import same_class
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
@@ -34,7 +37,6 @@ from dreambooth.training.spec import (
     CurveSpec,
     DataSpec,
     LoggerSpec,
-    Loss,
     ModelSpec,
     PriorSpec,
     ReuseSpec,
@@ -62,7 +64,7 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
 
 def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainSpec:
     subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
-    model = {key: config["model"][key] for key in ("name", "path", "revision", "variant")}
+    model = plain_block(config["model"])
     method = method_spec(config["method"])
     return TrainSpec(
         folder=Path(config["output_dir"]),
@@ -74,13 +76,7 @@ def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainS
         prior=_prior(config),
         method=method,
         init_adapter=config["init_adapter"],
-        loss=Loss(
-            config["prior"]["weight"],
-            config["loss"]["min_snr_gamma"],
-            config["loss"]["noise_schedule_dtype"],
-            config["prior"]["weight_schedule"],
-            config["prior"]["weight_end"],
-        ),
+        loss=loss_spec(config),
         optimizer=optimizer_spec(config),
         hardware=hardware_spec(config),
         checkpoint=checkpoint_spec(config),
@@ -159,6 +155,7 @@ def _data(config: Mapping[str, Any]) -> DataSpec:
         config["prior"]["batch_size"],
         config["pairing"],
         config["loss"]["noise_offset"],
+        timestep_settings(config["loss"]),
     )
 
 

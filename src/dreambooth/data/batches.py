@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from dreambooth.data.latents import Examples
+from dreambooth.diffusion.process import DrawTimestep
 from dreambooth.random import keyed_generator
 
 
@@ -27,7 +28,7 @@ class KeyedBatches(IterableDataset):
 
     Attributes:
         batch_size, prior_batch_size: instance and prior rows per rank and micro-step.
-        num_timesteps: T of the noise schedule; timesteps are in [0, T).
+        draw_timestep: draws a row's timestep, `[]`, from a generator.
         noise_offset: strength of the per-channel constant that is added to the noise.
         pairing: `independent` shuffles instance and class examples each with a key of its own;
             `diffusers` fixes class example j % M beside instance j % K, as train_dreambooth.py.
@@ -39,7 +40,7 @@ class KeyedBatches(IterableDataset):
     prior: Examples | None
     batch_size: int
     prior_batch_size: int
-    num_timesteps: int
+    draw_timestep: DrawTimestep
     seed: int
     noise_offset: float = 0.0
     pairing: str = "independent"
@@ -88,7 +89,7 @@ class KeyedBatches(IterableDataset):
                     "logvar": examples.logvar[index],
                     "posterior_noise": posterior_noise,
                     "noise": noise,
-                    "timesteps": torch.randint(self.num_timesteps, (), generator=generator),
+                    "timesteps": self.draw_timestep(generator),
                     "is_prior": torch.tensor(kind == "prior"),
                     "sizes": examples.sizes[index],
                     "kinds": kind,

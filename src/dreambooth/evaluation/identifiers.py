@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.diffusion.noise import add_noise
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.files import cache_key
 from dreambooth.metrics.preservation import diversity
@@ -95,13 +94,12 @@ def _noisy_latents(
     pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
     mean, logvar = model.encode(pixels.to(device))
     latents = model.sample_latents(mean, logvar, torch.zeros_like(mean))
-    shape, steps = tuple(latents.shape[1:]), len(model.alphas_cumprod)
+    shape = tuple(latents.shape[1:])
     noisy, timesteps = [], []
     for level in LEVELS:
         draws = [keyed_normal(shape, seed, "tokens", str(level), n) for n in range(len(images))]
-        at = torch.full((len(images),), int(level * steps), device=device)
-        noise = torch.stack(draws).to(device)
-        noisy.append(add_noise(latents, noise, at, model.alphas_cumprod.to(device)))
+        at = model.process.level(level, len(images)).to(device)
+        noisy.append(model.process.add_noise(latents, torch.stack(draws).to(device), at))
         timesteps.append(at)
     return noisy, timesteps
 

@@ -91,7 +91,7 @@ def print_scores(scores: Scores, title: str, references: str) -> None:
         references: which photos the images were compared with, in words.
     """
     table = Table(title=escape(title), title_justify="left")
-    for name in ("metric", "score", "95 % interval", "real (self-pairs too)"):
+    for name in ("metric", "score", "95 % interval", "photos (self-pairs too)"):
         table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
     variants = Table.grid(padding=(0, 2))
     for variant, entry in scores.summary.items():

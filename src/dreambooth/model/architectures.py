@@ -11,18 +11,28 @@ from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import is_local
 from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.stable_diffusion_3 import StableDiffusion3
 from dreambooth.model.stable_diffusion_xl import StableDiffusionXL
 
-ARCHITECTURES = (StableDiffusion, StableDiffusionXL)
+ARCHITECTURES = (StableDiffusion, StableDiffusionXL, StableDiffusion3)
 
 
-def load_model(path: str, revision: str | None = None, variant: str | None = None) -> BaseModel:
+def load_model(
+    path: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int | None = None,
+) -> BaseModel:
     """Load a local diffusers folder or a hub id, of whatever architecture it is.
+
+    Args:
+        max_sequence_length: what the pipelines of some architectures are told; None for the others.
 
     Raises:
         UserError: another architecture, or a part that is unreachable, incomplete or damaged.
     """
-    return architecture_of(path, revision).from_pretrained(path, revision, variant)
+    kind = architecture_of(path, revision)
+    return kind.from_pretrained(path, revision, variant, max_sequence_length)
 
 
 def architecture_of(path: str, revision: str | None = None) -> type[StableDiffusion]:

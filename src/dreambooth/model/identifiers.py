@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dreambooth.pocket.embedded import known_words, rare_words
+from dreambooth.pocket.embedded import is_embedded, known_words, rare_words
 
 # Of a vocabulary of byte-pair merges, whose order is that of frequency, this share is common
 COMMON = 0.8
@@ -20,7 +20,7 @@ def rare(tokenizer: Any, path: str) -> list[str]:
 
     Those of the embedded model are the ones that it was pretrained with as identifiers.
     """
-    if path == "pocket":
+    if is_embedded(path):
         return rare_words()
     vocabulary = tokenizer.get_vocab()
     first = COMMON * len(vocabulary)
@@ -50,7 +50,7 @@ def known_warning(tokenizer: Any, path: str, identifier: str) -> str | None:
 
 
 def _meaning(tokenizer: Any, path: str, word: str) -> str | None:
-    if path == "pocket":
+    if is_embedded(path):
         return "stands in the embedded model's captions" if word in known_words() else None
     vocabulary = tokenizer.get_vocab()
     number = vocabulary.get(f"{word}</w>")

@@ -5,15 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from dreambooth.diffusion.process import Process, process_of
+from dreambooth.errors import UserError
+from dreambooth.model.quantization import unquantize_layers
 from dreambooth.model.source import Layout, Source
 
 
@@ -64,30 +71,40 @@ class BaseModel(nn.Module, ABC):
 
     Every network is an attribute of the name that its folder has in `layout`. A phase of training
     that names the `unet` means `denoiser`, one that names the `text_encoder` all `text_encoders`;
-    a new token joins the vocabulary of `tokenizer` and the embedding matrix of `text_encoder`.
+    a new token joins the vocabularies and embedding matrices of all `token_encoders`, a mapping of
+    their names to those that files of embeddings have for them.
 
-    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype while
-    frozen: `{network: {name: tensor}}`.
+    `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
+    quantised while frozen: `{network: {name: tensor}}`.
     """
 
-    layout: ClassVar[Layout]
+    layout: Layout
     denoiser: ClassVar[str]
     autoencoder: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
-    overflows_in_float16: ClassVar[bool] = False  # whether its autoencoder does
+    # what can be written of it, beside what the kind of export says
+    export_layouts: ClassVar[tuple[str, ...]] = ("diffusers", "kohya", "peft", "single_file")
+    token_encoders: ClassVar[Mapping[str, str]] = {}
 
     source: Source
     tokenizer: Any
     text_encoder: Any
-    noise_scheduler: DDPMScheduler
+    noise_scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler
     masters: dict[str, dict[str, Tensor]]
 
     @classmethod
     @abstractmethod
     def from_pretrained(
-        cls, path: str, revision: str | None = None, variant: str | None = None
+        cls,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        max_sequence_length: int | None = None,
     ) -> BaseModel:
         """Load a local diffusers folder or a hub id; `variant` names a set of weight files.
+
+        Args:
+            max_sequence_length: what the pipelines of some models are told; None for the others.
 
         Raises:
             UserError: names the part of a model that is unreachable, incomplete or damaged.
@@ -120,7 +137,7 @@ class BaseModel(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeddings: Embeddings) -> Tensor:
-        """Run the denoiser: `[N,C,h,w]`, int64 `[N]`, N prompts => prediction `[N,C,h,w]`."""
+        """Run the denoiser: `[N,C,h,w]`, timesteps `[N]`, N prompts => prediction `[N,C,h,w]`."""
 
     @abstractmethod
     def pipeline(self, scheduler: SchedulerMixin | None = None) -> Any:
@@ -140,19 +157,56 @@ class BaseModel(nn.Module, ABC):
         """Recompute activations in the backward pass: less memory, about a third more time."""
 
     @property
-    def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`: what the denoiser was trained to predict."""
-        return self.noise_scheduler.config["prediction_type"]
+    def modelspec(self) -> str | None:
+        """The name of the architecture in the metadata of files; None if its sizes tell it."""
+        return None
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """The noise schedule alpha_bar, `[T]` float32."""
-        return self.noise_scheduler.alphas_cumprod.float()
+    def drawing_options(self) -> dict[str, Any]:
+        """What the pipeline's call is told beside what every model's is."""
+        return {}
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Count the tokens that the denoiser makes of latents of a height and width."""
+        return height * width
+
+    def check_resolution(self, resolution: int) -> None:
+        """Refuse a resolution, in pixels, that the model cannot draw.
+
+        Raises:
+            UserError: says what it must be.
+        """
+        if resolution % self._latent_factor:
+            raise UserError(
+                f"resolution={resolution} must be a multiple of {self._latent_factor} for this "
+                "model."
+            )
+
+    @property
+    def _latent_factor(self) -> int:
+        """Pixels in a side of a latent."""
+        return 2 ** (len(self.network(self.autoencoder).config["block_out_channels"]) - 1)
+
+    @cached_property
+    def process(self) -> Process:
+        """The process that the denoiser was trained on."""
+        return process_of(self.noise_scheduler)
+
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder does; it then computes in float32 where others have float16."""
+        return False
 
     @property
     def trainable_networks(self) -> tuple[str, ...]:
         """Names of the networks that a phase can train; the autoencoder is always frozen."""
         return (self.denoiser, *self.text_encoders)
+
+    @property
+    def frozen_encoders(self) -> tuple[str, ...]:
+        """Names of the encoders of prompts that no phase can train, such as T5."""
+        others = (*self.trainable_networks, self.autoencoder)
+        return tuple(name for name in self.layout.networks if name not in others)
 
     @property
     def trains_text(self) -> bool:
@@ -163,6 +217,10 @@ class BaseModel(nn.Module, ABC):
     def network(self, name: str) -> Any:
         """Return a network by its name in `layout`."""
         return self.get_submodule(name)
+
+    def tokenizer_of(self, encoder: str) -> Any:
+        """Return the tokenizer of a text encoder: `tokenizer_2` is that of `text_encoder_2`."""
+        return getattr(self, encoder.replace("text_encoder", "tokenizer"))
 
     def weights_hash(self) -> str:
         """Return a hash of what was loaded: of the files' content, or of hub id and commit."""
@@ -179,10 +237,11 @@ class BaseModel(nn.Module, ABC):
         return {own_name(name): tensor for name, tensor in state if name not in added}
 
     def restore(self, network: str) -> None:
-        """Bring a network that was cast while frozen back to its exact float32 weights."""
+        """Bring a network that was cast or quantised back to its exact float32 weights."""
         master = self.masters.pop(network, None)
         if master is None:
             return
+        unquantize_layers(self.network(network))
         nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
         for name, tensor in self.base_state(network).items():
             tensor.copy_(master[name])

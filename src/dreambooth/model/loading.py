@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from dreambooth.diffusion.samplers import require_family
 from dreambooth.errors import UserError, reason
 from dreambooth.model.source import Source, fix_for
 
@@ -60,34 +61,37 @@ def load_network(source: Source, network: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
-    """Load a CLIP tokenizer of the folder.
+def load_tokenizer(folder: Path, name: str = "tokenizer", kind: Any = CLIPTokenizer) -> Any:
+    """Load a tokenizer of the folder, by its class; most are CLIP's.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        return CLIPTokenizer.from_pretrained(folder / name)
+        return kind.from_pretrained(folder / name)
     except Exception as error:
         raise UserError(
             f"{folder / name} cannot be loaded ({reason(error)}): {fix_for(folder)}."
         ) from error
 
 
-def load_schedulers(folder: Path) -> tuple[DDPMScheduler, SchedulerMixin]:
-    """Load the training noise schedule and the sampler that the folder names.
+def load_schedulers(folder: Path, training_kind: Any = DDPMScheduler) -> tuple[Any, SchedulerMixin]:
+    """Load the training schedule, as `training_kind`, and the sampler that the folder names.
 
     Raises:
-        UserError: the file cannot be read, or names no scheduler of diffusers.
+        UserError: the file cannot be read, or names no scheduler of diffusers, or one that is not
+            for the process that `training_kind` is of.
     """
     where = folder / "scheduler" / "scheduler_config.json"
     try:
-        # latents are never clipped; where the file is silent, diffusers' default would be to
-        config = {"clip_sample": False, **json.loads(where.read_text())}
+        config, of_diffusion = json.loads(where.read_text()), training_kind is DDPMScheduler
+        if of_diffusion:
+            # latents are never clipped; where the file is silent, diffusers' default would be to
+            config = {"clip_sample": False, **config}
         schedule = config.pop(TRAINING_SCHEDULE, config)
         sampler = getattr(diffusers, config["_class_name"]).from_config(config)
-        training: Any = DDPMScheduler.from_config(schedule)
-        return training, sampler
+        require_family(config["_class_name"], config, not of_diffusion)
+        return training_kind.from_config(schedule), sampler
     except Exception as error:
         raise UserError(
             f"{where} cannot be loaded ({reason(error)}): {fix_for(folder)}."
@@ -103,7 +107,6 @@ def check_fit(folder: Path, tokenizer: CLIPTokenizer, unet, vae, text_encoder, *
         UserError: names the two parts and the sizes that differ.
     """
     width = sum(encoder.config.hidden_size for encoder in (text_encoder, *others))
-    vocabulary = text_encoder.config.vocab_size
     if unet.config.cross_attention_dim != width:
         raise UserError(
             f"{folder}/unet expects embeddings of width {unet.config.cross_attention_dim} but its "
@@ -115,6 +118,16 @@ def check_fit(folder: Path, tokenizer: CLIPTokenizer, unet, vae, text_encoder, *
             f"{vae.config.latent_channels}: "
             f"{fix_for(folder, 'inpainting and depth models cannot be trained here')}."
         )
+    check_words(folder, tokenizer, text_encoder)
+
+
+def check_words(folder: Path, tokenizer: Any, text_encoder: Any) -> None:
+    """Refuse a tokenizer with more tokens than its text encoder knows.
+
+    Raises:
+        UserError: gives both numbers.
+    """
+    vocabulary = text_encoder.config.vocab_size
     if len(tokenizer) > vocabulary:
         raise UserError(
             f"{folder}/tokenizer has {len(tokenizer)} tokens but its text_encoder knows "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
@@ -35,7 +35,8 @@ def write_pipeline(
                 _prefix_text_encoder(new / name)
         # vocab.json and merges.txt, which version 4 of transformers looks for
         for name in model.layout.tokenizers:
-            getattr(model, name).backend_tokenizer.model.save(str(new / name))
+            if isinstance(tokenizer := getattr(model, name), CLIPTokenizer):
+                tokenizer.backend_tokenizer.model.save(str(new / name))
 
 
 def exact_state(model: BaseModel, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

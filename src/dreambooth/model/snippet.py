@@ -10,10 +10,11 @@ from typing import Any
 
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from transformers import CLIPTextModelWithProjection
 
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.source import Source
-from dreambooth.model.textual_inversion import TOKEN_FILE
+from dreambooth.model.token_files import TOKEN_FILE, read_token
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def snippet(
     """
     pipeline, sampler = model.layout.pipeline.__name__, type(scheduler).__name__
     if kind == "full":
-        lines = [f"from diffusers import {pipeline}", "", _load(pipeline, str(exported))]
+        load = _load(pipeline, str(exported), **dict.fromkeys(model.layout.absent))
+        lines = [f"from diffusers import {pipeline}", "", load]
     else:
         names = ", ".join(sorted((pipeline, sampler)))
         options = _arguments(sampler_options(model.source, scheduler))
@@ -63,7 +65,7 @@ def snippet(
             f"pipe.scheduler = {sampler}.from_config(pipe.scheduler.config{options})",
         ]
         lines += _load_learned(model, kind, exported)
-    return "\n".join(["import torch", *lines, *_draw(picture)]) + "\n"
+    return "\n".join(["import torch", *lines, *_draw(model, picture)]) + "\n"
 
 
 def sampler_options(source: Source, scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def _loading_options(source: Source) -> dict[str, Any]:
     index = json.loads((source.folder / "model_index.json").read_text())
     if (index.get("safety_checker") or [None])[0] is not None:
         options["safety_checker"] = None  # it blackens pictures, and no run uses it
-    return options
+    # of a folder without them, diffusers must be told so
+    return options | dict.fromkeys(source.layout.absent)
 
 
 def _load(pipeline: str, path: str, **options: Any) -> str:
@@ -107,7 +110,7 @@ def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     folder = exported.parent if kind in ("single_file", "kohya") else exported
     file = exported if kind == "token" else folder / TOKEN_FILE
     has_token = kind == "token" or file.is_file()
-    lines = [f"pipe.load_textual_inversion({_text(str(file))})"] if has_token else []
+    lines = _load_token(model, file) if has_token else []
     if kind in ("lora", "kohya"):
         lines.append(f"pipe.load_lora_weights({_text(str(exported))})")
     elif kind == "adapter":
@@ -119,7 +122,25 @@ def _load_learned(model: BaseModel, kind: str, exported: Path) -> list[str]:
     return lines
 
 
-def _draw(picture: Picture) -> list[str]:
+def _load_token(model: BaseModel, file: Path) -> list[str]:
+    """Write the lines that load a token's file."""
+    path, encoders = _text(str(file)), model.token_encoders
+    if len(encoders) == 1:
+        return [f"pipe.load_textual_inversion({path})"]
+    word = _text(read_token(file).token)
+    lines = ["from safetensors.torch import load_file", f"learned = load_file({path})"]
+    for encoder, name in encoders.items():
+        tokenizer = f"pipe.{encoder.replace('text_encoder', 'tokenizer')}"
+        into = f"text_encoder=pipe.{encoder}, tokenizer={tokenizer}"
+        lines.append(f'pipe.load_textual_inversion(learned["{name}"], token={word}, {into})')
+        if issubclass(model.layout.networks[encoder], CLIPTextModelWithProjection):
+            # as `add_words`, which says why
+            text = f"pipe.{encoder}.text_model"
+            lines.append(f"{text}.eos_token_id = {tokenizer}.eos_token_id")
+    return lines
+
+
+def _draw(model: BaseModel, picture: Picture) -> list[str]:
     """Write the lines from the loaded pipeline `pipe` to the file."""
     call = [
         "image = pipe(",
@@ -129,14 +150,19 @@ def _draw(picture: Picture) -> list[str]:
         f"    guidance_scale={picture.guidance_scale},",
         f"    height={picture.resolution},",
         f"    width={picture.resolution},",
+        *(f"    {name}={value!r}," for name, value in model.drawing_options.items()),
         f"    generator=torch.Generator().manual_seed({picture.seed}),",
         ").images[0]",
     ]
     if picture.dtype != "float32":
         under = f'with torch.autocast("{picture.device}", torch.{picture.dtype}):'
         call = [under, *(f"    {line}" for line in call)]
-    move = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
-    return [*move, *call, 'image.save("out.png")']
+    before = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
+    if picture.dtype == "float16" and model.overflows_in_float16:
+        outside = f'torch.autocast("{picture.device}", enabled=False)'
+        decode = "lambda latents, **options: decode(latents.float(), **options)"
+        before += ["decode = pipe.vae.decode", f"pipe.vae.decode = {outside}({decode})"]
+    return [*before, *call, 'image.save("out.png")']
 
 
 def _arguments(options: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,36 @@ class Layout:
     """What the folder of one kind of model holds.
 
     `pipeline` is the diffusers class that `model_index.json` names, `networks` the class of each
-    network by the name of its folder. `described` says in words which models those are.
+    network by the name of its folder. `described` says in words which models those are. `optional`
+    names the networks and tokenizers that the folder may lack, where its index says so.
     """
 
     pipeline: Any
     networks: Mapping[str, Any] = field(hash=False)
     described: str
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    optional: tuple[str, ...] = ()
+
+    def present_in(self, folder: Path) -> Layout:
+        """Leave out the optional parts that the index of a folder says are not there."""
+        if not self.optional:
+            return self
+        try:
+            index = json.loads((folder / "model_index.json").read_text())
+            absent = {name for name in self.optional if (index.get(name) or [None])[0] is None}
+        except (OSError, ValueError, AttributeError):  # `check_complete` says what is amiss
+            return self
+        return replace(
+            self,
+            networks={name: kind for name, kind in self.networks.items() if name not in absent},
+            tokenizers=tuple(name for name in self.tokenizers if name not in absent),
+        )
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The optional parts that were left out."""
+        present = (*self.networks, *self.tokenizers)
+        return tuple(name for name in self.optional if name not in present)
 
     def weights_stem(self, network: str, variant: str | None) -> str:
         """Return the name of a network's weight files, without shard number and suffix."""
@@ -55,7 +78,8 @@ class Source:
     """Where a model comes from.
 
     `path` and `revision` are as the user gave them; `folder` holds the files; `commit` is the
-    resolved commit of a model from the hub.
+    resolved commit of a model from the hub. `max_sequence_length` is what the model's pipeline is
+    told, None where it takes none.
     """
 
     path: str
@@ -64,14 +88,22 @@ class Source:
     folder: Path
     commit: str | None
     layout: Layout
+    max_sequence_length: int | None = None
 
     @cached_property
     def weights_hash(self) -> str:
-        """A hash of the files' content, or of hub id, commit and variant; computed once."""
+        """A hash of the files' content, or of hub id, commit and variant; computed once.
+
+        With a `max_sequence_length`, which pictures depend on too, it is of both.
+        """
         if self.commit is None:
-            return folder_hash(self.folder, self.files())
-        name = f"{self.path}@{self.commit}:{self.variant}"
-        return hashlib.sha256(name.encode()).hexdigest()
+            found = folder_hash(self.folder, self.files())
+        else:
+            name = f"{self.path}@{self.commit}:{self.variant}"
+            found = hashlib.sha256(name.encode()).hexdigest()
+        if self.max_sequence_length is None:
+            return found
+        return hashlib.sha256(f"{found}:{self.max_sequence_length}".encode()).hexdigest()
 
     def files(self) -> Iterator[Path]:
         """Yield every file that the model is loaded from."""
@@ -113,7 +145,13 @@ def is_local(path: str) -> bool:
     return written or Path(path).expanduser().exists()
 
 
-def locate(path: str, revision: str | None, variant: str | None, layout: Layout) -> Source:
+def locate(
+    path: str,
+    revision: str | None,
+    variant: str | None,
+    layout: Layout,
+    max_sequence_length: int | None = None,
+) -> Source:
     """Find the folder of model `path`, downloading it from the hub if need be.
 
     A local folder is never asked of the hub. The hub's local cache is used first, then one question
@@ -122,20 +160,24 @@ def locate(path: str, revision: str | None, variant: str | None, layout: Layout)
     Raises:
         UserError: there is no such folder, or the hub does not give the model.
     """
+
+    def source(folder: Path, commit: str | None) -> Source:
+        own = layout.present_in(folder)
+        return Source(path, revision, variant, folder, commit, own, max_sequence_length)
+
     local = Path(path).expanduser()
     if is_local(path):
         if not local.is_dir():
             state = "is not a folder" if local.exists() else "does not exist"
             raise UserError(f"the model {path} {state}: {COPY_AGAIN}.")
-        return Source(path, revision, variant, local, None, layout)
+        return source(local, None)
 
     def snapshot(only_cached: bool) -> Source:
         files = layout.patterns(variant)
         downloaded = snapshot_download(
             path, revision=revision, allow_patterns=files, local_files_only=only_cached
         )
-        folder = Path(downloaded)
-        return Source(path, revision, variant, folder, folder.name, layout)
+        return source(Path(downloaded), Path(downloaded).name)
 
     try:
         cached = snapshot(only_cached=True)
@@ -179,5 +221,6 @@ def check_complete(source: Source) -> None:
 
 
 def fix_for(folder: Path, otherwise: str = COPY_AGAIN) -> str:
-    """Say how to fix a damaged model; the embedded one, whose path no user set, is restored."""
-    return RESTORE if folder.resolve() == embedded.FOLDER.resolve() else otherwise
+    """Say how to fix a damaged model; an embedded one, whose path no user set, is restored."""
+    own = [each.resolve() for each in embedded.FOLDERS.values()]
+    return RESTORE if folder.resolve() in own else otherwise

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel, Embeddings
 from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.pipeline_export import write_pipeline
@@ -37,6 +37,7 @@ class StableDiffusion(BaseModel):
         "Stable Diffusion 1.x and 2.x, or the embedded model",
     )
     denoiser, autoencoder, text_encoders = "unet", "vae", ("text_encoder",)
+    token_encoders: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l"}
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -47,11 +48,12 @@ class StableDiffusion(BaseModel):
         self,
         networks: dict[str, Any],
         tokenizer: CLIPTokenizer,
-        noise_scheduler: DDPMScheduler,
+        noise_scheduler: Any,
         sampler: SchedulerMixin,
         source: Source,
     ):
         super().__init__()
+        self.layout = source.layout
         for name in self.layout.networks:
             self.add_module(name, networks[name])
         self.tokenizer = tokenizer
@@ -63,7 +65,11 @@ class StableDiffusion(BaseModel):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, revision: str | None = None, variant: str | None = None
+        cls,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        max_sequence_length: int | None = None,
     ) -> StableDiffusion:
         """Load a local diffusers folder or a hub id: float32, frozen, safetensors only.
 
@@ -73,6 +79,7 @@ class StableDiffusion(BaseModel):
             UserError: names the part of a model that is unreachable, incomplete, damaged or of
                 another kind.
         """
+        refuse_length(path, max_sequence_length)
         source = locate(str(path), revision, variant, cls.layout)
         check_complete(source)
         tokenizer = load_tokenizer(source.folder)
@@ -125,7 +132,7 @@ class StableDiffusion(BaseModel):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.unet.enable_gradient_checkpointing()
+        self.network(self.denoiser).enable_gradient_checkpointing()
         for name in self.text_encoders:
             text = self.network(name)  # transformers renamed the method within version 5
             enable = getattr(text, "activation_checkpointing_enable", None)
@@ -169,6 +176,19 @@ class StableDiffusion(BaseModel):
                 self._truncated.add(prompt)
                 cut = self.tokenizer.decode(whole[length - 1 : -1])
                 log.warning("a prompt is longer than %d tokens, so this is cut: %s", length, cut)
+
+
+def refuse_length(path: str, max_sequence_length: int | None) -> None:
+    """Refuse a length of prompts for a model whose pipeline takes none.
+
+    Raises:
+        UserError: names the model.
+    """
+    if max_sequence_length is not None:
+        raise UserError(
+            f"model.max_sequence_length={max_sequence_length} is for models such as "
+            f"model=sd35_medium, and {path} is of another kind: choose the model= of its kind."
+        )
 
 
 def assemble(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from dreambooth.errors import UserError
 from dreambooth.model.interface import Embeddings
 from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.source import Layout, check_complete, fix_for, locate
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.stable_diffusion import StableDiffusion, refuse_length
 
 NUM_SIZES = 6  # what `condition` is given of an image
 
@@ -44,14 +44,21 @@ class StableDiffusionXL(StableDiffusion):
         ("tokenizer", "tokenizer_2"),
     )
     text_encoders = ("text_encoder", "text_encoder_2")
-    overflows_in_float16: ClassVar[bool] = True
+    token_encoders: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "clip_l",
+        "text_encoder_2": "clip_g",
+    }
 
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer
 
     @classmethod
     def from_pretrained(
-        cls, path: str, revision: str | None = None, variant: str | None = None
+        cls,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        max_sequence_length: int | None = None,
     ) -> StableDiffusionXL:
         """Load a local diffusers folder or a hub id: float32, frozen, safetensors only.
 
@@ -59,6 +66,7 @@ class StableDiffusionXL(StableDiffusion):
             UserError: names the part of a model that is unreachable, incomplete, damaged or of
                 another kind.
         """
+        refuse_length(path, max_sequence_length)
         source = locate(str(path), revision, variant, cls.layout)
         check_complete(source)
         first, second = (load_tokenizer(source.folder, name) for name in cls.layout.tokenizers)
@@ -78,6 +86,16 @@ class StableDiffusionXL(StableDiffusion):
         model.tokenizer_2 = second
         return model
 
+    @property
+    def modelspec(self) -> str:
+        """The name of the architecture in the metadata of files."""
+        return "stable-diffusion-xl-v1-base"
+
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder does: the published one, but not those made for float16."""
+        return self.vae.config.get("force_upcast", True)
+
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Embed N prompts as diffusers' pipeline does: `[N,L,D1+D2]`, and `text_embeds [N,P]`.
 
@@ -85,9 +103,9 @@ class StableDiffusionXL(StableDiffusion):
         second. What goes beyond L tokens is cut, with one warning per prompt.
         """
         states, pooled = [], torch.empty(0)
-        for tokenizer, name in zip(self.layout.tokenizers, self.text_encoders, strict=True):
+        for name in self.text_encoders:
             encoder = self.network(name)
-            ids = self._token_ids(list(prompts), getattr(self, tokenizer))
+            ids = self._token_ids(list(prompts), self.tokenizer_of(name))
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])
             pooled = output[0]

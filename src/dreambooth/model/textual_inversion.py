@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreambooth.errors import UserError, reason
-from dreambooth.files import atomic
+from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.model.settings import require_integer
 
-TOKEN_FILE = "learned_embeds.safetensors"
+WRONG_END = 2  # the id of a prompt's end in the configs of published CLIPs, whose end is 49407
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,17 @@ class TokenSettings:
 
     @property
     def words(self) -> list[str]:
-        """`<t>, <t>_1, ... <t>_{n-1}`: what diffusers calls the vectors of one token.
+        """The words of the token's vectors."""
+        return spelled(self.token, self.num_vectors)
 
-        >>> TokenSettings("<t>", "dog", 3).words
-        ['<t>', '<t>_1', '<t>_2']
-        """
-        return [self.token] + [f"{self.token}_{i}" for i in range(1, self.num_vectors)]
+
+def spelled(token: str, num_vectors: int) -> list[str]:
+    """Spell out what diffusers calls the vectors of one token.
+
+    >>> spelled("<t>", 3)
+    ['<t>', '<t>_1', '<t>_2']
+    """
+    return [token, *(f"{token}_{i}" for i in range(1, num_vectors))]
 
 
 def other_name(token: str) -> str:
@@ -56,81 +60,131 @@ def other_name(token: str) -> str:
     return f"<{token.strip('<>')}-1>"
 
 
-def check_token(model: BaseModel, settings: TokenSettings) -> list[int]:
-    """Return the initializer's tokens, and change nothing.
+def check_token(model: BaseModel, settings: TokenSettings) -> dict[str, list[int]]:
+    """Return the initializer's tokens for each text encoder, and change nothing.
 
     Raises:
-        UserError: the model knows one of the new words, or no word of the initializer.
+        UserError: the model takes no new words, knows one of them, or no word of the initializer.
     """
-    if len(model.text_encoders) > 1:
+    if not model.token_encoders:
         raise UserError(
-            f"method.token.token={settings.token}: a new token trains in one text encoder, and "
-            f"this model has {len(model.text_encoders)}: choose another method, such as lora."
+            f"method.token.token={settings.token}: the text encoder of {model.layout.described} "
+            "takes no new words: choose another method, such as lora."
         )
-    vocabulary = model.tokenizer.get_vocab()
-    for word in settings.words:
-        if word in vocabulary or f"{word}</w>" in vocabulary:
+    if known := known_word(model, settings.words):
+        raise UserError(
+            f"method.token.token={settings.token}: the tokenizer knows {known} already, so give "
+            f"a word that no model has, such as {other_name(settings.token)}."
+        )
+    initializer = {}
+    for encoder in model.token_encoders:
+        tokenizer = model.tokenizer_of(encoder)
+        ids = tokenizer.encode(settings.initializer, add_special_tokens=False)
+        if not {*ids} - {*tokenizer.all_special_ids}:
             raise UserError(
-                f"method.token.token={settings.token}: the tokenizer knows {word} already, so give "
-                f"a word that no model has, such as {other_name(settings.token)}."
+                f"method.token.initializer={settings.initializer} holds no word of this model: use "
+                "one that describes the subject, such as dog or pattern."
             )
-    initializer = model.tokenizer.encode(settings.initializer, add_special_tokens=False)
-    if not {*initializer} - {*model.tokenizer.all_special_ids}:
-        raise UserError(
-            f"method.token.initializer={settings.initializer} holds no word of this model: use one "
-            "that describes the subject, such as dog or pattern."
-        )
+        initializer[encoder] = ids
     return initializer
 
 
-def add_token(model: BaseModel, settings: TokenSettings) -> None:
-    """Give the tokenizer and the text encoder the new words, starting at the initializer.
+def known_word(model: BaseModel, words: Sequence[str]) -> str | None:
+    """Return the first of `words` that a vocabulary of the model has; None if there is none."""
+    for encoder in model.token_encoders:
+        vocabulary = model.tokenizer_of(encoder).get_vocab()
+        for word in words:
+            if word in vocabulary or f"{word}</w>" in vocabulary:
+                return word
+    return None
 
-    Every other row of the embedding matrix is kept bit for bit.
+
+def add_token(model: BaseModel, settings: TokenSettings) -> None:
+    """Give every text encoder that takes new words those of the token, at the initializer.
+
+    Every other row of the embedding matrices is kept bit for bit.
 
     Raises:
         UserError: as `check_token`.
     """
-    initializer = check_token(model, settings)
-    model.restore("text_encoder")
-    model.tokenizer.add_tokens(settings.words)
-    embedding = model.text_encoder.get_input_embeddings()
-    # some matrices are longer than needed
-    rows = max(embedding.num_embeddings, len(model.tokenizer))
-    with keep_random_state():  # the new rows' own initial values are drawn and then overwritten
-        embedding = model.text_encoder.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        embedding.weight[token_ids(model, settings)] = embedding.weight[initializer].mean(0)
+    rows = {}
+    for encoder, ids in check_token(model, settings).items():
+        model.restore(encoder)
+        weight = model.network(encoder).get_input_embeddings().weight.detach()
+        rows[encoder] = weight[ids].mean(0).expand(settings.num_vectors, -1)
+    add_words(model, settings.words, rows)
+
+
+@torch.no_grad()
+def add_words(model: BaseModel, words: list[str], rows: Mapping[str, Tensor]) -> None:
+    """Add words, none of which the model knows, with embeddings `[num_words,D]` by text encoder."""
+    for encoder, values in rows.items():
+        model.restore(encoder)
+        text, tokenizer = model.network(encoder), model.tokenizer_of(encoder)
+        tokenizer.add_tokens(words)
+        # some matrices are longer than needed
+        length = max(text.get_input_embeddings().num_embeddings, len(tokenizer))
+        with keep_random_state():  # the new rows' own initial values are drawn and then overwritten
+            embedding = text.resize_token_embeddings(length, mean_resizing=False)
+        embedding.weight[tokenizer.convert_tokens_to_ids(words)] = values.to(embedding.weight)
+        _pool_at_the_end(text, tokenizer.eos_token_id)
+
+
+def _pool_at_the_end(text: Any, end: int) -> None:
+    """Have a text encoder pool a prompt where it ends, and not at a new word.
+
+    A CLIP whose config gives the end as 2, as those of SDXL and SD3 do, pools at the highest id
+    (transformers' modeling_clip.py), which is that of a word that was added.
+    """
+    for module in text.modules():
+        if getattr(module, "eos_token_id", None) == WRONG_END:
+            module.eos_token_id = end
+            text.config.eos_token_id = end
 
 
 def has_token(model: BaseModel, settings: TokenSettings) -> bool:
     """Tell whether every word of `settings` has been added to the model."""
-    added = model.tokenizer.get_added_vocab().keys() - {*model.tokenizer.all_special_tokens}
-    return added.issuperset(settings.words)
+    tokenizers = [model.tokenizer_of(encoder) for encoder in model.token_encoders]
+    added = [each.get_added_vocab().keys() - {*each.all_special_tokens} for each in tokenizers]
+    return bool(added) and all(words.issuperset(settings.words) for words in added)
 
 
-def token_ids(model: BaseModel, settings: TokenSettings) -> list[int]:
-    """List the rows `[num_vectors]` of the embedding matrix that belong to the token's words."""
-    return model.tokenizer.convert_tokens_to_ids(settings.words)
+def token_ids(model: BaseModel, settings: TokenSettings, encoder: str) -> list[int]:
+    """List the rows `[num_vectors]` of an embedding matrix that belong to the token's words."""
+    return model.tokenizer_of(encoder).convert_tokens_to_ids(settings.words)
 
 
-def token_rows(model: BaseModel, settings: TokenSettings) -> Tensor:
-    """Copy the token's embeddings, detached float32 `[num_vectors,D]`."""
-    return _matrices(model)[-1].detach()[token_ids(model, settings)].float()
+def token_keys(model: BaseModel, token: str) -> dict[str, str]:
+    """Name the embeddings of each text encoder as files do: by the token if there is one encoder.
+
+    With several it is `clip_l` and `clip_g`, as in every program that reads those of SDXL.
+    """
+    encoders = model.token_encoders
+    return dict(encoders) if len(encoders) > 1 else dict.fromkeys(encoders, token)
+
+
+def token_rows(model: BaseModel, settings: TokenSettings) -> dict[str, Tensor]:
+    """Copy the token's embeddings, detached float32 `[num_vectors,D]`, by their name in files."""
+    return {
+        key: _matrices(model, encoder)[-1].detach()[token_ids(model, settings, encoder)].float()
+        for encoder, key in token_keys(model, settings.token).items()
+    }
 
 
 @torch.no_grad()
-def set_token_rows(model: BaseModel, settings: TokenSettings, rows: Tensor) -> None:
-    """Overwrite the token's embeddings with `rows [num_vectors,D]`."""
-    for matrix in _matrices(model):
-        matrix[token_ids(model, settings)] = rows.to(matrix)
+def set_token_rows(model: BaseModel, settings: TokenSettings, rows: Mapping[str, Tensor]) -> None:
+    """Overwrite the token's embeddings with `rows [num_vectors,D]`, by their name in files."""
+    for encoder, key in token_keys(model, settings.token).items():
+        for matrix in _matrices(model, encoder):
+            matrix[token_ids(model, settings, encoder)] = rows[key].to(matrix)
 
 
-def _matrices(model: BaseModel) -> list[Tensor]:
+def _matrices(model: BaseModel, encoder: str) -> list[Tensor]:
     """List the embedding matrix `[V,D]` and its float32 master, where the encoder was cast."""
-    weight = model.text_encoder.get_input_embeddings().weight
-    name = next(name for name, p in model.text_encoder.named_parameters() if p is weight)
-    master = model.masters.get("text_encoder")
+    network = model.network(encoder)
+    weight = network.get_input_embeddings().weight
+    name = next(name for name, p in network.named_parameters() if p is weight)
+    master = model.masters.get(encoder)
     return [weight] if master is None else [weight, master[name]]
 
 
@@ -161,86 +215,3 @@ class RowMask:
     def _follow(self, device: torch.device) -> None:
         if self._original.device != device:
             self._original, self._is_new = self._original.to(device), self._is_new.to(device)
-
-
-def save_token(
-    model: BaseModel,
-    settings: TokenSettings,
-    path: str | Path,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Write `{token: [num_vectors,D]}` as safetensors in `dtype`, atomically.
-
-    The `load_textual_inversion(path)` of diffusers' pipelines loads it.
-    """
-    with atomic(path) as file:
-        save_file({settings.token: token_rows(model, settings).cpu().to(dtype).contiguous()}, file)
-
-
-def find_token(path: str | Path) -> Path:
-    """Find the file at `path`, or `learned_embeds.safetensors` in a folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    file = Path(path) / TOKEN_FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"there is no textual inversion at {path}: give a .safetensors file or a folder with "
-            f"{TOKEN_FILE}."
-        )
-    return file
-
-
-def read_token(file: Path) -> tuple[str, Tensor]:
-    """Read a file's token and its embeddings `[num_vectors,D]`.
-
-    The file holds one tensor, `{token: [D] or [num_vectors,D]}`. AUTOMATIC1111's files call it
-    `emb_params`; their token is the file's name.
-
-    Raises:
-        UserError: it does not.
-    """
-    try:
-        state = load_file(file)
-    except Exception as error:
-        message = f"{file} is not a safetensors file that can be read ({reason(error)})."
-        raise UserError(message) from error
-    if len(state) != 1 or next(iter(state.values())).dim() not in (1, 2):
-        raise UserError(
-            f"{file} holds {len(state)} tensors: a textual-inversion file holds one, named by its "
-            "token, of shape [D] or [n, D]."
-        )
-    token, rows = next(iter(state.items()))
-    return (file.stem if token == "emb_params" else token), torch.atleast_2d(rows)
-
-
-def load_token(model: BaseModel, path: str | Path, token: str | None = None) -> str:
-    """Add the token of a file or a folder (see `read_token`) to a model; return its name.
-
-    Args:
-        token: the name that it gets; None is its own.
-
-    Raises:
-        UserError: there is none, or its width or token do not suit the model, which is left as it
-            was.
-    """
-    file = find_token(path)
-    own, rows = read_token(file)
-    token = token or own
-    width = model.text_encoder.get_input_embeddings().embedding_dim
-    if rows.shape[-1] != width:
-        raise UserError(
-            f"{file} has embeddings of width {rows.shape[-1]} and the model {width}: use a token "
-            "that was trained for this base model."
-        )
-    vocabulary = model.tokenizer.get_vocab()
-    if {token, f"{token}</w>", f"{token}_1"} & vocabulary.keys():
-        raise UserError(
-            f"the tokenizer knows {token} already: load {file} into a fresh model, or give it "
-            f"another name, as embeddings=[{file}:{other_name(token)}]."
-        )
-    model.restore("text_encoder")
-    with keep_random_state():
-        model.pipeline().load_textual_inversion({token: rows})
-    return token

@@ -13,6 +13,7 @@ from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.chosen import Kind, chosen, matching
 from dreambooth.model.interface import BaseModel, adapter_names, own_name
 from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
+from dreambooth.model.quantization import quantize_layers
 from dreambooth.model.textual_inversion import (
     RowMask,
     TokenSettings,
@@ -21,6 +22,7 @@ from dreambooth.model.textual_inversion import (
     has_token,
     set_token_rows,
     token_ids,
+    token_keys,
     token_rows,
 )
 
@@ -60,8 +62,14 @@ class Phase:
         return self.unet, self.text_encoder
 
     def kinds(self, model: BaseModel) -> dict[str, Kind]:
-        """Say of each network that can train how it does."""
-        return {model.denoiser: self.unet} | dict.fromkeys(model.text_encoders, self.text_encoder)
+        """Say of each network that can train how it does.
+
+        In a phase that trains a token, text encoders that take no new words are frozen.
+        """
+        kinds = {model.denoiser: self.unet} | dict.fromkeys(model.text_encoders, self.text_encoder)
+        if self.text_encoder == "token":
+            kinds |= {n: "frozen" for n in model.text_encoders if n not in model.token_encoders}
+        return kinds
 
     def check(self, model: BaseModel, adapter: AdapterSettings | None) -> None:
         """Refuse adapters and patterns that do not fit the model, which is left as it was.
@@ -80,7 +88,8 @@ class TrainableWeights:
     """What a run trains of its model: the weights of the present phase and of those before it.
 
     Made once for a run and prepared for each phase. Names are `<network>.<parameter>`, as without
-    an adapter around the layer, and `token.<token>` for the rows of a new token.
+    an adapter around the layer, and `token.<name in files>` for the rows of a new token. While
+    phases train, the denoiser has frozen linear layers in `quantize` bits (`8bit`, `4bit`).
 
     Raises:
         UserError: the model cannot take the token; adapters are checked when they are added.
@@ -94,12 +103,13 @@ class TrainableWeights:
         token: TokenSettings | None = None,
         frozen_dtype: torch.dtype = torch.float32,
         initial: InitialAdapter | None = None,
+        quantize: str | None = None,
     ) -> None:
         self.model = model
         self._seed, self._adapter, self._token, self._initial = seed, adapter, token, initial
-        self._frozen_dtype = frozen_dtype
+        self._frozen_dtype, self._quantize = frozen_dtype, quantize
         self._trained_before: set[str] = set()
-        self._mask: RowMask | None = None
+        self._masks: dict[str, RowMask] = {}  # by the name of the matrix
         if token is not None and not has_token(model, token):
             check_token(model, token)
 
@@ -108,8 +118,8 @@ class TrainableWeights:
 
         Adapters and new words are added where they are not there yet; the autoencoder is always
         frozen. Networks of which no own weight trains (frozen, or the base of an adapter) are cast
-        to `frozen_dtype`; their exact float32 weights come back when a later phase, an export or a
-        merge needs them.
+        to `frozen_dtype`, but for an autoencoder that overflows in it; their exact float32 weights
+        come back when a later phase, an export or a merge needs them.
 
         Raises:
             UserError: the phase needs settings that were not given.
@@ -120,7 +130,10 @@ class TrainableWeights:
         self._close_phase()
         model.zero_grad()  # an earlier phase's gradients would hold memory to the end
         model.requires_grad_(False).eval()
-        _cast(model, model.autoencoder, self._frozen_dtype)
+        overflows = self._frozen_dtype == torch.float16 and model.overflows_in_float16
+        for name in (model.autoencoder, *model.frozen_encoders):
+            is_kept = overflows and name == model.autoencoder
+            cast_network(model, name, torch.float32 if is_kept else self._frozen_dtype)
         for name, kind in phase.kinds(model).items():
             module = model.network(name)
             if kind == "adapter" and not has_adapter(module):
@@ -130,13 +143,21 @@ class TrainableWeights:
                 if self._initial is not None:
                     self._initial.put_into(model, name)
             is_base = kind in ("frozen", "adapter")
-            _cast(model, name, self._frozen_dtype if is_base else torch.float32)
+            cast_network(model, name, self._frozen_dtype if is_base else torch.float32)
+            if self._quantize is not None and name == model.denoiser:
+                _quantize(model, name, self._quantize)
             if kind == "token":
-                self._mask_other_rows()
+                self._mask_other_rows(name)
             else:
                 for parameter in chosen(model, name, kind):
                     parameter.requires_grad_(True)
             module.train(kind != "frozen")
+
+    def unquantize(self) -> None:
+        """Bring back the weights that were quantised while phases trained, in `frozen_dtype`."""
+        if self._quantize is not None:
+            self.model.restore(self.model.denoiser)
+            cast_network(self.model, self.model.denoiser, self._frozen_dtype)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """List what the optimizer is given, by name, sorted.
@@ -156,7 +177,8 @@ class TrainableWeights:
         for network, master in self.model.masters.items():
             state |= {f"{network}.{name}": tensor for name, tensor in master.items()}
         if self._token is not None and has_token(self.model, self._token):
-            state[f"token.{self._token.token}"] = token_rows(self.model, self._token)
+            rows = token_rows(self.model, self._token).items()
+            state |= {f"token.{name}": each for name, each in rows}
         return {name: state[name] for name in sorted(self._names())}
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -173,36 +195,42 @@ class TrainableWeights:
                 tensor.copy_(state[name])
                 if name in parameters:  # shared with `own`, unless that is a float32 master
                     parameters[name].copy_(state[name])
-        if self._token is not None and f"token.{self._token.token}" in own:
-            set_token_rows(self.model, self._token, state[f"token.{self._token.token}"])
+        rows = {n.removeprefix("token."): x for n, x in state.items() if n.startswith("token.")}
+        if rows and self._token is not None:
+            set_token_rows(self.model, self._token, rows)
 
     def after_step(self) -> None:
         """Undo, bit for bit, what weight decay did to the other rows in a token phase."""
-        if self._mask is not None:
-            self._mask.restore_other_rows()
+        for mask in self._masks.values():
+            mask.restore_other_rows()
 
     def _names(self) -> set[str]:
         names = set(self.parameters())
-        if self._mask is not None and self._token is not None:
-            weight = self._mask.weight
-            matrix = next(name for name, p in self.model.named_parameters() if p is weight)
-            names = names - {matrix} | {f"token.{self._token.token}"}
+        if self._masks:
+            names = names - self._masks.keys() | self._token_names()
         return names | self._trained_before
 
-    def _mask_other_rows(self) -> None:
+    def _token_names(self) -> set[str]:
+        assert self._token is not None
+        return {f"token.{key}" for key in token_keys(self.model, self._token.token).values()}
+
+    def _mask_other_rows(self, encoder: str) -> None:
         if self._token is None:
             raise UserError(
                 "text_encoder=token needs method.token: its token, initializer and num_vectors."
             )
-        weight = self.model.text_encoder.get_input_embeddings().weight.requires_grad_(True)
-        self._mask = RowMask(weight, token_ids(self.model, self._token))
+        network = self.model.network(encoder)
+        weight = network.get_input_embeddings().weight.requires_grad_(True)
+        matrix = next(name for name, p in network.named_parameters() if p is weight)
+        ids = token_ids(self.model, self._token, encoder)
+        self._masks[f"{encoder}.{matrix}"] = RowMask(weight, ids)
 
     def _close_phase(self) -> None:
-        """Remember what the phase before trained, and lift its mask."""
+        """Remember what the phase before trained, and lift its masks."""
         self._trained_before = self._names()
-        if self._mask is not None:
-            self._mask.hook.remove()
-            self._mask = None
+        for mask in self._masks.values():
+            mask.hook.remove()
+        self._masks = {}
 
 
 def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
@@ -222,15 +250,14 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
             )
 
 
-def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
+def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
     """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
     module = model.network(network)
     if module.dtype == dtype:
         return
     model.restore(network)
     if dtype != torch.float32:
-        state = model.base_state(network).items()
-        model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+        _keep_master(model, network)
         added = adapter_names(module)
         parameters = [(p, p.data) for name, p in module.named_parameters() if name in added]
         buffers = [(name, buffer) for name, buffer in module.named_buffers() if name in added]
@@ -242,3 +269,16 @@ def _cast(model: BaseModel, network: str, dtype: torch.dtype) -> None:
             module.get_submodule(owner).register_buffer(
                 last, buffer, last not in module.get_submodule(owner)._non_persistent_buffers_set
             )
+
+
+def _quantize(model: BaseModel, network: str, bits: str) -> None:
+    """Quantise a frozen network's own linear layers, keeping its float32 masters."""
+    if network not in model.masters:
+        _keep_master(model, network)
+    module = model.network(network)
+    quantize_layers(module, bits, adapter_names(module))
+
+
+def _keep_master(model: BaseModel, network: str) -> None:
+    state = model.base_state(network).items()
+    model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}

@@ -1,4 +1,4 @@
-"""The embedded base model: its weights, its rendered subjects, and the words it knows.
+"""The embedded base models: their weights, their rendered subjects, and the words they know.
 
 The only module of this package that other rooms may import.
 """
@@ -29,18 +29,25 @@ from dreambooth.scratch import remove_leftovers
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "weights"
+FOLDERS = {"pocket": FOLDER, "pocket_flow": Path(__file__).parent / "weights_flow"}
 HASHES = "hashes.json"  # of the pictures in a folder of rendered ones
 
 
-def weights_folder() -> Path:
-    """Return the folder of the pocket pipeline inside this package.
+def weights_folder(name: str = "pocket") -> Path:
+    """Return the folder of an embedded model's pipeline inside this package.
 
     Raises:
         UserError: weights that are missing.
     """
-    if not (FOLDER / "model_index.json").is_file():
-        raise UserError(f"The embedded model lacks {FOLDER / 'model_index.json'}: {RESTORE}.")
-    return FOLDER
+    index = FOLDERS[name] / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"The embedded model lacks {index}: {RESTORE}.")
+    return FOLDERS[name]
+
+
+def is_embedded(path: str) -> bool:
+    """Tell whether a model's path names a model inside this package."""
+    return path in FOLDERS
 
 
 def weights_hash(folder: Path) -> str:
@@ -127,5 +134,5 @@ def _words(text: str) -> list[str]:
 
 
 def model_path(path: str) -> str:
-    """Return the embedded weights' folder for `pocket`, any other path or hub id as it is."""
-    return str(weights_folder()) if path == "pocket" else path
+    """Return an embedded model's folder for its name, any other path or hub id as it is."""
+    return str(weights_folder(path)) if is_embedded(path) else path

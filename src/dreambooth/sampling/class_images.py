@@ -75,14 +75,18 @@ def base_images(
     weights: Weights,
     sampling: Sampling,
     cache_dir: str | Path,
+    cast: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Return class images of a base model from the cache; draw the missing ones.
 
     Args:
         load: gives the model; it is called only where an image is missing.
         weights: the base model's, named.
+        cast: the dtypes of those of its networks that are not in float32.
     """
     facts = {"model": weights.hashes["base"], **sampling.facts}
+    if cast:
+        facts["cast"] = dict(cast)
     return wanted.drawn(
         lambda prompts, seeds: draw(load(), prompts, seeds, sampling),
         facts,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
+from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from PIL import Image
 
@@ -40,8 +41,16 @@ class _ShortTruncation(logging.Filter):
         return bool(new)
 
 
-for _module in (pipeline_stable_diffusion, pipeline_stable_diffusion_xl):
+for _module in (
+    pipeline_stable_diffusion,
+    pipeline_stable_diffusion_xl,
+    pipeline_stable_diffusion_3,
+):
     logging.getLogger(_module.__name__).addFilter(_ShortTruncation())
+# a second warning of the same prompt, of indexing errors that cannot come: it is cut
+logging.getLogger("transformers.tokenization_utils_base").addFilter(
+    lambda record: not record.getMessage().startswith("Token indices sequence length")
+)
 
 
 @torch.no_grad()
@@ -60,10 +69,10 @@ def draw(
     Args:
         advance: is told the number of images of each batch when it is drawn.
     """
-    pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
+    pipeline: Any = model.pipeline(sampling.build(model.process))
     images: list[Image.Image] = []
     negative = sampling.negative_prompt
-    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -76,6 +85,7 @@ def draw(
                 guidance_scale=sampling.guidance_scale,
                 height=sampling.resolution,
                 width=sampling.resolution,
+                **model.drawing_options,
             ).images
             advance(len(generators))
     return images
@@ -111,11 +121,35 @@ def _networks(pipeline: Any) -> list[torch.nn.Module]:
     return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def autocast(pipeline: Any, dtype: str) -> AbstractContextManager:
+@contextmanager
+def autocast(model: BaseModel, pipeline: Any, dtype: str) -> Iterator[None]:
     """Compute in half precision if `dtype` is one, or if some networks were cast while frozen.
 
-    The dtype of those networks comes first, because autocast does not convert their weights.
+    The dtype of those networks comes first, because autocast does not convert their weights. An
+    autoencoder that overflows in float16 decodes in float32.
     """
     present = {next(network.parameters()).dtype for network in _networks(pipeline)}
     wanted = next((d for d in present if d != torch.float32), getattr(torch, dtype))
-    return nullcontext() if present == {wanted} else torch.autocast(pipeline.device.type, wanted)
+    if present == {wanted}:
+        yield
+        return
+    exact = wanted == torch.float16 and model.overflows_in_float16
+    with torch.autocast(pipeline.device.type, wanted):
+        with _decoded_exactly(pipeline) if exact else nullcontext():
+            yield
+
+
+@contextmanager
+def _decoded_exactly(pipeline: Any) -> Iterator[None]:
+    """Have a pipeline decode outside autocast."""
+    vae, decode = pipeline.vae, pipeline.vae.decode
+
+    def outside(latents: torch.Tensor, **options: Any) -> Any:
+        with torch.autocast(pipeline.device.type, enabled=False):
+            return decode(latents.float(), **options)
+
+    vae.decode = outside
+    try:
+        yield
+    finally:
+        del vae.decode  # the class's own again

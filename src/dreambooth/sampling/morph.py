@@ -48,9 +48,9 @@ def draw_frames(
     model: BaseModel, morph: Morph, numbers: Sequence[int], sampling: Sampling
 ) -> list[Image.Image]:
     """Draw frames by their numbers, from 0, as one batch: RGB, `resolution` pixels square."""
-    pipeline: Any = model.pipeline(sampling.build(model.noise_scheduler))
+    pipeline: Any = model.pipeline(sampling.build(model.process))
     device = next(model.network(model.denoiser).parameters()).device
-    with evaluation_mode(pipeline), autocast(pipeline, sampling.dtype):
+    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         noise = _noise(model, pipeline, morph.seeds, sampling.resolution)
         prompts, negative = (
             model.embed(morph.prompts),
@@ -67,6 +67,7 @@ def draw_frames(
             guidance_scale=sampling.guidance_scale,
             height=sampling.resolution,
             width=sampling.resolution,
+            **model.drawing_options,
         ).images
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreambooth.diffusion.samplers import check_scheduler, make_scheduler
+from dreambooth.diffusion.process import Process
+from dreambooth.diffusion.samplers import check_scheduler, is_flow, require_family
 from dreambooth.errors import UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -48,6 +49,19 @@ class Sampling:
             "dtype": self.dtype,
         }
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether the sampler is for flow-matching models."""
+        return is_flow(self.scheduler, self.options)
+
+    def require_family(self, flow: bool) -> None:
+        """Refuse a sampler of the other family of models.
+
+        Raises:
+            UserError: names the sampler.
+        """
+        require_family(self.scheduler, self.options, flow)
+
     def check(self) -> None:
         """Refuse a sampler that diffusers does not have, values that it refuses, and other dtypes.
 
@@ -61,6 +75,10 @@ class Sampling:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def build(self, noise_scheduler: Any) -> Any:
-        """Make the diffusers scheduler on the noise schedule of a model's own scheduler."""
-        return make_scheduler(self.scheduler, dict(self.options), dict(noise_scheduler.config))
+    def build(self, process: Process) -> Any:
+        """Make the diffusers scheduler on a model's own schedule.
+
+        Raises:
+            UserError: it is for the other family of models.
+        """
+        return process.sampler(self.scheduler, dict(self.options))

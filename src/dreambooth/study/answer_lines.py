@@ -8,7 +8,7 @@ from typing import Literal
 
 from dreambooth.study.answer import Answer, Row
 from dreambooth.study.columns import Column
-from dreambooth.study.paired import Mean
+from dreambooth.study.paired import ENOUGH, Mean
 from dreambooth.study.pareto import Front
 from dreambooth.study.settings import short, word
 
@@ -16,7 +16,6 @@ BEST = "*"
 NOT_ZERO = "†"
 ON_FRONT = "◆"
 MANY = 8  # names in a sentence
-ENOUGH = 6  # subjects; n of them agree in sign by chance with probability 2 * 0.5^n
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,21 @@ log = logging.getLogger(__name__)
 
 
 def load_base(base: Mapping[str, Any]) -> BaseModel:
-    """Load the model of a block `model`: its path, revision and variant.
+    """Load the model of a block `model`: its path, revision, variant and sequence length, if any.
 
     Raises:
         UserError: it is not there, or not whole.
     """
     path = model_path(base["path"])
-    return load_model(path, base["revision"], base["variant"])
+    return load_model(path, base["revision"], base["variant"], base.get("max_sequence_length"))
 
 
 def base_hash(base: Mapping[str, Any]) -> str:
     """Hash the files of that model, without loading it."""
     path, revision = model_path(base["path"]), base["revision"]
     layout = architecture_of(path, revision).layout
-    return locate(path, revision, base["variant"], layout).weights_hash
+    length = base.get("max_sequence_length")
+    return locate(path, revision, base["variant"], layout, length).weights_hash
 
 
 @dataclass(frozen=True)

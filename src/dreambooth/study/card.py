@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dreambooth.files import atomic, read_csv
-from dreambooth.pocket.embedded import model_path
+from dreambooth.pocket.embedded import FOLDERS, is_embedded, model_path
 from dreambooth.study.page.repeat import command_of, versions_of
 from dreambooth.study.runs import Run
 
@@ -28,16 +28,16 @@ LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
-    "pocket": "mit",
+    **dict.fromkeys(FOLDERS, "mit"),
 }
 LICENCE = (
     "These weights are derived from {base}, whose licence{named} and restrictions on use hold for "
     "them too. The photos that they were trained on are not part of them; whoever publishes these "
     "weights needs the right to publish what they depict."
 )
-POCKET = (
-    "\n\n`pocket` is the model inside the package `dreambooth`: write the folder that "
-    "`dreambooth.pocket.embedded.FOLDER` names."
+EMBEDDED = (
+    "\n\n`{path}` is a model inside the package `dreambooth`: write the folder that "
+    '`dreambooth.pocket.embedded.FOLDERS["{path}"]` names.'
 )
 PICTURES = 6  # at most, of the final samples
 
@@ -133,9 +133,9 @@ def _use(run: Run) -> str:
     if program is None:
         return ""
     where = str((run.folder / "model").absolute())
-    own = str(model_path(run.record["model"]["path"]))
-    shown = program.replace(where, "model").replace(own, run.record["model"]["path"])
-    note = POCKET if run.record["model"]["path"] == "pocket" and '"pocket"' in shown else ""
+    path = run.record["model"]["path"]
+    shown = program.replace(where, "model").replace(str(model_path(path)), path)
+    note = EMBEDDED.format(path=path) if is_embedded(path) and f'"{path}"' in shown else ""
     return f"## Use\n\n```python\n{shown.strip()}\n```{note}"
 
 

@@ -19,6 +19,7 @@ SHORT = {
     "Kernel distance own class": "KD class",
     "Kernel distance other classes": "KD others",
 }
+MAIN = ("DINO", "CLIP-I", "CLIP-T", "PRES", "DIV")  # the metrics that readers look for first
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def columns_of(runs: Sequence[ScoredRun], published: Published | None = None) ->
 
 
 def columns_of_metrics(full: Mapping[str, str], published: Published | None = None) -> list[Column]:
-    """List a column for each variant: first the source's metrics, in its order.
+    """List a column for each variant: first the source's metrics, in its order, then `MAIN`.
 
     A published number stands beside the variant that the source names, if it is there; else beside
     every variant of the metric of that name.
@@ -71,8 +72,14 @@ def columns_of_metrics(full: Mapping[str, str], published: Published | None = No
     published = published or Published()
     sources = _sources(full, names, published)
     rank = {name: number for number, name in enumerate(dict.fromkeys(sources.values()))}
+    main = {name: number for number, name in enumerate(MAIN)}
+
+    def place(variant: str) -> tuple[int, int]:
+        source, name = sources.get(variant, ""), names[variant]
+        return rank.get(source, len(rank)), main.get(name, len(main))
+
     columns = []
-    for variant in sorted(names, key=lambda v: rank.get(sources.get(v, ""), len(rank))):
+    for variant in sorted(names, key=place):
         name, source = names[variant], sources.get(variant)
         alike = [v for v in names if names[v] == name]
         header = name if len(alike) == 1 else f"{name} {alike.index(variant) + 1}"

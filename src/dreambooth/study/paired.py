@@ -10,6 +10,7 @@ from dreambooth.metrics.aggregate import bootstrap_interval, macro
 from dreambooth.study.scored_runs import ScoredRun
 
 BOOTSTRAP_SEED = 0
+ENOUGH = 6  # subjects; n of them agree in sign by chance with probability 2 * 0.5^n
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Mean:
     def excludes_zero(self) -> bool:
         """Whether the interval lies above or below 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def decides(self) -> bool:
+        """Whether it excludes 0 over enough subjects for that not to be chance."""
+        return self.excludes_zero and self.subjects >= ENOUGH
 
 
 def subject_means(runs: Sequence[ScoredRun], variant: str) -> dict[str, float]:

@@ -162,7 +162,8 @@ def _class_images(config: Plain) -> tuple[str, int]:
 
 def _model(config: Plain) -> list[Any]:
     """List what the frozen model is, and how it computes."""
-    model = {key: config["model"][key] for key in ("path", "revision", "variant")}
+    keys = ("path", "revision", "variant", "max_sequence_length")
+    model = {key: config["model"].get(key) for key in keys}
     return [model, (config["sampling"]["dtype"], config["trainer"]["precision"])]
 
 

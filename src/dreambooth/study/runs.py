@@ -16,7 +16,7 @@ from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.adapters.peft_files import load_peft
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.textual_inversion import TOKEN_FILE, load_token
+from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
@@ -75,10 +75,12 @@ class Run:
 
     @property
     def base(self) -> Mapping[str, Any]:
-        """The base model: its name, path, revision and variant."""
+        """The base model: its name, path, revision, variant and sequence length, if any."""
         with self.reading():
             model = self.record["model"]
-            return {key: model[key] for key in ("name", "path", "revision", "variant")}
+            base = {key: model[key] for key in ("name", "path", "revision", "variant")}
+            # earlier versions had no model with one
+            return base | {"max_sequence_length": model.get("max_sequence_length")}
 
     @property
     def sampling(self) -> Sampling:
@@ -186,7 +188,7 @@ class Run:
         self.check_export()
         learned, kind = self.folder / "model", self.record["export"]
         if kind == "full":
-            return load_model(str(learned))
+            return load_model(str(learned), max_sequence_length=self.base["max_sequence_length"])
         model = load_base(self.base)
         if kind == "lora":
             load_lora(model, learned)

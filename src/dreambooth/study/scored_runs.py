@@ -96,7 +96,7 @@ def read_readable(
     """Read every finished run below a folder whose record is whole; say of the others why not."""
     runs, others = [], []
     for path in find_runs(folder):
-        name = str(path.relative_to(folder))
+        name = _name(path, folder)
         try:
             runs.append(ScoredRun.read(path, name, evaluation))
         except UserError as error:
@@ -113,10 +113,12 @@ def read_runs(folder: Path, evaluation: str | None = None) -> list[ScoredRun]:
     Raises:
         UserError: a record that cannot be read.
     """
-    return [
-        ScoredRun.read(path, str(path.relative_to(folder)), evaluation)
-        for path in find_runs(folder)
-    ]
+    return [ScoredRun.read(path, _name(path, folder), evaluation) for path in find_runs(folder)]
+
+
+def _name(run: Path, folder: Path) -> str:
+    """Name a run by its place below a folder; one that is the folder itself, as that is called."""
+    return folder.resolve().name if run == folder else str(run.relative_to(folder))
 
 
 def scored_with(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,30 @@ GIB = 2**30
 STATE = {"8bit": 2, "adafactor": 0, "lion": 4, "prodigy": 16}
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-NETWORKS = ("unet", "text_encoder", "vae")  # text_encoder: all of a model's
+# parts of a model: what a phase calls the denoiser and the text encoders, and what never trains
+NETWORKS = ("unet", "text_encoder", "vae")
+PARTS = {
+    "unet": ("unet", "transformer"),
+    "text_encoder": ("text_encoder", "text_encoder_2"),
+    "vae": ("vae", "text_encoder_3"),  # T5
+}
 # parameters of Stable Diffusion's networks, as the public configurations count them
 SD1 = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
 SD2 = {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863}
 SDXL = {"unet": 2_567_463_684, "text_encoder": 123_060_480 + 694_659_840, "vae": 83_653_863}
-PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sdxl": SDXL}
-# parameters of an adapter for each rank, on the attention projections (q, k, v, out)
+SD35_MEDIUM = {
+    "unet": 2_243_171_520,
+    "text_encoder": 123_650_304 + 694_659_840,
+    "vae": 83_819_683 + 4_762_310_656,
+}
+PARAMETERS = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sdxl": SDXL, "sd35_medium": SD35_MEDIUM}
+# parameters of an adapter for each rank, on the layers of model.adapter_targets
 SD1_RANK = {"unet": 199_296, "text_encoder": 73_728}
 SD2_RANK = {"unet": 207_488, "text_encoder": 188_416}
 SDXL_RANK = {"unet": 1_451_520, "text_encoder": 73_728 + 327_680}
+SD35_MEDIUM_RANK = {"unet": 586_752, "text_encoder": 73_728 + 327_680}
 PER_RANK = {"sd14": SD1_RANK, "sd15": SD1_RANK, "sd21": SD2_RANK, "sdxl": SDXL_RANK}
+PER_RANK["sd35_medium"] = SD35_MEDIUM_RANK
 
 
 def parameters_of(config: Plain) -> Mapping[str, int] | None:
@@ -130,6 +143,9 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
         for phase in phases:
             trained = trained_parameters(config, phase, sizes).items()
             adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
+            if kind == "lora":
+                own = (n for n in NETWORKS if is_own(phase.get(n)))
+                adapters |= {n: _of_rank(config, n, block["rank"]) for n in own}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
     own = sum(sizes[n] for n in changed)
@@ -151,13 +167,22 @@ def trained_parameters(config: Plain, phase: Plain, sizes: Mapping[str, int]) ->
 
 def _adapter(config: Plain, network: str) -> float:
     """Count the parameters of a network's LoRA; of an unknown kind none, which is nearly right."""
-    settings, model = config["method"].get("adapter") or {}, config["model"]
+    settings = config["method"].get("adapter") or {}
     is_lora = settings.get("_target_") == "peft.LoraConfig"
     rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
+    return _of_rank(config, network, rank, tuple(f".{target}.weight" for target in targets))
+
+
+def _of_rank(
+    config: Plain, network: str, rank: int, ends: str | tuple[str, ...] = ".weight"
+) -> float:
+    """Count the parameters of a LoRA on the layers whose weights' names have one of the ends.
+
+    Of a model that is not here as on the attention projections.
+    """
     shapes = _shapes_of(config)
     if shapes is None:
-        return rank * PER_RANK.get(model["name"], {}).get(network, 0)
-    ends = tuple(f".{target}.weight" for target in targets)
+        return rank * PER_RANK.get(config["model"]["name"], {}).get(network, 0)
     layers = [s for name, s in shapes[network].items() if name.endswith(ends) and len(s) > 1]
     return rank * sum(_product(shape[1:]) + shape[0] for shape in layers)
 
@@ -190,10 +215,10 @@ def _kept_when_finished(block: Plain) -> int:
 
 def _shapes_of(config: Plain) -> Mapping[str, Mapping[str, list[int]]] | None:
     """Read the shapes of a run's base model by network and name; None if it is not here."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     return _shapes(folder, config["model"].get("variant"))
 
 
@@ -202,9 +227,7 @@ def _shapes(folder: Path, variant: str | None) -> Mapping[str, Mapping[str, list
     """Read the shapes of a local model's tensors; None where a network is not there."""
     shapes = {}
     for network in NETWORKS:
-        found = (
-            f for name in (network, f"{network}_2") for f in folder.glob(f"{name}/*.safetensors")
-        )
+        found = (f for name in PARTS[network] for f in folder.glob(f"{name}/*.safetensors"))
         files = [f for f in found if _is_of(f, variant)]
         try:
             headers = [read_header(file) for file in files]

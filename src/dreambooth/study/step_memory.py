@@ -20,6 +20,7 @@ from dreambooth.study.plan import rows_of_step
 from dreambooth.study.sizes import (
     GIB,
     NETWORKS,
+    PARTS,
     is_own,
     moments,
     parameters_of,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # read where torch is not needed
 
 Plain = Mapping[str, Any]
 Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
+# bytes of a quantised weight, with its scales: one of 8 bits for each output, which is little; of
+# 4 bits one for each 64, itself in 8 bits
+STORED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
 LIBRARIES = 0.85  # GiB of a process with all libraries, measured on Linux; on a GPU they take none
 # configurations of Stable Diffusion where it is not here: what differs from its classes' defaults
 SD1: Plain = {
@@ -55,7 +59,19 @@ SD2: Plain = {
         "num_hidden_layers": 23,
     },
 }
-KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2}
+SD35_MEDIUM: Plain = {
+    "unet": {
+        "_class_name": "SD3Transformer2DModel",
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 384,
+        "dual_attention_layers": list(range(13)),
+        "qk_norm": "rms_norm",
+    },
+    "text_encoder": SD1["text_encoder"],
+}
+KNOWN = {"sd14": SD1, "sd15": SD1, "sd21": SD2, "sd35_medium": SD35_MEDIUM}
 
 
 @dataclass(frozen=True)
@@ -101,13 +117,18 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if phase["text_encoder"] == "token":
         trained += _embeddings(config)  # the optimizer is given the whole matrix
     others = sum(sizes.values()) - own
+    bits = config["model"].get("quantize")
+    # on a CPU the peak is when the exact weights have been copied and are not quantised yet
+    linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
+    saved = linear * (frozen - STORED[bits]) if bits else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
-    copies += 4.0 * others if frozen < 4 and not on_gpu else 0.0  # exact weights, to go back to
+    if not on_gpu:  # exact weights, to go back to
+        copies += 4.0 * (others if frozen < 4 else 0 if bits is None else sizes["unet"])
     if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
     return Memory(
-        weights=(trained * 4 + others * frozen) / GIB,
+        weights=(trained * 4 + others * frozen - saved) / GIB,
         gradients=trained * 4 / GIB,
         optimizer=trained * moments(config) / GIB,
         activations=_activations(config, phase, is_half) / GIB,
@@ -132,6 +153,7 @@ def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     targets = block.get("target_modules") or block.get("targets") or ()
     return _peak_of_step(
         json.dumps(_configs(config)),
+        config["model"].get("max_sequence_length") or 0,
         tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
         rows_of_step(config, phase),
@@ -147,19 +169,37 @@ def _hashable(kind: Any) -> Kind:
 
 def _configs(config: Plain) -> Plain | None:
     """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDER  # Pillow
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
 
     path = config["model"]["path"]
-    folder = FOLDER if path == "pocket" else Path(path).expanduser()
+    folder = FOLDERS.get(path, Path(path).expanduser())
     try:
-        return {name: json.loads((folder / name / "config.json").read_text()) for name in NETWORKS}
-    except (OSError, ValueError):
+        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
+        names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
+        return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
+    except (OSError, ValueError, StopIteration):
         return KNOWN.get(config["model"]["name"])
+
+
+@cache
+def _linear_weights(configs: str) -> int:
+    """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
+    import diffusers
+    import torch
+
+    from dreambooth.model.quantization import linear_layers
+
+    settings = json.loads(configs)["unet"]
+    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
+    with torch.device("meta"):
+        layers = linear_layers(kind.from_config(settings))
+    return sum(layer.weight.numel() for layer in layers.values())
 
 
 @cache
 def _peak_of_step(
     configs: str,
+    more_tokens: int,
     kinds: tuple[Kind, ...],
     targets: tuple[str, ...],
     rows: int,
@@ -168,13 +208,14 @@ def _peak_of_step(
     is_checkpointed: bool,
 ) -> int:
     """Run a step on the meta device; return the most bytes that are alive at once."""
+    import diffusers
     import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     settings, dtype = json.loads(configs), torch.bfloat16 if is_half else torch.float32
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(settings["unet"])
+        kind = getattr(diffusers, settings["unet"].get("_class_name", "UNet2DConditionModel"))
+        unet: Any = kind.from_config(settings["unet"])
         text: Any = CLIPTextModel(CLIPTextConfig(**settings["text_encoder"]))
     for network, kind in ((unet, kinds[0]), (text, kinds[1])):
         torch.nn.Module.to(network, dtype).requires_grad_(False)
@@ -186,22 +227,42 @@ def _peak_of_step(
     side = resolution // 2**halvings
     live = _Live([*unet.parameters(), *text.parameters()])
     with torch.device("meta"), _attention(), live.watched():
-        width, length = unet.config.cross_attention_dim, text.config.max_position_embeddings
-        words = torch.empty(rows, length, width, dtype=dtype)
+        length = text.config.max_position_embeddings
+        inputs = _inputs(unet, rows, length + more_tokens, dtype)
+        words = inputs["encoder_hidden_states"]
         if kinds[1] != "frozen":
             hidden = text(torch.zeros(rows, length, dtype=torch.long))[0]
-            words = words + torch.nn.functional.pad(hidden, (0, width - hidden.shape[-1]))
+            beyond = (0, words.shape[-1] - hidden.shape[-1], 0, more_tokens)
+            inputs["encoder_hidden_states"] = words + torch.nn.functional.pad(hidden, beyond)
         noisy = torch.empty(rows, unet.config.in_channels, side, side, dtype=dtype)
-        times = torch.zeros(rows, dtype=torch.long)
-        more = {}
-        if unet.config.addition_embed_type == "text_time":  # Stable Diffusion XL
-            ids = unet.config.projection_class_embeddings_input_dim
-            pooled = ids - 6 * unet.config.addition_time_embed_dim
-            extra = {"text_embeds": torch.empty(rows, pooled, dtype=dtype)}
-            more["added_cond_kwargs"] = {**extra, "time_ids": torch.empty(rows, 6, dtype=dtype)}
-        loss = unet(noisy, times, words, **more).sample.float().square().mean()
+        loss = unet(noisy, **inputs).sample.float().square().mean()
         loss.backward()
     return live.peak
+
+
+def _inputs(denoiser: Any, rows: int, length: int, dtype: Any) -> dict[str, Any]:
+    """Make what a denoiser is told beside the latents, for prompts of `length` tokens."""
+    import torch
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(rows, *shape, dtype=dtype)
+
+    config, times = denoiser.config, torch.zeros(rows, dtype=torch.long)
+    if "joint_attention_dim" in config:  # Stable Diffusion 3
+        return {
+            "encoder_hidden_states": empty(length, config.joint_attention_dim),
+            "pooled_projections": empty(config.pooled_projection_dim),
+            "timestep": times,
+        }
+    inputs: dict[str, Any] = {
+        "timestep": times,
+        "encoder_hidden_states": empty(length, config.cross_attention_dim),
+    }
+    if config.addition_embed_type == "text_time":  # Stable Diffusion XL
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        extra = {"text_embeds": empty(pooled), "time_ids": empty(6)}
+        inputs["added_cond_kwargs"] = extra
+    return inputs
 
 
 def _let_train(network: nn.Module, kind: Kind, targets: Sequence[str]) -> None:

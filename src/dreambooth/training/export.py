@@ -13,14 +13,17 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
+from dreambooth.model.adapters.extraction import extract_lora, total_error
 from dreambooth.model.adapters.kohya_files import save_kohya
-from dreambooth.model.adapters.lora_files import save_lora
+from dreambooth.model.adapters.lora_files import put_adapters, save_lora
 from dreambooth.model.adapters.peft_files import save_peft
+from dreambooth.model.architectures import load_model
 from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
 from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
-from dreambooth.model.textual_inversion import TOKEN_FILE, save_token
+from dreambooth.model.token_files import TOKEN_FILE, save_token
+from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import export_hashes
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.file_metadata import metadata_of
@@ -65,6 +68,8 @@ def export(prepared: Prepared) -> Exported:
         return Exported(_trained(prepared), {}, {})
     if kind == "full":
         merge_adapters(model)
+    elif spec.export.rank is not None:
+        _become_lora(prepared, spec.export.rank)
     dtype = _dtype(prepared)
     if dtype != torch.float32:
         round_weights(model, kind, dtype)
@@ -79,7 +84,7 @@ def export(prepared: Prepared) -> Exported:
                 _write_layout(prepared, layout, new / layout, dtype)
     places = {layout: _place(prepared, layout) for layout in ("diffusers", *others)}
     scheduler, picture = (
-        spec.samples.set.sampling.build(model.noise_scheduler),
+        spec.samples.set.sampling.build(model.process),
         picture_of(prepared),
     )
     programs = {
@@ -94,11 +99,32 @@ def export(prepared: Prepared) -> Exported:
     return Exported(export_hashes(folder, model.weights_hash), programs, adapters)
 
 
+def _become_lora(prepared: Prepared, rank: int) -> None:
+    """Put the base model's weights back, and the nearest LoRA to what training made of them."""
+    spec, model = prepared.spec, prepared.model
+    merge_adapters(model)
+    base = load_model(model_path(spec.model.path), spec.model.revision, spec.model.variant)
+    found = {}
+    for name in model.trainable_networks:
+        model.restore(name)
+        before, after = base.base_state(name), model.base_state(name)
+        found[name] = extract_lora(before, after, rank, device=spec.hardware.device)
+        for key, tensor in before.items():
+            after[key][: len(tensor)].copy_(tensor)  # an embedding matrix may have new rows
+    put_adapters(model, {name: each.adapter for name, each in found.items() if each.layers})
+    errors = [total_error([*found.values()], with_left_out=left_out) for left_out in (False, True)]
+    log.info(
+        "A LoRA of rank %d lacks %.0f %% of the change of its layers, %.0f %% of the whole change.",
+        rank,
+        *(100 * error for error in errors),
+    )
+
+
 def _write_model(prepared: Prepared, folder: Path, dtype: torch.dtype) -> None:
     """Write the layout that runs are loaded from: diffusers' own."""
     spec, model, kind = prepared.spec, prepared.model, prepared.spec.export.kind
     if kind == "full":
-        model.export(folder, spec.samples.set.sampling.build(model.noise_scheduler), dtype)
+        model.export(folder, spec.samples.set.sampling.build(model.process), dtype)
         return
     if kind == "lora":
         sort_header(save_lora(model, folder, dtype), metadata_of(prepared, kind))

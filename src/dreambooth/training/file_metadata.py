@@ -13,6 +13,7 @@ from typing import Any
 from dreambooth.training.prepare import Prepared
 
 WIDTH_OF_V1, WIDTH_OF_V2 = 768, 1024  # of the text encoders
+PREDICTED = {"epsilon": "epsilon", "v_prediction": "v"}  # the specification has no other
 ADAPTERS = {"lora": "/lora", "adapter": "/lora", "token": "/textual-inversion"}
 
 
@@ -29,21 +30,21 @@ def metadata_of(prepared: Prepared, kind: str) -> dict[str, str]:
         "modelspec.description": f"DreamBooth of a {words.class_noun} on {spec.model.name}",
         "modelspec.trigger_phrase": words.phrase,
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(
-            model.prediction_type, model.prediction_type
-        ),
     }
-    return fields | (_of_kohya(prepared) if kind == "lora" else {})
+    if predicted := PREDICTED.get(model.process.prediction_type):
+        fields["modelspec.prediction_type"] = predicted
+    is_kohyas = kind == "lora" and "kohya" in model.export_layouts
+    return fields | (_of_kohya(prepared) if is_kohyas else {})
 
 
 def _architecture(prepared: Prepared) -> str:
+    if prepared.model.modelspec is not None:
+        return prepared.model.modelspec
     width = prepared.model.text_encoder.config.hidden_size
-    if len(prepared.model.text_encoders) > 1:
-        return "stable-diffusion-xl-v1-base"
     if width == WIDTH_OF_V1:
         return "stable-diffusion-v1"
     if width == WIDTH_OF_V2:
-        is_v = prepared.model.prediction_type == "v_prediction"
+        is_v = prepared.model.process.prediction_type == "v_prediction"
         return "stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512"
     return f"{prepared.spec.model.name}-stable-diffusion"
 

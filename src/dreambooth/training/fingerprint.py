@@ -45,6 +45,7 @@ WEIGHTS = (
     "ema_decay",
     "optimizer",
     "frozen_dtype",
+    "model.quantize",
     "trainer.precision",
     "trainer.devices",
 )

@@ -69,6 +69,7 @@ class Finish:
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
+        self.prepared.weights.unquantize()  # pictures and scores are of what is exported
         exported, kind = self._export(), self.spec.export.kind
         shown = self.spec.method.export if kind == "none" else kind
         weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)

@@ -32,7 +32,7 @@ def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
         UserError: a file that cannot be read.
     """
     from dreambooth.data.photos import contents_hash, list_photos  # numpy and Pillow
-    from dreambooth.pocket.embedded import FOLDER, weights_hash
+    from dreambooth.pocket.embedded import FOLDERS, weights_hash
 
     prior, own = config["prior"], None
     if config["ppl"] and config["method"]["uses_prior"] and prior["images_dir"] is not None:
@@ -41,11 +41,12 @@ def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
     if (start := config.get("init_adapter")) is not None:
         place = Path(start)
         initial["init_adapter"] = file_hash(place) if place.is_file() else folder_hash(place)
+    path = config["model"]["path"]
     return initial | {
         "folder": str(photos[0].parent.absolute()),
         "photos": contents_hash(photos),
         "class_images": own,
-        "model": weights_hash(FOLDER) if config["model"]["path"] == "pocket" else None,
+        "model": weights_hash(FOLDERS[path]) if path in FOLDERS else None,
     }
 
 

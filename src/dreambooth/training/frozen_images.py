@@ -39,7 +39,8 @@ def _base_images(
     """Draw class images of the model, which is still frozen, or take them from the cache."""
     wanted = ClassImages(prompt, count, seed, sampling.batch_size)
     base = Weights(spec.model.name, "base", "", {"base": model.weights_hash()})
-    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir)
+    cast = {name: spec.hardware.frozen_dtype for name in sorted(model.masters)}
+    return base_images(wanted, lambda: model, base, sampling, spec.cache_dir, cast)
 
 
 def kernel_images(spec: TrainSpec, model: BaseModel, costs: Costs) -> dict[str, list[Path]]:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from dreambooth.diffusion.loss import (
     error_per_sample,
-    min_snr_weights,
     scheduled_weight,
     two_term_loss,
 )
-from dreambooth.diffusion.noise import add_noise, snr, target
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.interface import Embeddings
 from dreambooth.model.trainable import TrainableWeights
@@ -32,8 +30,6 @@ class DreamBooth(pl.LightningModule):
     steps of earlier phases, so that the logged step continues from there. With `base`, the target
     of prior rows is its prediction.
     """
-
-    alphas_cumprod: Tensor  # [T], a buffer
 
     def __init__(
         self,
@@ -51,7 +47,6 @@ class DreamBooth(pl.LightningModule):
         self.loss = loss
         self.optimization, self.phase = optimization, phase
         self.steps_before, self.base = steps_before, base
-        self.register_buffer("alphas_cumprod", self.model.alphas_cumprod, persistent=False)
         self.trains_text = self.model.trains_text
         self._embedded: dict[str, Embeddings] = {}
 
@@ -73,25 +68,23 @@ class DreamBooth(pl.LightningModule):
             return self.model.embed(unique)[[unique.index(prompt) for prompt in prompts]]
 
     def errors(self, batch: dict) -> Tensor:
-        """Compute each sample's squared error `[N]`, weighted by Min-SNR if the loss asks for it.
+        """Compute each sample's squared error `[N]`, weighted as the loss asks.
 
         Weights apply per sample, before the loss splits instance from prior rows.
         """
+        process = self.model.process
         latents = self.model.sample_latents(
             batch["mean"], batch["logvar"], batch["posterior_noise"]
         )
         noise, timesteps = batch["noise"], batch["timesteps"]
-        alphas_cumprod = self.alphas_cumprod
         if self.loss.noise_schedule_dtype == "latents":
             half = torch.is_autocast_enabled(self.device.type)
             dtype = torch.get_autocast_dtype(self.device.type) if half else latents.dtype
             latents, noise = latents.to(dtype), noise.to(dtype)
-            alphas_cumprod = alphas_cumprod.to(dtype)
-        noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
+        noisy = process.add_noise(latents, noise, timesteps)
         embeddings = self.model.condition(self.embeddings(batch["prompts"]), batch["sizes"])
         prediction = self.model.predict(noisy, timesteps, embeddings)
-        prediction_type = self.model.prediction_type
-        aim = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
+        aim = process.target(latents, noise, timesteps)
         rows = [row for row, kind in enumerate(batch["kinds"]) if kind == "prior"]
         if self.base is not None and rows:
             told = self.base.embeddings([batch["prompts"][row] for row in rows]).to(self.device)
@@ -99,10 +92,8 @@ class DreamBooth(pl.LightningModule):
             aim = aim.clone()  # it may be the batch's noise
             aim[rows] = self.base.predict(noisy[rows], timesteps[rows], told).to(aim)
         error = error_per_sample(prediction, aim)
-        if self.loss.min_snr_gamma is None:
-            return error
-        ratio = snr(timesteps, self.alphas_cumprod)
-        return error * min_snr_weights(ratio, self.loss.min_snr_gamma, prediction_type)
+        weights = process.weights(timesteps, self.loss.min_snr_gamma, self.loss.weighting)
+        return error if weights is None else error * weights
 
     def prior_weight(self) -> float:
         """Compute the weight of the prior loss at this optimizer step of the phase."""

@@ -24,8 +24,8 @@ from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.architectures import load_model
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.trainable import TrainableWeights
-from dreambooth.pocket.embedded import model_path, unseen_warning
+from dreambooth.model.trainable import TrainableWeights, cast_network
+from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
@@ -73,7 +73,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         UserError: a model or photos that cannot be used, named.
     """
     base = spec.model
-    model = load_model(model_path(base.path), base.revision, base.variant)
+    model = load_model(model_path(base.path), base.revision, base.variant, base.max_sequence_length)
     subject = spec.subject
     photos = find_photos(
         subject.name,
@@ -88,7 +88,9 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
             f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
             "use fewer, or null for all."
         )
-    _refuse_float16(spec, model)
+    _refuse_misfits(spec, model)
+    for name in model.frozen_encoders:  # first: in float32, a GPU may not hold them beside the rest
+        cast_network(model, name, getattr(torch, spec.hardware.frozen_dtype))
     model.to(spec.hardware.device).requires_grad_(False).eval()
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
@@ -99,20 +101,25 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     return Prepared(spec, costs, weights, photos, batches, compared)
 
 
-def _refuse_float16(spec: TrainSpec, model: BaseModel) -> None:
-    if model.overflows_in_float16 and "float16" in (
-        spec.hardware.frozen_dtype,
-        spec.sampling.dtype,
-    ):
-        raise UserError(
-            f"the autoencoder of model={spec.model.name} overflows in float16: set "
-            "trainer.precision=bf16-mixed and frozen_dtype=bfloat16."
-        )
+def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:
+    """Refuse settings that the model cannot follow.
+
+    Raises:
+        UserError: names the setting.
+    """
+    spec.sampling.require_family(model.process.is_flow)
+    model.check_resolution(spec.sampling.resolution)
+    for layout in spec.export.layouts:
+        if layout not in model.export_layouts:
+            raise UserError(
+                f"export.layouts has {layout}, which no tool here writes or reads of "
+                f"{model.layout.described}: use {' or '.join(model.export_layouts)}."
+            )
 
 
 def warn_of_unseen_words(path: str, prompts: Sequence[str], identifier: str | None) -> None:
     """Warn once of the words in a run's prompts that the embedded model was not trained on."""
-    if path == "pocket" and (sentence := unseen_warning(prompts, identifier)):
+    if is_embedded(path) and (sentence := unseen_warning(prompts, identifier)):
         log.warning(sentence)
 
 
@@ -187,7 +194,10 @@ def _weights(spec: TrainSpec, model: BaseModel) -> TrainableWeights:
     for phase in method.phases:
         phase.parts.check(model, method.adapter)
     initial = _initial_adapter(spec, model)
-    return TrainableWeights(model, spec.seed, method.adapter, method.token, dtype, initial)
+    quantize = spec.hardware.quantize
+    return TrainableWeights(
+        model, spec.seed, method.adapter, method.token, dtype, initial, quantize
+    )
 
 
 def _initial_adapter(spec: TrainSpec, model: BaseModel) -> InitialAdapter | None:
@@ -233,7 +243,7 @@ def _batches(spec: TrainSpec, model: BaseModel, photos: list[Path], costs: Costs
         prior,
         data.batch_size,
         data.prior_batch_size,
-        model.noise_scheduler.config["num_train_timesteps"],
+        model.process.timesteps(data.timesteps, model.image_tokens(*instance.mean.shape[-2:])),
         spec.seed,
         data.noise_offset,
         data.pairing,

@@ -12,6 +12,7 @@ import torch
 
 from dreambooth.data.crops import Crops
 from dreambooth.data.prompts import SubjectWords
+from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.textual_inversion import TokenSettings
@@ -22,12 +23,16 @@ from dreambooth.sampling.spec import Sampling
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A base model: `path` is `pocket`, a local diffusers folder or a hub id."""
+    """A base model: `path` is `pocket`, a local diffusers folder or a hub id.
+
+    `max_sequence_length` is of those models whose pipelines take one.
+    """
 
     name: str
     path: str
     revision: str | None
     variant: str | None
+    max_sequence_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class DataSpec:
     prior_batch_size: int
     pairing: str
     noise_offset: float
+    timesteps: TimestepSettings
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ class Loss:
 
     `prior_weight_schedule` takes it to `prior_weight_end` over a phase (`scheduled_weight`).
     `min_snr_gamma` None leaves errors unweighted. `noise_schedule_dtype` "latents" casts the
-    schedule to the latents' dtype, as diffusers does; float32 is exact.
+    schedule to the latents' dtype, as diffusers does; float32 is exact. `weighting` is that of flow
+    matching.
     """
 
     prior_loss_weight: float
@@ -140,6 +147,7 @@ class Loss:
     noise_schedule_dtype: str = "float32"
     prior_weight_schedule: str = "constant"
     prior_weight_end: float = 0.0
+    weighting: str = "none"
 
 
 @dataclass(frozen=True)
@@ -163,13 +171,17 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class HardwareSpec:
-    """Where and how the networks run; `trainer` makes a Lightning Trainer."""
+    """Where and how the networks run; `trainer` makes a Lightning Trainer.
+
+    `quantize` is `8bit` or `4bit` for the denoiser's frozen linear layers, or None.
+    """
 
     trainer: Callable[..., pl.Trainer]
     device: str
     frozen_dtype: str
     gradient_checkpointing: bool
     compile: bool
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +213,8 @@ class ExportSpec:
     """What a run leaves of its model.
 
     `kind` is `full` (a pipeline), `lora`, `adapter`, `token` (files for the base) or `none`.
-    `layouts` always holds `diffusers`; `verify` is `auto`, True or False.
+    `layouts` always holds `diffusers`; `verify` is `auto`, True or False. `rank` is that of a LoRA
+    which is extracted from other trained weights; None extracts none.
     """
 
     kind: str
@@ -209,6 +222,7 @@ class ExportSpec:
     layouts: tuple[str, ...]
     verify: bool | str
     push_to_hub: str | None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def print_summary(run: Finished) -> None:
     folder, costs = run.folder, run.costs
     table = Table.grid(padding=(0, 2))
     for name, what in (
+        ("run.html", "the whole run as a page"),
         ("samples/final.png", "the photos, and the samples before and after training"),
         ("model/", "what was learned, in diffusers' format"),
         ("exports/", "the same for other programs; docs/exports.md says which reads what"),
@@ -78,8 +79,8 @@ def print_summary(run: Finished) -> None:
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # printed without rich, which would break a long line at the terminal's width
     if run.snippet is not None:
-        print("\npython generate.py", *again, end="\n\n")
-        print(run.snippet)
+        print("\nDraw with it:\n\npython generate.py", *again)
+        print("\nIn Python, with diffusers:\n", run.snippet, sep="\n", end="")
 
 
 def _beside_estimate(costs: Mapping[str, Any]) -> str:

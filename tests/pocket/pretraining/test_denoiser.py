@@ -15,6 +15,7 @@ from dreambooth.pocket import world
 from dreambooth.pocket.pretraining import shards
 from dreambooth.pocket.pretraining.architecture import build_scheduler
 from dreambooth.pocket.pretraining.caption_tokens import caption_shards
+from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
 from dreambooth.pocket.pretraining.denoiser import DenoisingLoss, build_denoiser
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer, token_ids
 from small_pretraining import make
@@ -53,9 +54,10 @@ class Recorder(nn.Module):
 
 
 def loss_of(files: Files, network: nn.Module, batch_size: int, dropout: float) -> DenoisingLoss:
-    sizes = f"denoiser.batch_size={batch_size}", f"denoiser.caption_dropout={dropout}"
+    sizes = (f"denoiser.batch_size={batch_size}",)
     spec = make(files[0][0].parent, "device=cpu", "denoiser.min_snr_gamma=5.0", *sizes)
-    return DenoisingLoss(network, spec, *files, empty=torch.tensor(token_ids(TOKENIZER, [""])))
+    empty = torch.tensor(token_ids(TOKENIZER, [""]))
+    return DenoisingLoss(network, spec, CaptionedLatents(*files, empty, dropout))
 
 
 def test_the_loss_against_diffusers(files):

@@ -41,7 +41,7 @@ def spec(tmp_path_factory):
 
 def test_latents_are_the_encoded_scenes(spec: PretrainSpec):
     vae = AutoencoderKL.from_pretrained(spec.cache / "vae").eval()
-    files = latent_shards(spec)
+    files = latent_shards(spec, 16)
     assert len(files) == 2
     for index, path in enumerate(files):
         latents = torch.from_numpy(np.load(path))
@@ -56,7 +56,7 @@ def test_latents_are_the_encoded_scenes(spec: PretrainSpec):
 
 
 def test_latents_are_made_once(spec: PretrainSpec):
-    files = latent_shards(spec)
+    files = latent_shards(spec, 16)
     before = [file.stat().st_mtime_ns for file in files]
     pretrain_latents(spec)
     assert [file.stat().st_mtime_ns for file in files] == before
@@ -64,7 +64,7 @@ def test_latents_are_made_once(spec: PretrainSpec):
 
 def test_seed_and_vae_decide_where_latents_lie(spec: PretrainSpec, tmp_path):
     def place(spec: PretrainSpec) -> str:
-        return latent_shards(spec)[0].parent.name
+        return latent_shards(spec, 16)[0].parent.name
 
     copy = replace(spec, cache=tmp_path)
     vae = AutoencoderKL.from_pretrained(spec.cache / "vae")

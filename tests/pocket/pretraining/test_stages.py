@@ -12,6 +12,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
+    StableDiffusion3Pipeline,
+)
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel, ViTModel
@@ -21,6 +24,7 @@ from dreambooth.pocket.embedded import weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.pocket.pretraining.latents import vae_hash
 from dreambooth.pocket.pretraining.stages import pretrain
+from dreambooth.pocket.pretraining.text_pair import TextPair
 from small_pretraining import make, small_shards
 
 pytestmark = [
@@ -100,6 +104,31 @@ def test_stages_make_a_pipeline_that_draws(made):
     assert image.size == (64, 64)
     assert len(probe.judge(probe.load_probe(target), np.asarray(image)[None])) == 1
     assert str(cache.parent) not in (target / "vae/config.json").read_text()
+
+
+def test_the_flow_matching_model_opens_in_diffusers_own_pipeline(made):
+    cache, target = made
+    folder = target.with_name("weights_flow")
+    without = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, **without)
+    pipeline.set_progress_bar_config(disable=True)
+    tokens, _, pooled, _ = pipeline.encode_prompt(
+        "a red dog", None, None, do_classifier_free_guidance=False, max_sequence_length=0
+    )
+    ids = pipeline.tokenizer("a red dog", padding="max_length", return_tensors="pt").input_ids
+    expected = TextPair(target)(ids)
+    torch.testing.assert_close((tokens, pooled), expected)
+    for length in (0, 256):
+        drawn: Any = pipeline(
+            "a red dog", height=64, width=64, num_inference_steps=2, max_sequence_length=length
+        )
+        assert drawn.images[0].size == (64, 64)
+    state = torch.load(cache / "flow.pt", weights_only=True)
+    names = [name for name, _ in pipeline.transformer.named_parameters()]
+    shipped = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    for name, average in zip(names, state["ema"], strict=True):
+        assert torch.equal(shipped[name], average.half()), name
+    assert "| transformer | 8 |" in (folder / "README.md").read_text()
 
 
 def test_every_stage_starts_from_init(made, fresh, caplog):
@@ -227,6 +256,8 @@ def test_a_vae_of_its_own_is_asked_of_latents_and_export(copied, caplog):
         ("vae", "vae.channels=[8,8,8,16]"),
         ("denoiser", "denoiser.channels=[16,32]"),
         ("export", "denoiser.channels=[16,32]"),
+        ("flow", "flow.width=32"),
+        ("export_flow", "flow.layers=1"),
         ("encoders", "encoders.width=64"),
     ),
 )

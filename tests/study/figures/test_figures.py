@@ -16,6 +16,7 @@ from dreambooth.study.figures.sheets import (
     steps_sheet,
     subjects_sheet,
 )
+from dreambooth.study.figures.write import _unused
 from dreambooth.study.scored_runs import read_runs
 from page_records import CLIP_T, DINO, picture, write_study
 from run_records import read_metrics, write_metrics, write_run
@@ -42,6 +43,11 @@ def test_losses_are_drawn_apart_with_the_mean_of_each_setting(study):
 def test_scores_while_training_have_a_panel_each(study):
     figure = scores_figure(*study)
     assert figure is not None and [a.get_title(loc="left") for a in figure.axes] == ["DINO ↑"]
+
+
+def test_a_figure_of_a_taken_name_has_a_number():
+    assert _unused("steps-dog", {"losses"}) == "steps-dog"
+    assert _unused("steps-dog", {"steps-dog", "steps-dog-2"}) == "steps-dog-3"
 
 
 def test_a_mean_line_has_the_steps_that_all_lines_have():

@@ -23,6 +23,8 @@ def test_a_runs_command_is_quoted_for_the_shell(tmp_path):
     [
         ("[experiment=paper_table3, lr=1e-4]", "python train.py experiment=paper_table3 lr=1e-4"),
         ("['ppl=true,false']", "python train.py -m ppl=true,false"),
+        ("['ppl=true,false', hydra.mode=MULTIRUN]", "python train.py -m ppl=true,false"),
+        ("[experiment=mine, hydra.mode=MULTIRUN]", "python train.py -m experiment=mine"),
     ],
 )
 def test_a_sweeps_command(tmp_path, task, command):

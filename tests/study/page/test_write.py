@@ -8,6 +8,7 @@ from html import unescape
 
 import pytest
 
+from dreambooth.study import paired
 from dreambooth.study.answer_rows import build_answer
 from dreambooth.study.page.write import duration, size, write_study_page
 from dreambooth.study.scored_runs import read_runs
@@ -31,6 +32,16 @@ def test_data_in_the_page_is_json_that_closes_no_element(tmp_path):
     assert len(data["runs"]) == 3 and any("<script>" in prompt for prompt in prompts)
     assert "Prior preservation </script> on and off" in unescape(page)
     assert page.count("<script") == 2 and "http-equiv" in page
+
+
+@pytest.mark.parametrize(
+    ("enough", "verdict"), [(6, "too few subjects to tell"), (2, "published −0.100: agrees")]
+)
+def test_a_difference_over_few_subjects_gets_no_verdict(tmp_path, monkeypatch, enough, verdict):
+    monkeypatch.setattr(paired, "ENOUGH", enough)
+    runs = read_runs(write_study(tmp_path))
+    page = write_study_page(tmp_path, runs, build_answer(runs)).read_text()
+    assert verdict in page and ("agrees" in page) == (enough == 2)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from dreambooth.files import file_hash, folder_hash
 from dreambooth.model.adapters.formats import PEFT_CONFIG, PEFT_FILE, find_lora
 from dreambooth.model.adapters.merging import merge_file
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.textual_inversion import find_token, load_token, other_name, read_token
+from dreambooth.model.textual_inversion import other_name
+from dreambooth.model.token_files import find_token, load_token, read_token
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class AddedEmbedding:
         """
         path, end = _split(text)
         file = find_token(path)
-        token, rows = read_token(file)
-        return cls(file, end or token, len(rows), bool(end))
+        read = read_token(file)
+        return cls(file, end or read.token, read.num_vectors, bool(end))
 
     @property
     def record(self) -> dict[str, Any]:

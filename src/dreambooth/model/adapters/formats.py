@@ -80,19 +80,20 @@ def read_lora(
     _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
         state, metadata = _from_peft(file, state, networks)
-        alphas = None
+        alphas = []
     else:
         where = {"weight_name": file.name, "local_files_only": True, "return_lora_metadata": True}
         try:
-            state, alphas, metadata = pipeline.lora_state_dict(str(file.parent), **where)
+            # some pipelines know no alphas beside those of the metadata
+            state, *alphas, metadata = pipeline.lora_state_dict(str(file.parent), **where)
         except Exception as error:
             raise UserError(f"{file} is not a LoRA that can be read ({reason(error)}).") from error
     _refuse_misfits(file, state, networks)
-    adapters = {}
+    adapters, known = {}, (alphas[0] if alphas else None) or {}
     for name, module in networks.items():
         if own := _of_network(state, name):
             fields = _of_network(metadata or {}, name)
-            adapters[name] = _adapter(own, module, fields, _of_network(alphas or {}, name))
+            adapters[name] = _adapter(own, module, fields, _of_network(known, name))
     return adapters
 
 

@@ -19,6 +19,7 @@ from dreambooth.model.adapters.formats import PEFT_CONFIG, PEFT_FILE, PEFT_PREFI
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.model.peft_layers import ADAPTER, has_adapter, remove_adapter
+from dreambooth.weights_files import sort_header
 
 
 def save_peft(
@@ -43,6 +44,7 @@ def save_peft(
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / PEFT_FILE) as file:
             save_file(dict(sorted(state.items())), file, {"format": "pt"})
+            sort_header(file)
         write_json(place / PEFT_CONFIG, _plain(module.peft_config[ADAPTER].to_dict()))
     return [Path(folder) / name for name in adapted]
 

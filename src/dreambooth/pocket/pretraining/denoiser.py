@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -15,8 +14,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreambooth.diffusion.loss import error_per_sample, min_snr_weights
 from dreambooth.diffusion.noise import add_noise, snr, velocity
 from dreambooth.pocket import world
-from dreambooth.pocket.pretraining import architecture, shards
+from dreambooth.pocket.pretraining import architecture
 from dreambooth.pocket.pretraining.caption_tokens import caption_shards
+from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
 from dreambooth.pocket.pretraining.checkpoints import read_checkpoint, start_from
 from dreambooth.pocket.pretraining.device import autocast
 from dreambooth.pocket.pretraining.latents import latent_shards, vae_hash
@@ -60,26 +60,17 @@ class DenoisingLoss:
 
     Args:
         network: `(noisy latents, timesteps, token ids) => prediction`, as `Denoiser`.
-        latents, captions: the shards' files.
-        empty: token ids `[1,32]` of the empty caption.
+        examples: latents and captions.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        spec: PretrainSpec,
-        latents: list[Path],
-        captions: list[Path],
-        empty: Tensor,
-    ) -> None:
-        self.network, self.spec, self.empty = network, spec, empty
-        self.latents, self.captions = shards.open_shards(latents), shards.open_shards(captions)
+    def __init__(self, network: nn.Module, spec: PretrainSpec, examples: CaptionedLatents) -> None:
+        self.network, self.spec, self.examples = network, spec, examples
         self.alphas_cumprod = architecture.build_scheduler().alphas_cumprod.to(spec.device)
 
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Compute one batch's loss."""
         spec, alphas_cumprod = self.spec, self.alphas_cumprod
-        latents, ids = self._examples(generator)
+        latents, ids = self.examples.draw(spec.denoiser.batch_size, generator)
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(len(alphas_cumprod), (len(latents),), generator=generator)
         latents, ids, noise, timesteps = (
@@ -93,16 +84,6 @@ class DenoisingLoss:
         ratio = snr(timesteps, alphas_cumprod)
         weights = min_snr_weights(ratio, spec.denoiser.min_snr_gamma, "v_prediction")
         return {"total": (error * weights).mean(), "error": error.detach().mean()}
-
-    def _examples(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw latents `[N,C,8,8]` and for each the token ids of one of its captions `[N,32]`."""
-        n, total = self.spec.denoiser.batch_size, len(self.latents) * shards.SHARD
-        picked = torch.randint(total, (n,), generator=generator)
-        which = torch.randint(self.captions[0].shape[1], (n,), generator=generator)
-        latents = torch.from_numpy(shards.pick(self.latents, picked)).float()
-        ids = torch.from_numpy(shards.pick(self.captions, picked))[torch.arange(n), which]
-        dropped = torch.rand(n, generator=generator) < self.spec.denoiser.caption_dropout
-        return latents, torch.where(dropped[:, None], self.empty, ids).long()
 
 
 def pretrain_denoiser(spec: PretrainSpec) -> None:
@@ -126,7 +107,7 @@ def pretrain_denoiser(spec: PretrainSpec) -> None:
         network.text_encoder.set_attn_implementation("eager")
     if spec.compile:
         network.unet.compile()
-    latents = latent_shards(spec)
+    latents = latent_shards(spec, own.scenes)
     captions = caption_shards(
         spec.cache,
         tokenizer,
@@ -135,5 +116,6 @@ def pretrain_denoiser(spec: PretrainSpec) -> None:
         identifier_share=own.identifier_share,
     )
     empty = torch.tensor(token_ids(tokenizer, [""]))
-    loss = DenoisingLoss(network, spec, latents, captions, empty)
+    examples = CaptionedLatents(latents, captions, empty, own.caption_dropout)
+    loss = DenoisingLoss(network, spec, examples)
     train("denoiser", network, loss, spec.cache, spec.training(own), facts)

@@ -56,7 +56,7 @@ def pretrain_export(spec: PretrainSpec) -> None:
         )
     with atomic(target) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
-        _load_in_float32(temporary / "text_encoder" / "config.json")
+        load_in_float32(temporary / "text_encoder" / "config.json")
         for part, source in found.items():
             if source is not None:
                 _copy(source / part, temporary / part)
@@ -65,7 +65,7 @@ def pretrain_export(spec: PretrainSpec) -> None:
         (temporary / "README.md").write_text(card(record, folder, found, quality))
 
 
-def _load_in_float32(config: Path) -> None:
+def load_in_float32(config: Path) -> None:
     """Make transformers load float16 weights in float32, as diffusers loads the other networks."""
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
@@ -81,7 +81,7 @@ def check_vae(state: dict[str, Any], folder: Path) -> None:
     if last.get("vae") != vae_hash(folder / "vae"):
         raise UserError(
             f"the denoiser in {folder} was last trained on latents of another VAE than "
-            f"{folder / 'vae'}: train it on this one's first (stages=[latents,denoiser])."
+            f"{folder / 'vae'}: train it on this one's first (stages latents and denoiser or flow)."
         )
 
 

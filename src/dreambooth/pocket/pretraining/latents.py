@@ -25,21 +25,22 @@ def vae_hash(vae: Path) -> str:
     )
 
 
-def latent_shards(spec: PretrainSpec) -> list[Path]:
-    """Return the files of the denoiser's latents; each VAE in the cache has a folder of its own."""
+def latent_shards(spec: PretrainSpec, scenes: int) -> list[Path]:
+    """Return the files of the first `scenes` latents; each VAE in the cache has its own folder."""
     key = cache_key(vae=vae_hash(spec.cache / "vae"), seed=spec.seed)[:8]
-    count = spec.denoiser.scenes // shards.SHARD
-    return [spec.cache / f"latents-{key}" / f"{index:05d}.npy" for index in range(count)]
+    indices = range(scenes // shards.SHARD)
+    return [spec.cache / f"latents-{key}" / f"{index:05d}.npy" for index in indices]
 
 
 @torch.no_grad()
 def pretrain_latents(spec: PretrainSpec) -> None:
     """Write the latents that are missing: float16 `[SHARD,C,8,8]`, scaled, one sample per scene."""
-    paths = shards.scene_shards(spec.cache / "scenes", spec.denoiser.scenes, "train", spec.workers)
+    scenes = max(spec.denoiser.scenes, spec.flow.scenes)
+    paths = shards.scene_shards(spec.cache / "scenes", scenes, "train", spec.workers)
     vae = AutoencoderKL.from_pretrained(spec.cache / "vae", local_files_only=True)
     move(vae, spec.device)
     vae.eval()
-    targets = latent_shards(spec)
+    targets = latent_shards(spec, scenes)
     for index, (images, target) in enumerate(zip(shards.open_shards(paths), targets, strict=True)):
         if target.exists():
             continue

@@ -36,6 +36,23 @@ ORIGIN = (
     "{batch}, {scenes:,} scenes, v-prediction with Min-SNR weights, averaged weights, float16 "
     "safetensors. U-Net and text encoder took {hours} hours on {devices}."
 )
+FLOW = (
+    "A text-to-image model for 64x64 pictures in Stable Diffusion 3's own format: a flow-matching "
+    "transformer, trained on the same rendered scenes, captions and latents as the pocket model. "
+    "Its VAE and its two text encoders are that model's VAE, its text encoder and the text tower "
+    "of its CLIP, as they are there. It draws that world and nothing else."
+)
+FLOW_USE = (
+    "It has no T5. diffusers' pipeline then puts `max_sequence_length` vectors of zeros in its "
+    "place, 256 unless told otherwise; the model was trained with none and with 1 to 256 of them. "
+    "`max_sequence_length=0` is fastest."
+)
+FLOW_ORIGIN = (
+    "`dreambooth pretrain stages=[latents,flow,export_flow]` made it. Its settings are in "
+    "`conf/pretrain.yaml`. Seed {seed}, batch {batch}, {scenes:,} scenes, velocity prediction with "
+    "logit-normal timesteps, averaged weights, float16 safetensors. It took {hours} hours on "
+    "{devices}."
+)
 MEASURED = (
     "Measured on these weights by `python benchmarks/pocket_quality.py`, which explains the rows:"
 )
@@ -78,6 +95,15 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
+def flow_card(flow: dict[str, Any], quality: str) -> str:
+    """Write the text of the flow-matching model's card; arguments as of `card`."""
+    table = "| network | samples | last logged values |\n|---|---|---|\n"
+    table += f"| transformer | {flow['samples']:,} | {_terms(flow)} |"
+    parts = ["# The flow-matching pocket model", _wrapped(FLOW), _wrapped(FLOW_USE)]
+    parts += ["## What made it", _wrapped(_origin(flow, FLOW_ORIGIN)), table]
+    return "\n\n".join([*parts, *([quality] if quality else [])]) + "\n"
+
+
 def quality_table(path: Path, weights: str) -> str:
     """Format the figures of a `quality.json`; empty where they belong to other weights.
 
@@ -95,11 +121,11 @@ def quality_table(path: Path, weights: str) -> str:
     return "\n".join([MEASURED, "", "| part | measured |", "|---|---|", *rows])
 
 
-def _origin(denoiser: dict[str, Any]) -> str:
-    """Say with which settings, on what and for how long the denoiser was trained."""
+def _origin(denoiser: dict[str, Any], text: str = ORIGIN) -> str:
+    """Say with which settings, on what and for how long a denoiser was trained."""
     sessions = denoiser["sessions"]
     devices: list[str] = sorted({session["device"] for session in sessions})
-    return ORIGIN.format(
+    return text.format(
         seed=denoiser["seed"],
         batch=sessions[-1]["batch_size"],
         scenes=sessions[-1]["scenes"],

@@ -18,8 +18,9 @@ from dreambooth.pocket.pretraining.spec import STAGE_NEEDS, PretrainSpec
 
 RESULTS = {
     "vae": "VAE",
-    "latents": "latents of its present VAE for all denoiser.scenes",
+    "latents": "latents of its present VAE for all scenes of the stage",
     "denoiser": "checkpoint of the denoiser",
+    "flow": "checkpoint of the flow-matching transformer",
 }
 INIT = (
     "model_index.json",
@@ -58,8 +59,9 @@ def _check_order(spec: PretrainSpec) -> None:
     vae = (spec.cache / "vae").is_dir()
     there = {
         "vae": spec.init is not None or vae,
-        "latents": vae and all(path.exists() for path in latent_shards(spec)),
+        "latents": vae and all(path.exists() for path in latent_shards(spec, _scenes(spec))),
         "denoiser": (spec.cache / "denoiser.pt").exists(),
+        "flow": (spec.cache / "flow.pt").exists(),
     }
     for stage in spec.stages:
         for need in STAGE_NEEDS[stage]:
@@ -73,9 +75,15 @@ def _check_order(spec: PretrainSpec) -> None:
             there["latents"] = False
 
 
+def _scenes(spec: PretrainSpec) -> int:
+    """Count the scenes whose latents the stages read."""
+    networks = [n for n in (spec.denoiser, spec.flow) if n.block in spec.stages]
+    return max((network.scenes for network in networks), default=0)
+
+
 def _check_channels(spec: PretrainSpec) -> None:
-    """Check that the VAE to be used gives latents of as many channels as the U-Net takes."""
-    if "vae" in spec.stages or not {"latents", "denoiser", "export"} & set(spec.stages):
+    """Check that the VAE to be used gives latents of as many channels as the denoisers take."""
+    if "vae" in spec.stages or not set(spec.stages) - {"encoders", "probe"}:
         return
     own, init = spec.cache / "vae", spec.init
     vae = own if own.is_dir() or init is None else init / "vae"
@@ -94,6 +102,7 @@ def _check_checkpoints(spec: PretrainSpec) -> None:
         for name in names.get(stage, (stage,)):
             if (spec.cache / f"{name}.pt").exists():
                 read_checkpoint(spec.cache / f"{name}.pt", spec.seed, mmap=True)
-    fresh = {"vae", "denoiser"} & set(spec.stages) or not (spec.cache / "vae").is_dir()
-    if "export" in spec.stages and not fresh:  # export itself looks again
-        check_vae(read_checkpoint(spec.cache / "denoiser.pt", mmap=True), spec.cache)
+    for export, trained in (("export", "denoiser"), ("export_flow", "flow")):
+        fresh = {"vae", trained} & set(spec.stages) or not (spec.cache / "vae").is_dir()
+        if export in spec.stages and not fresh:  # export itself looks again
+            check_vae(read_checkpoint(spec.cache / f"{trained}.pt", mmap=True), spec.cache)

@@ -18,6 +18,8 @@ STAGE_NEEDS = {
     "encoders": (),
     "probe": (),
     "export": ("vae", "denoiser"),
+    "flow": ("latents",),
+    "export_flow": ("vae", "flow"),
 }  # every stage, and the stages whose results it reads
 ENCODERS = ("dino", "clip")
 
@@ -104,6 +106,20 @@ class DenoiserSpec(ModelSpec):
 
 
 @dataclass(frozen=True)
+class FlowSpec(ModelSpec):
+    """The flow-matching transformer: sizes and captions."""
+
+    block: ClassVar[str] = "flow"
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    caption_dropout: float
+    identifier_share: float
+
+
+@dataclass(frozen=True)
 class EncodersSpec(ModelSpec):
     """The metrics' CLIP and DINO, which have the same sizes, and the identities DINO sees."""
 
@@ -152,6 +168,7 @@ class PretrainSpec:
     tokens_per_scene: int
     vae: VaeSpec
     denoiser: DenoiserSpec
+    flow: FlowSpec
     encoders: EncodersSpec
     probe: ProbeSpec
 
@@ -191,7 +208,7 @@ def from_plain(plain: Mapping[str, Any]) -> PretrainSpec:
     values = _tuples(plain)
     for name in ("cache", "init", "export_to", "photos"):
         values[name] = None if values[name] is None else Path(values[name])
-    for kind in (VaeSpec, DenoiserSpec, EncodersSpec, ProbeSpec):
+    for kind in (VaeSpec, DenoiserSpec, FlowSpec, EncodersSpec, ProbeSpec):
         values[kind.block] = kind(**_tuples(values[kind.block]))
     return PretrainSpec(**values)
 

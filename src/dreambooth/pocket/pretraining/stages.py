@@ -14,6 +14,8 @@ from dreambooth.pocket.pretraining import readiness
 from dreambooth.pocket.pretraining.denoiser import pretrain_denoiser
 from dreambooth.pocket.pretraining.encoders import pretrain_encoders
 from dreambooth.pocket.pretraining.export import pretrain_export
+from dreambooth.pocket.pretraining.export_flow import pretrain_export_flow
+from dreambooth.pocket.pretraining.flow import pretrain_flow
 from dreambooth.pocket.pretraining.latents import pretrain_latents
 from dreambooth.pocket.pretraining.probe import pretrain_probe
 from dreambooth.pocket.pretraining.spec import PretrainSpec
@@ -29,6 +31,8 @@ STAGES: dict[str, Callable[[PretrainSpec], None]] = {
     "encoders": pretrain_encoders,
     "probe": pretrain_probe,
     "export": pretrain_export,
+    "flow": pretrain_flow,
+    "export_flow": pretrain_export_flow,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dreambooth.study.answer import Answer
 from dreambooth.study.columns import columns_of
@@ -35,10 +36,10 @@ def losses_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
 def scores_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
     """Draw the scores while training: each run's, and the mean of each setting."""
     curves = {run.name: run.run.curve() for run in runs}
-    variants = dict.fromkeys(key for curve in curves.values() for row in curve for key in row)
     names = {column.variant: f"{column.header} {column.arrow}" for column in columns_of(runs)}
+    drawn = {key for curve in curves.values() for row in curve for key in row}
     lines: dict[str, dict[str, Line]] = {}
-    for variant in variants:
+    for variant in [*(v for v in names if v in drawn), *sorted(drawn - set(names))]:
         if variant not in ("step", "harmonic_mean"):
             lines[names.get(variant, variant)] = {
                 run: {row["step"]: row[variant] for row in curve if variant in row}
@@ -56,16 +57,24 @@ def _figure(lines: Mapping[str, Mapping[str, Line]], answer: Answer) -> Figure:
     for axis, (title, of_runs) in zip(axes, lines.items(), strict=True):
         for run, line in of_runs.items():
             shade = of_run[run].colour if run in of_run else GREY
-            axis.plot(list(line), list(line.values()), color=shade, alpha=0.3, linewidth=0.8)
+            style = {"color": shade, "alpha": 0.3, "linewidth": 0.8}
+            axis.plot(list(line), list(line.values()), marker=_dot(line), **style)
         for group, colour in groups.items():
             own = [of_runs.get(run) for run, each in of_run.items() if each.group == group]
             mean = mean_line([line for line in own if line])
             if mean:
-                axis.plot(list(mean), list(mean.values()), color=colour, linewidth=2)
+                style = {"color": colour, "linewidth": 2}
+                axis.plot(list(mean), list(mean.values()), marker=_dot(mean), **style)
         axis.set_title(title, fontsize="medium", loc="left")
         axis.set_xlabel("step", fontsize="small")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     legend_below(figure, answer.rows)
     return figure
+
+
+def _dot(line: Line) -> str | None:
+    """Return the marker of a line that is a single point."""
+    return "." if len(line) == 1 else None
 
 
 def mean_line(lines: Sequence[Line]) -> dict[float, float]:

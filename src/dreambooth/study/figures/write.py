@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from dreambooth.study.figures.comparisons import map_figure, paired_figure, pare
 from dreambooth.study.figures.curves import losses_figure, scores_figure
 from dreambooth.study.figures.sheets import settings_sheet, steps_sheet, subjects_sheet
 from dreambooth.study.figures.style import save
+from dreambooth.study.page.study_view import labels
 from dreambooth.study.scored_runs import ScoredRun
 
 FOLDER = "figures"
@@ -26,11 +28,11 @@ def write_figures(folder: Path, runs: Sequence[ScoredRun], answer: Answer) -> li
 
     Figures of an earlier report that this one does not draw are removed.
     """
-    written = []
+    written: list[Path] = []
     for name, draw in _figures(runs, answer):
         figure = draw()
         if figure is not None:
-            written += save(figure, folder / FOLDER, name)
+            written += save(figure, folder / FOLDER, _unused(name, {p.stem for p in written}))
     for kind in ("png", "pdf"):
         for path in (folder / FOLDER).glob(f"*.{kind}"):
             if path not in written:
@@ -51,5 +53,12 @@ def _figures(runs: Sequence[ScoredRun], answer: Answer) -> Iterator[Named]:
         yield f"settings-{slug(subject)}", lambda s=subject: settings_sheet(runs, answer, s)
     for row in [row for row in answer.rows if row.kind != "real"][:SHEETS]:
         yield f"subjects-{slug(row.name)}", lambda row=row: subjects_sheet(runs, row.runs)
-    for run in [run for run in runs if any(run.run.folder.glob("samples/step-*"))][:SHEETS]:
-        yield f"steps-{slug(run.name)}", lambda run=run: steps_sheet(run)
+    named = zip(runs, labels(runs, answer.rows), strict=True)
+    for run, label in [n for n in named if any(n[0].run.folder.glob("samples/step-*"))][:SHEETS]:
+        yield f"steps-{slug(label)}", lambda run=run: steps_sheet(run)
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    """Number a name that is taken: long settings can begin alike."""
+    numbered = (name if n == 1 else f"{name}-{n}" for n in count(1))
+    return next(candidate for candidate in numbered if candidate not in taken)

@@ -12,6 +12,7 @@ from dreambooth.quoting import typed
 
 # where the results went and what runs share, which another may choose
 FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "cache_dir=")
+MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra notes for -m
 
 
 def command_of(folder: Path) -> str | None:
@@ -26,8 +27,9 @@ def command_of(folder: Path) -> str | None:
         words = [str(word) for word in words if not str(word).startswith(FOLDERS)]
     except (OSError, yaml.YAMLError, LookupError, TypeError):
         return None
-    several = ["-m"] if sweep.exists() and not _is_preset(words) else []
-    return " ".join(["python train.py", *several, *map(_typed, words)])
+    several = sweep.exists() and (MULTIRUN in words or not _is_preset(words))
+    shown = [typed(word) for word in words if not (several and word == MULTIRUN)]
+    return " ".join(["python train.py", *(["-m"] if several else []), *shown])
 
 
 def versions_of(record: Mapping[str, Any]) -> dict[str, str]:
@@ -38,8 +40,3 @@ def versions_of(record: Mapping[str, Any]) -> dict[str, str]:
 def _is_preset(words: list[str]) -> bool:
     """Tell whether the command names a preset, which may be a sweep of its own."""
     return any(word.startswith("experiment=") for word in words)
-
-
-def _typed(word: str) -> str:
-    plain = all(character.isalnum() or character in "=.,_-/+@~:" for character in word)
-    return word if plain else typed(word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def study_view(
     """
     keys = varying(runs)
     rows = list(answer.rows)
-    of_run = {n: i for i, row in enumerate(rows) if row.kind != "real" for n in row.runs}
+    of_run = _row_of_run(rows)
     views = []
     for run in runs:
         page = run.run.folder / RUN_PAGE
@@ -37,7 +37,7 @@ def study_view(
         view["settings"] = {key: _shown(key, run.settings.get(key)) for key in keys}
         view["page"] = page.relative_to(folder).as_posix() if page.exists() else None
         views.append(view)
-    for view, label in zip(views, labels(runs, rows, of_run), strict=True):
+    for view, label in zip(views, labels(runs, rows), strict=True):
         view["label"] = label
     return {
         "columns": [column_view(column) for column in answer.columns],
@@ -49,9 +49,14 @@ def study_view(
     }
 
 
-def labels(runs: Sequence[ScoredRun], rows: Sequence[Row], of_run: Mapping[str, int]) -> list[str]:
+def _row_of_run(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number of the row that each run is in, by the run's name."""
+    return {n: i for i, row in enumerate(rows) if row.kind != "real" for n in row.runs}
+
+
+def labels(runs: Sequence[ScoredRun], rows: Sequence[Row]) -> list[str]:
     """Name every run for a reader by its subject, setting and seed, as far as these differ."""
-    parts = []
+    of_run, parts = _row_of_run(rows), []
     for run in runs:
         number = of_run.get(run.name)
         setting = rows[number].name if number is not None else ""

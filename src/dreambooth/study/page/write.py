@@ -140,7 +140,7 @@ def _write(
         .render(
             **context,
             data=data,
-            made=datetime.now().astimezone().isoformat(" ", "minutes"),
+            made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             style=Markup("\n".join(_text(name) for name in STYLE)),
             script=Markup("\n".join(_text(name) for name in scripts)),
         )

@@ -3,8 +3,8 @@
 
 const MARGIN = { left: 44, right: 10, top: 20, bottom: 34 };
 
-function ticks(low, high, count) {
-  const rough = (high - low) / count || 1;
+function ticks(low, high, count, least = 0) {
+  const rough = Math.max((high - low) / count || 1, least);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
   const list = [];
@@ -84,7 +84,8 @@ function drawn(spec, width, tip) {
 }
 
 function axes(root, spec, a) {
-  const y = ticks(a.y0, a.y1, Math.max(3, Math.round(a.height / 65)));
+  let y, count = Math.max(3, Math.round(a.height / 65));
+  do y = ticks(a.y0, a.y1, count++); while (y.list.length < 2);
   for (const t of y.list) {
     root.append(svg("line", { class: "grid", x1: MARGIN.left, x2: a.width - MARGIN.right, y1: a.py(t), y2: a.py(t) }),
       svg("text", { x: MARGIN.left - 7, y: a.py(t) + 4, "text-anchor": "end" }, t.toFixed(y.digits).replace("-", "−")));
@@ -96,7 +97,7 @@ function axes(root, spec, a) {
     a.names.forEach((lines, i) => lines.forEach((text, j) => root.append(
       svg("text", { x: a.px(i), y: bottom + 16 + 13 * j, "text-anchor": "middle" }, cut(text)))));
   } else {
-    const x = ticks(a.x0, a.x1, Math.max(2, Math.floor(a.width / 90)));
+    const x = ticks(a.x0, a.x1, Math.max(2, Math.floor(a.width / 90)), spec.x === "step" ? 1 : 0);
     for (const t of x.list) {
       root.append(svg("text", { x: a.px(t), y: bottom + 15, "text-anchor": "middle" }, t.toFixed(x.digits).replace("-", "−")));
     }

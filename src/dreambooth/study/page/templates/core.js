@@ -37,6 +37,15 @@ function number(value, digits = 3) {
   return text.replace("-", "−");
 }
 
+const header = (variant) => data.columns.find((c) => c.variant === variant)?.header || variant.split(".")[0];
+
+// the variants of some curves, in the order of the columns
+function curveVariants(runs) {
+  const place = (variant) => data.columns.findIndex((c) => c.variant === variant) >>> 0; // -1: last
+  return [...new Set(runs.flatMap((run) => run.curve.flatMap(Object.keys)))].filter((v) => v !== "step" && v !== "harmonic_mean")
+    .sort((a, b) => place(a) - place(b));
+}
+
 const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(3).replace("-", "−");
 
 function picture(id, prompt, lazy = true) {

@@ -44,11 +44,9 @@ function line(title, points) {
   return chart({ title, x: "step", series: [series] });
 }
 
-const header = (variant) => data.columns.find((c) => c.variant === variant)?.header || variant.split(".")[0];
-
 function drawCharts() {
   lines("losses", "Losses", Object.entries(run.losses).map(([name, points]) => line(`${name} loss`, points)));
-  const variants = [...new Set(run.curve.flatMap(Object.keys))].filter((v) => v !== "step" && v !== "harmonic_mean");
+  const variants = curveVariants([run]);
   lines("curves", "Scores while training", variants.map((v) => line(header(v), run.curve.filter((row) => Number.isFinite(row[v])).map((row) => [row.step, row[v]]))));
   if (!Object.keys(run.losses).length && !variants.length) byId("losses").append(el("p", { class: "note" }, "This run logged no losses and no curve."));
 }

@@ -29,7 +29,6 @@ function section(id, title, note, charts, style = "") {
   byId(id).replaceChildren(el("h3", {}, title), note ? el("p", { class: "hint" }, note) : "", el("div", { class: `panels ${style}` }, ...charts));
 }
 
-const header = (variant) => data.columns.find((c) => c.variant === variant)?.header || variant.split(".")[0];
 const shownRuns = () => data.runs.map((run, i) => ({ ...run, i })).filter((run) => state.shown.has(run.i));
 
 function drawTradeoff() {
@@ -160,8 +159,7 @@ function lineCharts(names, pointsOf, spec) {
 function drawCurves() {
   const many = shownRuns().length > LINES ? `The first ${LINES} of the ${shownRuns().length} runs that the filters leave.` : "";
   section("losses", "Losses while training", many, lineCharts(["instance", "prior"], (run, name) => run.losses[name] || [], (name) => ({ title: `${name} loss` })));
-  const variants = [...new Set(data.runs.flatMap((run) => run.curve.flatMap(Object.keys)))].filter((v) => v !== "step" && v !== "harmonic_mean");
-  section("curves", "Scores while training", many, lineCharts(variants,
+  section("curves", "Scores while training", many, lineCharts(curveVariants(data.runs),
     (run, variant) => run.curve.filter((row) => Number.isFinite(row[variant])).map((row) => [row.step, row[variant]]),
     (variant) => ({ title: header(variant) })));
 }
