@@ -164,7 +164,7 @@ def main() -> None:
                 killed.append(sweep())
         while not killed[-1].start():
             pass
-        text = page(whole, took, killed, sys.argv[1:])
+        text = page(whole, took, killed, [f"--kills {chosen.kills}", f"--seed {chosen.seed}"])
         differ = [each for each in killed if each.table() != whole.table()]
     print(text)
     chosen.out.write_text(text)
