@@ -159,7 +159,7 @@ def start(
 def server_that(kind: str) -> Iterator[str]:
     """Serve as one of the `SERVERS` for the time of the block; yield its address."""
     server = socket.create_server(("127.0.0.1", 0))
-    held = []
+    url, held = f"http://127.0.0.1:{server.getsockname()[1]}", []
 
     def serve() -> None:
         while True:
@@ -178,7 +178,7 @@ def server_that(kind: str) -> Iterator[str]:
     else:
         threading.Thread(target=serve, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield url
     finally:
         server.close()
 
