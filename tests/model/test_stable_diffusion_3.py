@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -96,6 +97,8 @@ def test_a_picture_and_a_still_film_are_the_pipelines_own(tiny, reference, negat
     ).images[0]
     (ours,) = draw(tiny, ["a dog on the beach"], [0], sampling)
     assert ours.tobytes() == theirs.tobytes()
+    _, beside = draw(tiny, ["a cat", "a dog on the beach"], [7, 0], sampling)  # in one batch
+    assert np.abs(np.asarray(beside, np.int16) - np.asarray(ours, np.int16)).max() <= 1
     (still,) = draw_frames(tiny, Morph(("a dog on the beach",), (0,), 4), [0], sampling)
     assert still.tobytes() == theirs.tobytes()
 
