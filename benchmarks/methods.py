@@ -9,7 +9,7 @@ the model's recommended settings, without reuse, so that seconds are those of a 
 further key=value pairs go to train.py. A training and its measurements are one record in
 DIR/records, which is kept: a later call with the same settings goes on from there, and only the
 pictures and the record of a run stay on the disk. Means are over subjects, with a 95 % bootstrap
-interval over subjects.
+interval over subjects. A page that is there keeps what stands below its first heading `##`.
 
   binding     share of pictures of "a sks dog" (or of the method's own words) whose nearest of 20
               identities of the class is the subject (mean pocket DINO similarity). Chance is 5 %
@@ -19,7 +19,8 @@ interval over subjects.
   dino, ...   the scores of evaluation=quick
   s, CPU s    seconds of the training steps, and of the processor for all that train.py does, which
               a busy machine changes less; GiB: peak of the training
-  trained     parameters that train, in the largest phase; file: of the export, in MB
+  trained     parameters that train, in the largest phase, of a word the whole embedding matrix, of
+              which its rows alone change; file: of the export, in MB
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ COMMON = (
 SHARES = ("binding", "context", "drift", "diversity")
 SCORES = ("dino", "clip_i", "clip_t", "pres", "div_class")
 PERCENT, JUDGED = ("binding", "context"), (*SHARES, *SCORES)
+FEW = 4  # subjects below which an interval over them would say nothing
 COSTS = ("steps", "seconds", "cpu_seconds")
 SHOWN = {"own": 2, "placed": 2, "class": 2}  # pictures of each kind in a strip
 Record = dict[str, Any]
@@ -256,7 +258,8 @@ def differences(records: Sequence[Record], methods: Sequence[str], to: str) -> l
         row = [method, str(len(both))]
         for name in JUDGED:
             mean = Mean.over({s: own[s][name] - base[s][name] for s in both})
-            row.append(f"**{cell(mean, name)}**" if mean.excludes_zero else cell(mean, name))
+            is_clear = len(both) >= FEW and mean.excludes_zero
+            row.append(f"**{cell(mean, name)}**" if is_clear else cell(mean, name))
         lines.append("| " + " | ".join(row) + " |")
     return lines
 
@@ -267,43 +270,47 @@ def of_method(records: Sequence[Record], method: str) -> dict[str, Record]:
 
 
 def cell(mean: Mean, name: str) -> str:
-    """Write a mean over subjects with its interval; shares in percent."""
+    """Write a mean over subjects, from FEW on with its interval; shares in percent."""
     factor, digits = (100, 0) if name in PERCENT else (1, 2)
     text = f"{factor * mean.value:.{digits}f}"
-    if mean.interval is None:
+    if mean.interval is None or mean.subjects < FEW:
         return text
     low, high = (f"{factor * end:.{digits}f}" for end in mean.interval)
     return f"{text} ({low} to {high})"
 
 
-def strips(jobs: Sequence[Job], subject: str, path: Path) -> None:
-    """Write one row of pictures for each method that one subject was trained by."""
-    rows, labels = [], []
-    for job in (job for job in jobs if job.subject == subject):
+def strips(jobs: Sequence[Job], subject: Subject, path: Path) -> None:
+    """Write a subject's photos, and a row of pictures for each method that it was trained by."""
+    columns = sum(SHOWN.values())
+    photos = subject.photos[:columns]
+    blank = Image.new("RGB", photos[0].size, "white")
+    rows, labels = [*photos, *[blank] * (columns - len(photos))], [f"{subject.name}: the photos"]
+    for job in (job for job in jobs if job.subject == subject.name):
         files = [
             job.place / f"{kind}-{n}.png" for kind, count in SHOWN.items() for n in range(count)
         ]
         if all(file.exists() for file in files):
             rows += [Image.open(file) for file in files]
             labels.append(f"{job.method}: the subject | in the jungle, in the snow | its class")
-    if rows:
-        grid(rows, sum(SHOWN.values()), labels, cell=96).save(path)
+    grid(rows, columns, labels, cell=96).save(path)
 
 
 def page(records: Sequence[Record], args: argparse.Namespace, jobs: Sequence[Job]) -> None:
     """Write the page and its pictures beside it."""
     subjects = sorted({record["subject"] for record in records})
     names = {s: f"{args.page.stem}_{s}.png" for s in subjects[:2]}
+    nouns = {record["subject"]: record["class_noun"] for record in records}
     for subject, name in names.items():
-        strips(jobs, subject, args.page.parent / name)
+        strips(jobs, Subject(subject, nouns[subject]), args.page.parent / name)
     options = "".join(f" {option}" for option in args.options)
     definitions = (__doc__ or "").split("\n\n")[-1].rstrip()
     lines = [
         "# The methods side by side",
         "",
         f"Means over subjects of the drawn world ({', '.join(subjects)}; a method may have fewer), "
-        "with 95 % bootstrap intervals over subjects, on the embedded model at the settings that "
-        f"`conf/model/pocket.yaml` recommends for each method; {args.images} pictures of a kind.",
+        f"with 95 % bootstrap intervals over subjects from {FEW} on, on the embedded model at the "
+        "settings that `conf/model/pocket.yaml` recommends for each method; "
+        f"{args.images} pictures of a kind.",
         "",
         "```",
         f"python benchmarks/methods.py DIR --subjects {','.join(subjects)}{options}",
@@ -322,7 +329,9 @@ def page(records: Sequence[Record], args: argparse.Namespace, jobs: Sequence[Job
         "",
         *(f"![{subject}, one row for each method]({name})" for subject, name in names.items()),
     ]
-    args.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = args.page.read_text(encoding="utf-8") if args.page.exists() else ""
+    _, heading, rest = before.partition("\n## ")
+    args.page.write_text("\n".join(lines) + "\n" + heading + rest, encoding="utf-8")
 
 
 def main() -> None:

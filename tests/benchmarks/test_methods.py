@@ -29,21 +29,25 @@ def record(subject: str, value: float) -> dict:
 
 
 def test_a_row_is_the_mean_over_subjects():
-    rows = methods.table([record("dog", 0.5), record("cat", 1.0)], ["full", "LoRA"])
+    values = {"dog": 0.5, "cat": 1.0, "vase": 0.5, "clock": 1.0}
+    rows = methods.table([record(s, v) for s, v in values.items()], ["full", "LoRA"])
     assert len(rows) == 3  # a head, a rule, and the one method that has records
     cells = rows[2].strip("| ").split(" | ")
-    assert cells[:4] == ["LoRA", "2", "75 (50 to 100)", "75 (50 to 100)"]
+    assert cells[:4] == ["LoRA", "4", "75 (50 to 100)", "75 (50 to 100)"]
     assert cells[4] == "0.75 (0.50 to 1.00)"
     assert cells[-6:] == ["200", "42", "60", "1.10", "69,888", "0.30"]
 
 
 def test_differences_are_over_the_subjects_that_both_methods_have():
-    full = [{**record(subject, 0.25), "method": "full"} for subject in ("dog", "cat")]
-    lora = [record("dog", 0.5), record("cat", 1.0), record("vase", 0.0)]
+    full = [{**record(subject, 0.25), "method": "full"} for subject in ("a", "b", "c", "d")]
+    values = {"a": 0.5, "b": 1.0, "c": 0.5, "d": 1.0, "dog": 0.0}
+    lora = [record(subject, value) for subject, value in values.items()]
     rows = methods.differences([*full, *lora], ["full", "LoRA", "OFT"], "full")
     assert len(rows) == 3
     cells = rows[2].strip("| ").split(" | ")
-    assert cells[:3] == ["LoRA", "2", "**50 (25 to 75)**"] and cells[4] == "**0.50 (0.25 to 0.75)**"
+    assert cells[:3] == ["LoRA", "4", "**50 (25 to 75)**"] and cells[4] == "**0.50 (0.25 to 0.75)**"
+    few = methods.differences([*full[:2], *lora], ["full", "LoRA"], "full")[2]
+    assert few.startswith("| LoRA | 2 | 50 | 50 | 0.50 |")  # no interval over two
 
 
 def test_a_record_is_kept_for_the_same_settings_alone(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dreambooth.cli import room
+from dreambooth.cli import resources
 from dreambooth.cli.configs import CONF
 from dreambooth.errors import UserError
 
@@ -22,9 +22,9 @@ def config(tmp_path_factory):
 
 
 def test_what_fits_is_named(config, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda _: 50 * GIB)
+    monkeypatch.setattr(resources, "free_bytes", lambda _: 50 * GIB)
     with pytest.raises(UserError) as refused:
-        room.refuse_full_disk([config] * 10)
+        resources.refuse_full_disk([config] * 10)
     text = str(refused.value)
     assert "has 50.0 GiB free, and these 10 runs would write about" in text
     assert "export.dtype=float16 (" in text and "export.kind=none (" in text
@@ -32,11 +32,11 @@ def test_what_fits_is_named(config, monkeypatch):
 
 
 def test_what_has_room_is_not_refused(config, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda _: 400 * GIB)
-    room.refuse_full_disk([config] * 10)
-    room.refuse_full_disk([])
+    monkeypatch.setattr(resources, "free_bytes", lambda _: 400 * GIB)
+    resources.refuse_full_disk([config] * 10)
+    resources.refuse_full_disk([])
 
 
 def test_an_unknown_model_is_not_refused(config, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda _: 0)
-    room.refuse_full_disk([{**config, "model": {"name": "mine", "path": "org/mine"}}])
+    monkeypatch.setattr(resources, "free_bytes", lambda _: 0)
+    resources.refuse_full_disk([{**config, "model": {"name": "mine", "path": "org/mine"}}])

@@ -98,8 +98,12 @@ def test_what_must_train_is_not_quantised(spine, tmp_path, override, message):
 
 
 @pytest.mark.slow
-def test_a_run_over_four_bits_leaves_what_its_consumer_draws(spine, tmp_path):
-    more = ("method=dora", "model.quantize=4bit", "export.verify=auto", "max_steps=1")
-    spine.run(tmp_path, *more, "samples.every_n_steps=1", "ppl=false")
-    record = (tmp_path / "run.json").read_text()
-    assert '"error": null' in record and '"quantize": "4bit"' in record
+@pytest.mark.parametrize(
+    ("fixture", "method", "bits"),
+    [("spine", "dora", "4bit"), ("sd3_spine", "lora", "8bit"), ("sd3_spine", "lora", "4bit")],
+)
+def test_a_quantised_run_leaves_what_its_consumer_draws(request, tmp_path, fixture, method, bits):
+    more = (f"method={method}", f"model.quantize={bits}", "export.verify=auto", "max_steps=1")
+    run = request.getfixturevalue(fixture).run(tmp_path, *more, "ppl=false")
+    record = (run / "run.json").read_text()
+    assert '"error": null' in record and f'"quantize": "{bits}"' in record

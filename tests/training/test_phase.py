@@ -41,6 +41,10 @@ METHODS = {
         "method=pivotal_tuning",
         "method.token_max_steps=2",
         "method.continue_token=true",
+        "method.adapter.lora_dropout=0.2",
+        "text_encoder_stop_step=3",
+        "loraplus_lr_ratio=4",
+        *PREDICTION,
     ),
     "average": ("ema_decay=0.9999", "accumulate=2"),
     "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
@@ -48,7 +52,7 @@ METHODS = {
 }
 
 
-SHORT = ("full", "lora", "ti_then_full")  # the others are thorough
+SHORT = ("full", "pivotal_tuning")  # the others are thorough; the second has two phases and a LoRA
 
 
 @pytest.mark.parametrize(

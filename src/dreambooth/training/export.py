@@ -101,9 +101,9 @@ def export(prepared: Prepared) -> Exported:
 
 def _become_lora(prepared: Prepared, rank: int) -> None:
     """Put the base model's weights back, and the nearest LoRA to what training made of them."""
-    spec, model = prepared.spec, prepared.model
+    spec, model, own = prepared.spec, prepared.model, prepared.spec.model
     merge_adapters(model)
-    base = load_model(model_path(spec.model.path), spec.model.revision, spec.model.variant)
+    base = load_model(model_path(own.path), own.revision, own.variant, own.max_sequence_length)
     found = {}
     for name in model.trainable_networks:
         model.restore(name)

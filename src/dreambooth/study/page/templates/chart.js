@@ -3,10 +3,11 @@
 
 const MARGIN = { left: 44, right: 10, top: 20, bottom: 34 };
 
-function ticks(low, high, count, least = 0) {
-  const rough = Math.max((high - low) / count || 1, least);
+// about `count` values from low to high, at round distances; whole: at whole numbers
+function ticks(low, high, count, whole = false) {
+  const rough = Math.max((high - low) / count || 1, whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999 && (!whole || Number.isInteger(s)));
   const list = [];
   for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) list.push(t);
   return { list, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (String(step / power).startsWith("2.5") ? 1 : 0)) };
@@ -85,7 +86,7 @@ function drawn(spec, width, tip) {
 
 function axes(root, spec, a) {
   let y, count = Math.max(3, Math.round(a.height / 65));
-  do y = ticks(a.y0, a.y1, count++); while (y.list.length < 2);
+  do y = ticks(a.y0, a.y1, count++); while (y.list.length < 2 && count < 20);
   for (const t of y.list) {
     root.append(svg("line", { class: "grid", x1: MARGIN.left, x2: a.width - MARGIN.right, y1: a.py(t), y2: a.py(t) }),
       svg("text", { x: MARGIN.left - 7, y: a.py(t) + 4, "text-anchor": "end" }, t.toFixed(y.digits).replace("-", "−")));
@@ -97,7 +98,7 @@ function axes(root, spec, a) {
     a.names.forEach((lines, i) => lines.forEach((text, j) => root.append(
       svg("text", { x: a.px(i), y: bottom + 16 + 13 * j, "text-anchor": "middle" }, cut(text)))));
   } else {
-    const x = ticks(a.x0, a.x1, Math.max(2, Math.floor(a.width / 90)), spec.x === "step" ? 1 : 0);
+    const x = ticks(a.x0, a.x1, Math.max(2, Math.floor(a.width / 90)), spec.x === "step");
     for (const t of x.list) {
       root.append(svg("text", { x: a.px(t), y: bottom + 15, "text-anchor": "middle" }, t.toFixed(x.digits).replace("-", "−")));
     }
