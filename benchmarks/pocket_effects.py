@@ -24,12 +24,11 @@ dog in the jungle" without PPL and with it.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import commands
 import numpy as np
 from PIL import Image
 from pocket_quality import load, own_encoder
@@ -98,9 +97,7 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
     key = cache_key(weights=args.model_hash, options=args.options, configuration=configuration())
     folder = args.runs / f"{subject.name}-{'ppl' if ppl else 'plain'}-{key}"
     if not (folder / "run.json").exists():
-        command = [
-            sys.executable,
-            str(ROOT / "train.py"),
+        arguments = [
             "subject=world",
             f"subject.name={subject.name}",
             f"subject.class_noun='{subject.noun}'",
@@ -115,9 +112,7 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
             f"hydra.run.dir='{folder}'",
             *args.options,
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
+        commands.run("train.py", arguments)
     return folder
 
 
