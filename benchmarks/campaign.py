@@ -120,6 +120,7 @@ class Campaign:
             "race": self.races,
             "signal": self.signals,
             "damage": self.damages,
+            "W&B": self.servers,
             "values": self.values,
             "photo": self.photos,
         }
@@ -209,6 +210,27 @@ class Campaign:
             return f"silent: ended with {ended.code} and without a word"
         return self._finishes(folder)
 
+    def servers(self) -> Iterator[Case]:
+        """Log to a W&B server that is away, or that is none."""
+        for kind in faults.SERVERS:
+            yield f"W&B server {kind}", lambda f, k=kind: self._logged(f, k)
+
+    def _logged(self, folder: Path, kind: str) -> str:
+        with faults.server_that(kind) as url:
+
+            def logged_in() -> None:
+                os.environ.update(WANDB_API_KEY="0" * 40, WANDB_BASE_URL=url)
+                os.environ.pop("WANDB_MODE", None)
+
+            ended = faults.run("train.py", [*TRAIN, "logger=wandb"], folder, logged_in)
+        if ended.crashed:
+            return f"traceback: {ended.printed[-2000:]}"
+        if ended.code:
+            return f"lost: {ended.printed[-2000:]}"
+        if "Weights & Biases" not in ended.printed:
+            return "silent: no word of the server"
+        return self._compared(folder)
+
     def damages(self) -> Iterator[Case]:
         """Damage every file of a run and of its cache in every way, and use it."""
         for path in sorted(p for p in self.whole.rglob("*") if p.is_file()):
@@ -227,13 +249,16 @@ class Campaign:
             return self._used(folder, "train.py", TRAIN)
         if name.parts[1] == "model":
             return self._used(folder, "generate.py", GENERATE)
-        if name.parts[1] in ("checkpoints", "logs", ".hydra") or name.name in ("curve.csv",):
+        is_log = name.name in ("curve.csv", "metrics.csv")
+        outcome = OUTCOMES[0]
+        if name.parts[1] not in ("checkpoints", ".hydra"):
+            for script, arguments in (("report.py", ["runs=."]), ("evaluate.py", EVALUATE)):
+                outcome = self._used(folder, script, arguments)
+                if outcome not in OUTCOMES[:2]:
+                    return f"{outcome} ({script})"
+        if is_log or name.parts[1] in ("checkpoints", ".hydra"):
             shutil.rmtree(folder / "run" / "model")
             return self._used(folder, "train.py", TRAIN)
-        for script, arguments in (("report.py", ["runs=."]), ("evaluate.py", EVALUATE)):
-            outcome = self._used(folder, script, arguments)
-            if outcome not in OUTCOMES[:2]:
-                return f"{outcome} ({script})"
         return outcome
 
     def _another(self, name: Path) -> Path | None:

@@ -11,17 +11,29 @@ import os
 import random
 import runpy
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
+LONGEST = 120  # seconds of a process, which then counts as crashed
 DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another")
+# what a server says to every request, None for nothing; "closed" is a port that nobody listens at
+SERVERS: dict[str, bytes | None] = {
+    "closed": None,
+    "silent": None,
+    "breaks off": b"",
+    "has an error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+    "speaks of something else": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+}
 Act = Callable[[int, str], None]
 
 
@@ -84,7 +96,7 @@ class Ended:
         return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
 
 
-def fork(work: Callable[[], Any], log: Path, seconds: int = 120) -> int:
+def fork(work: Callable[[], Any], log: Path, seconds: int = LONGEST) -> int:
     """Start `work` in a process of its own, which prints into `log`; return its id."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -141,6 +153,34 @@ def start(
         runpy.run_path(sys.argv[0], run_name="__main__")
 
     return fork(work, folder / log)
+
+
+@contextmanager
+def server_that(kind: str) -> Iterator[str]:
+    """Serve as one of the `SERVERS` for the time of the block; yield its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+    url, held = f"http://127.0.0.1:{server.getsockname()[1]}", []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:  # the end of the block
+                return
+            held.append(connection)
+            if (answer := SERVERS[kind]) is not None:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.close()
+
+    if kind == "closed":
+        server.close()
+    else:
+        threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield url
+    finally:
+        server.close()
 
 
 def damage(path: Path, kind: str, another: Path | None = None) -> None:

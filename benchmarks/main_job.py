@@ -13,21 +13,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import resource
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import commands
+from commands import ROOT
 from PIL import Image
 from safetensors import safe_open
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
@@ -43,29 +39,12 @@ def worktree(commit: str, folder: Path) -> Iterator[Path]:
 
 def job(tree: Path, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Run the main job of a tree in a fresh process; return seconds in all and of its stages."""
-    command = [sys.executable, str(tree / "train.py"), "subject=dog", "ppl=true", *overrides]
-    command += [f"hydra.run.dir='{folder / 'run'}'", f"cache_dir='{folder / 'cache'}'"]
-    start, cpu_before = time.monotonic(), cpu_seconds()
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(tree / "src"), "WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-    )
-    whole = time.monotonic() - start
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+    arguments = ["subject=dog", "ppl=true", *overrides]
+    arguments += [f"hydra.run.dir='{folder / 'run'}'", f"cache_dir='{folder / 'cache'}'"]
+    seconds = commands.run("train.py", arguments, folder, tree)
     stages = json.loads((folder / "run/run.json").read_text())["costs"]["stages"]
-    seconds = {name: stage["seconds"] for name, stage in stages.items()}
-    cpu = cpu_seconds() - cpu_before
-    return {"whole": whole, "cpu": cpu, "cached": whole - seconds["class_images"], **seconds}
-
-
-def cpu_seconds() -> float:
-    """Return what finished child processes have computed; other work on the machine leaves it."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    of_stages = {name: stage["seconds"] for name, stage in stages.items()}
+    return {**seconds, "cached": seconds["whole"] - of_stages["class_images"], **of_stages}
 
 
 def results(run: Path) -> dict[str, str]:

@@ -17,23 +17,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import commands
 from omegaconf import OmegaConf
 
-from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
 
-ROOT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]
 
 
@@ -44,13 +39,7 @@ def timed(folder: Path, arguments: Sequence[str]) -> float:
         return json.loads(kept.read_text())
     shutil.rmtree(folder, ignore_errors=True)  # a benchmark that was stopped
     cache = f"cache_dir='{folder / 'cache'}'"
-    command = [sys.executable, str(ROOT / "train.py"), "logger=csv", cache, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    start = time.monotonic()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    seconds = time.monotonic() - start
-    if done.returncode:
-        raise UserError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
+    seconds = commands.run("train.py", ["logger=csv", cache, *arguments])["whole"]
     write_json(kept, seconds)
     shutil.rmtree(folder / "cache")
     return seconds

@@ -5,7 +5,8 @@
 One sweep of four short runs of the embedded model is left alone. Others, each with a cache of its
 own, are killed by SIGKILL at a random moment and started again with `resume_sweep=DIR`, until so
 many kills have happened and each sweep has ended. Their `runs.csv` must be equal in everything but
-seconds and memory, and no finished run may be finished again.
+seconds and memory, and no finished run may be finished again. Every start is a fork of this
+process, which has imported the program, so that most kills fall into the runs' own work.
 """
 
 from __future__ import annotations
@@ -13,17 +14,25 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
+import faults
+
+from dreambooth.cli import startup
+from dreambooth.cli.main import prepare_environment
 from dreambooth.files import read_csv
 from dreambooth.study.sweeps import SWEEP, SweepPlan, find_unfinished
 
-ROOT = Path(__file__).resolve().parents[1]
+with startup.postponed_imports():
+    for room in ("cli.commands", "cli.specs", "study.page.write", "study.tables", "training.job"):
+        import_module(f"dreambooth.{room}")  # forks have it in memory
+
 RUNS = 4
 SETTINGS = (
     "-m",
@@ -57,27 +66,21 @@ class Sweep:
         """Start it, or go on with it; kill it after so many seconds. Tell whether it ended."""
         new = [*SETTINGS, "hydra.sweep.dir=sweep", "cache_dir=cache"]
         known = (self.folder / "sweep" / SWEEP).exists()
-        command = [sys.executable, str(ROOT / "train.py")]
-        command += ["resume_sweep=sweep"] if known else new
-        with open(self.folder / "log.txt", "ab") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        ended = process.returncode == 0
-        if not ended:
-            assert seconds is not None and process.returncode < 0, self.folder / "log.txt"
+        arguments = ["resume_sweep=sweep"] if known else new
+        process, end = faults.start("train.py", arguments, self.folder), time.monotonic()
+        end += faults.LONGEST if seconds is None else seconds
+        while not (ended := os.waitpid(process, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                os.kill(process, signal.SIGKILL)
+                ended = os.waitpid(process, 0)
+                break
+            time.sleep(0.02)
+        code = os.waitstatus_to_exitcode(ended[1])
+        if code:
+            assert seconds is not None and code == -signal.SIGKILL, self.folder / "log.txt"
             self.kills.append((seconds, self.state()))
         self.look()
-        return ended
+        return not code
 
     def look(self) -> None:
         """Note which runs are finished, and whether one was finished a second time."""
@@ -119,9 +122,10 @@ def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -
         "",
         f"A sweep of {RUNS} runs of the embedded model (2 subjects x 2 seeds, 6 steps) takes "
         f"{took:.0f} s",
-        "here when nobody stops it. The same sweep is killed by SIGKILL at moments drawn",
-        "uniformly, and started again each time with `resume_sweep=DIR`. Once it has ended another",
-        f"one begins, until there were {len(kills)} kills.",
+        "here when nobody stops it, in a process that has imported the program. The same sweep is",
+        "killed by SIGKILL at moments drawn uniformly, and started again each time with",
+        "`resume_sweep=DIR`. Once it has ended another one begins, until there were "
+        f"{len(kills)} kills.",
         "",
         "```",
         " ".join(["python benchmarks/sweep_kills.py", *arguments]),
@@ -140,10 +144,11 @@ def page(whole: Sweep, took: float, killed: list[Sweep], arguments: list[str]) -
 
 
 def main() -> None:
+    prepare_environment()
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/sweep_kills.md")
+    parser.add_argument("--out", type=Path, default=faults.ROOT / "docs/results/sweep_kills.md")
     chosen, draw = parser.parse_args(), random.Random()
     draw.seed(chosen.seed)
     with tempfile.TemporaryDirectory() as root:
@@ -159,7 +164,7 @@ def main() -> None:
                 killed.append(sweep())
         while not killed[-1].start():
             pass
-        text = page(whole, took, killed, sys.argv[1:])
+        text = page(whole, took, killed, [f"--kills {chosen.kills}", f"--seed {chosen.seed}"])
         differ = [each for each in killed if each.table() != whole.table()]
     print(text)
     chosen.out.write_text(text)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from dreambooth.errors import UserError
 from dreambooth.files import (
     atomic,
+    atomic_files,
     bytes_of,
     cache_key,
     file_hash,
@@ -54,6 +55,22 @@ def test_a_folder_hash_depends_on_names_and_bytes_alone(tmp_path):
     hashes = {folder_hash(folder(f"other{i}", other)) for i, other in enumerate(others)}
     assert len(hashes | {folder_hash(first)}) == 4
     assert folder_hash(first, first.rglob("*.bin")) == folder_hash(tmp_path / "other1")
+
+
+def test_many_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path) as temporary:
+        (temporary / "a").write_text("half")
+        raise ZeroDivisionError
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a": "old"}
+    done, replace, flush = [], os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *pair: (done.append("rename"), replace(*pair)))
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("flush"), flush(file)))
+    with atomic_files(tmp_path) as temporary:
+        for name in ("a", "b"):
+            (temporary / name).write_text("new")
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+    assert done == [*["flush"] * 3, "rename", "rename", "flush"]  # bytes first, then the names
 
 
 def test_bytes_of_files_and_folders(tmp_path):

@@ -97,6 +97,29 @@ def atomic(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def atomic_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files take their places in `folder` on success.
+
+    As `atomic` does for each of them, but flushed together, which costs less than one by one.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    folder = Path(folder)
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = make_scratch(folder / "files")
+        try:
+            yield scratch
+            _flush(scratch)
+            for file in sorted(scratch.iterdir()):
+                os.replace(file, folder / file.name)
+            _flush(folder, recurse=False)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links.
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -14,6 +15,7 @@ from PIL import Image
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 from dreambooth.cli.configs import CONF
+from dreambooth.cli.specs import train_spec
 from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Words, prediction_shifts
 from dreambooth.model.adapter_settings import AdapterSettings
@@ -95,6 +97,8 @@ def test_a_picture_and_a_still_film_are_the_pipelines_own(tiny, reference, negat
     ).images[0]
     (ours,) = draw(tiny, ["a dog on the beach"], [0], sampling)
     assert ours.tobytes() == theirs.tobytes()
+    _, beside = draw(tiny, ["a cat", "a dog on the beach"], [7, 0], sampling)  # in one batch
+    assert np.abs(np.asarray(beside, np.int16) - np.asarray(ours, np.int16)).max() <= 1
     (still,) = draw_frames(tiny, Morph(("a dog on the beach",), (0,), 4), [0], sampling)
     assert still.tobytes() == theirs.tobytes()
 
@@ -148,45 +152,72 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp
         assert own.tobytes() == again.tobytes()
 
 
+@pytest.fixture(scope="module")
+def plain(sd3_spine, spine, tmp_path_factory) -> dict[str, dict]:
+    """The configurations of a flow-matching and of a diffusion model, as plain values."""
+    out = tmp_path_factory.mktemp("plain")
+    made = {"flow": sd3_spine.compose(out), "diffusion": spine.compose(out)}
+    return {name: OmegaConf.to_container(cfg, resolve=True) for name, cfg in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "message"),
+    [
+        ("flow", "loss.min_snr_gamma", 5, "gamma=5 belongs to a diffusion model's noise schedule"),
+        ("flow", "loss.noise_offset", 0.1, "noise_offset=0.1 belongs to a diffusion"),
+        ("flow", "loss.logit_std", 0, "loss.logit_std=0 must be a number greater than 0"),
+        ("flow", "loss.mode_scale", 2, "loss.mode_scale=2 must be a number from -1 to 1.75"),
+        ("flow", "loss.shift", 0, "loss.shift=0 must be a number greater than 0, or null"),
+        ("diffusion", "loss.shift", 2, "shift=2 has no effect with loss.timesteps=uniform"),
+        ("diffusion", "loss.timesteps", "mode", "timesteps=mode is for models that are trained by"),
+        (
+            "diffusion",
+            "loss.weighting",
+            "cosmap",
+            "weighting=cosmap is for models that are trained",
+        ),
+        ("flow", "scheduler.name", "DDIMScheduler", "does not sample from a flow-matching model"),
+        (
+            "flow",
+            "prior.sampler.name",
+            "PNDMScheduler",
+            "prior.sampler.name: PNDMScheduler does no",
+        ),
+        ("diffusion", "scheduler.name", EULER, "does not sample from a diffusion model, which"),
+    ],
+)
+def test_what_is_of_the_other_process_is_refused_before_any_work(plain, kind, key, value, message):
+    cfg = OmegaConf.create(plain[kind])
+    OmegaConf.update(cfg, key, value)
+    with pytest.raises(UserError, match=message):
+        train_spec(cfg)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("loss.min_snr_gamma=5", "min_snr_gamma=5 belongs to a diffusion model's noise schedule"),
-        ("loss.noise_offset=0.1", "noise_offset=0.1 belongs to a diffusion"),
-        ("scheduler=ddim", "DDIMScheduler does not sample from a flow-matching model"),
-        (
-            "prior.sampler={name:PNDMScheduler,options:{}}",
-            "PNDMScheduler does not sample from a flow-match",
-        ),
-        ("loss.logit_std=0", "loss.logit_std=0 must be a number greater than 0"),
-        ("loss.mode_scale=2", "loss.mode_scale=2 must be a number from -1 to 1.75"),
-        ("loss.shift=0", "loss.shift=0 must be a number greater than 0, or null"),
-        ("loss.timesteps=mode loss.shift=2", "shift=2 has no effect with loss.timesteps=mode"),
         ("method=textual_inversion", "Stable Diffusion 3 and 3.5 takes no new words"),
-        ("model.max_sequence_length=null", "must be a whole number from 0 to 512"),
-        ("model.max_sequence_length=513", "must be a whole number from 0 to 512"),
-        ("resolution=40", "resolution=40 must be a multiple of 4 for this model, and 32 at most"),
         ("method=lora export.layouts=[diffusers,kohya]", "kohya, which no tool here writes"),
-        ("export.layouts=[diffusers,single_file]", "single_file, which no tool here writes"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(sd3_spine, tmp_path, override, message):
+def test_what_the_model_cannot_do_is_refused(sd3_spine, tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         sd3_spine.run(tmp_path, *override.split())
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("loss.timesteps=mode", "timesteps=mode is for models that are trained by flow matching"),
-        ("loss.weighting=cosmap", "weighting=cosmap is for models that are trained by flow"),
-        ("scheduler=flow_heun", "does not sample from a diffusion model, which this model is"),
-        ("model=sd35_medium", "max_sequence_length=77 is for models such as model=sd35_medium"),
-    ],
-)
-def test_a_diffusion_model_takes_nothing_of_flow_matching(spine, tmp_path, override, message):
-    with pytest.raises(UserError, match=message):
-        spine.run(tmp_path, override)
+def test_a_resolution_has_a_place_for_every_patch(tiny):
+    tiny.check_resolution(32)
+    for side in (30, 36):
+        with pytest.raises(UserError, match=f"{side} must be a multiple of 4 .* and 32 at most"):
+            tiny.check_resolution(side)
+
+
+def test_a_length_is_told_to_the_models_that_take_one(tiny_sd3_model_dir, tiny_model_dir):
+    for length in (None, 513, True):
+        with pytest.raises(UserError, match="must be a whole number from 0 to 512"):
+            load_model(str(tiny_sd3_model_dir), max_sequence_length=length)
+    with pytest.raises(UserError, match="max_sequence_length=77 is for models such as"):
+        load_model(str(tiny_model_dir), max_sequence_length=77)
 
 
 # -- adapters -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_a_damaged_copy_is_not_shared(tmp_path):
     assert share(files[2], tmp_path / "store")
     assert files[2].read_bytes() == b"weights" and not os.path.samefile(files[0], files[2])
     assert [f.name for f in files[2].parent.iterdir()] == ["w.bin"]
+
+
+def test_a_process_that_dies_while_it_shares_leaves_its_mark(tmp_path, monkeypatch):
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    names, replace = [], os.replace
+
+    def seen(source, target):
+        names.extend(f.name for f in (tmp_path / "store").iterdir())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    assert share(tmp_path / "w.bin", tmp_path / "store")
+    (name,) = names
+    left = (
+        tmp_path / "store" / re.sub(r"-\d+-(\d+-[^-]+)$", r"-999999999-\1", name)
+    )  # of a dead one
+    left.mkdir()
+    assert share(tmp_path / "w.bin", tmp_path / "store") and not left.exists()
 
 
 def test_where_there_are_no_links_the_file_stays(tmp_path, monkeypatch):

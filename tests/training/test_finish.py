@@ -8,8 +8,10 @@ from shutil import copytree
 
 import pytest
 import torch
+from PIL import Image
 
 from dreambooth.errors import UserError
+from dreambooth.sampling import draw as draw_module
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.runs import Run
 from dreambooth.training.job import run
@@ -103,3 +105,29 @@ def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tm
     assert record["config"]["lr"] == 1e-3 and record["written"]["instance_prompt"].startswith("a $")
     stages = ["export", "samples", "verification", "evaluation"]
     assert list(record["costs"]["stages"])[-4:] == stages
+
+
+def test_a_sample_that_is_scored_too_is_drawn_once(spine, encoders_dir, tmp_path, monkeypatch):
+    seen, draw = [], draw_module.draw
+
+    def watched(model, prompts, seeds, *more):
+        seen.extend(zip(prompts, seeds, strict=True))
+        return draw(model, prompts, seeds, *more)
+
+    monkeypatch.setattr("dreambooth.sampling.samples.draw", watched)
+    monkeypatch.setattr("dreambooth.evaluation.evaluate.draw", watched)
+    settings = (
+        "max_steps=1",
+        "ppl=false",
+        "samples.prompts=['a {subject} on the beach']",
+        "evaluation=quick",
+        "evaluation.class_images=0",
+        "evaluation.metrics=[dino]",
+        "evaluation.encoders=pocket",
+        f"evaluation.encoders_dir='{encoders_dir}'",
+    )
+    out = spine.run(tmp_path, *settings)
+    assert len(seen) == len(set(seen)) == 8  # 4 prompts x 2 seeds
+    (sample,) = (out / "samples/final").glob("*.png")
+    (scored,) = (out / "evaluation/quick").glob("*beach_seed0.png")
+    assert Image.open(sample).tobytes() == Image.open(scored).tobytes()

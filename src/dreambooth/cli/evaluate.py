@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.calibrate import calibrate, dataset_photos
 from dreambooth.evaluation.evaluate import explain
 from dreambooth.evaluation.record import References
-from dreambooth.evaluation.score import score
+from dreambooth.evaluation.score import score_files
 from dreambooth.evaluation.write import (
     print_scores,
     refuse_a_runs_scores,
@@ -81,7 +81,7 @@ def _images(cfg: DictConfig) -> int:
     with costs.stage("evaluation"):
         files = [folder / item.file for item in items]
         references = References(photos, _gallery_beside(cfg.photos))
-        scores = score(items, files, references, encoders, metrics)
+        scores = score_files(items, files, references, encoders, metrics)
     scores.notes = notes or scores.notes
     record = {"evaluation": "folder", "folder": str(folder), "images": len(items)}
     record |= explain(photos, what, encoders)

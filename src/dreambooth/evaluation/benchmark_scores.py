@@ -19,9 +19,7 @@ from dreambooth.evaluation.write import read_scores, write_scores
 from dreambooth.files import cache_key, file_hash
 from dreambooth.metrics.preprocess import image_digest
 from dreambooth.sampling.progress import progress_bar
-from dreambooth.sampling.store import SETS
 
-BATCH = 32  # images whose features are kept at once
 VERSION = 1  # of what the kept scores of a subject hold
 _PER_PROMPT = re.compile(r"^(div(?:_class)?\..*\.within_prompt\.)(\d+)(?:to(\d+))?$")
 
@@ -73,13 +71,7 @@ class BenchmarkScoring:
     def _scored(self, subject: SubjectImages, advance: Callable[[int], None]) -> Scores:
         folder = self.benchmark.spec.folder
         files = [folder / item.file for item in subject.items]
-        for kind in SETS:  # in the batches of `score`, so that no feature differs by rounding
-            own = [folder / item.file for item in subject.items if item.set == kind]
-            for encoder in filter(None, (self.encoders.dino, self.encoders.clip)):
-                for start in range(0, len(own), BATCH):
-                    part = own[start : start + BATCH]
-                    encoder.images(part, BATCH)  # into the cache
-                    advance(len(part))
+        self.encoders.extract(subject.items, files, advance)
         references = References(self.photos[subject.name], self.gallery(subject.name))
         counts = Counter(item.prompt for item in subject.items if item.set == "subject")
         has_pairs = max(counts.values(), default=0) > 1

@@ -13,12 +13,14 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.record import BOOTSTRAP_SEED, References, Scores
-from dreambooth.evaluation.score import score
+from dreambooth.evaluation.score import score_files
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import ImageStore, Item
+
+Pair = tuple[str, int]  # prompt and seed, all that an image of one model and sampling depends on
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,32 @@ class Evaluation:
         return self.spec.items(self.subject)
 
     def drawn(
-        self, model: BaseModel, prompts: Sequence[str], seeds: Sequence[int]
+        self,
+        model: BaseModel,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        known: Mapping[Pair, Image.Image] | None = None,
     ) -> list[Image.Image]:
-        """Draw images of the model as it is now."""
-        return draw(model, prompts, seeds, self.sampling)
+        """Draw images of the model as it is now, but for the known ones."""
+        images = dict(known or {})
+        pairs = list(zip(prompts, seeds, strict=True))
+        new = [pair for pair in pairs if pair not in images]
+        made = draw(model, [prompt for prompt, _ in new], [seed for _, seed in new], self.sampling)
+        images.update(zip(new, made, strict=True))
+        return [images[pair] for pair in pairs]
 
     def score_model(
-        self, model: BaseModel, weights: Weights, folder: Path
+        self,
+        model: BaseModel,
+        weights: Weights,
+        folder: Path,
+        known: Mapping[Pair, Image.Image] | None = None,
     ) -> tuple[Scores, dict[str, Any]]:
         """Draw the images that `folder` lacks, and score them all.
 
         Args:
             weights: those that the model has, a part of the images' provenance.
+            known: images that this model has drawn with the same sampling.
 
         Returns:
             The scores, and the record that explains them in metrics.json.
@@ -66,14 +82,14 @@ class Evaluation:
         shown = Provenance(weights, self.sampling, tuple(network_dtypes(model)))
         items = self.items
         made = ImageStore(folder, shown.facts, shown.text).fill(
-            lambda prompts, seeds: self.drawn(model, prompts, seeds),
+            lambda prompts, seeds: self.drawn(model, prompts, seeds, known),
             items,
             self.sampling.batch_size,
             title="Images to score",
         )
         files = [folder / item.file for item in items]
         references = References(self.photos, self.gallery, self.base)
-        scores = score(items, files, references, self.encoders, self.spec.metrics)
+        scores = score_files(items, files, references, self.encoders, self.spec.metrics)
         return scores, {
             "evaluation": self.spec.name,
             "images_made": made,

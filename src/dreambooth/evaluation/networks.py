@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.packages import need
+from dreambooth.sampling.store import SETS, Item
 
+BATCH = 32  # images whose features are computed at once
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "gallery", "kernel")
 FAMILIES = {
     "canonical": {"dino": "dino_vits16", "clip": "clip_b32", "lpips": "alex"},
@@ -40,6 +42,22 @@ class Encoders:
         encoder = self.dino if NEEDS[metric] == "dino" else self.clip
         assert encoder is not None, metric
         return encoder
+
+    def extract(
+        self, items: Sequence[Item], files: Sequence[Path], advance: Callable[[int], None]
+    ) -> None:
+        """Put the features that `score` takes of these files into the cache, and tell how many.
+
+        They are computed in its batches, so that no feature differs by rounding.
+        """
+        for kind in SETS:
+            own = [file for item, file in zip(items, files, strict=True) if item.set == kind]
+            for encoder in filter(None, (self.dino, self.clip)):
+                for start in range(0, len(own), BATCH):
+                    part = own[start : start + BATCH]
+                    if encoder is self.dino or kind == "subject":  # CLIP's scores are its alone
+                        encoder.images(part, BATCH)
+                    advance(len(part))
 
     @property
     def ids(self) -> dict[str, dict[str, str]]:

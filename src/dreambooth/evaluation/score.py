@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
-from dreambooth.evaluation.networks import Encoders
+from dreambooth.evaluation.networks import NEEDS, Encoders
 from dreambooth.evaluation.prior_scores import class_scores, div, kernel_scores
 from dreambooth.evaluation.record import Part, References, Scores
 from dreambooth.metrics import fidelity, identity, variants
 from dreambooth.metrics.features import Encoder, TextTooLong
 from dreambooth.metrics.preprocess import ImageLike
+from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.store import SETS, Item
 
 
@@ -56,6 +58,20 @@ def score(
     if len(photos) > 1 and {"dino", "clip_i"} & set(metrics):
         result.rows += real.rows
     return result
+
+
+def score_files(
+    items: Sequence[Item],
+    files: Sequence[Path],
+    references: References,
+    encoders: Encoders,
+    metrics: Sequence[str],
+) -> Scores:
+    """Score images in files as `score` does, and show a bar meanwhile."""
+    networks = {NEEDS[metric] for metric in metrics}
+    with progress_bar("Scoring", len(files) * len(networks)) as advance:
+        encoders.extract(items, files, advance)
+        return score(items, files, references, encoders, metrics)
 
 
 def _fidelity(result: Scores, metric: str, encoder: Encoder, made: Part, real: Part) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.errors import UserError
-from dreambooth.files import atomic, cache_key, file_hash, read_csv, write_csv
+from dreambooth.files import atomic_files, cache_key, file_hash, read_csv, write_csv
 from dreambooth.locks import locked
 from dreambooth.png_text import png_info
 from dreambooth.sampling.progress import progress_bar
@@ -135,8 +135,7 @@ class ImageStore:
             with progress_bar(title, len(missing)) as advance:
                 for start in range(0, len(missing), batch_size):
                     part = missing[start : start + batch_size]
-                    for item, image in zip(part, draw(part), strict=True):
-                        rows[item.file] = self._save(item, image)
+                    rows |= self._save(part, draw(part))
                     self._record(items, rows, others)
                     advance(len(part))
             if not missing:
@@ -146,10 +145,7 @@ class ImageStore:
     def replace(self, items: Sequence[Item], images: Sequence[Image.Image]) -> None:
         """Save these images, over any of the same names, and record no others."""
         with locked(self.folder.parent / f".{self.folder.name}"):
-            rows = {
-                item.file: self._save(item, image)
-                for item, image in zip(items, images, strict=True)
-            }
+            rows = self._save(items, images)
             self._record(items, rows, {})
 
     def holds(self, items: Sequence[Item]) -> bool:
@@ -179,12 +175,20 @@ class ImageStore:
         same = all(row.get(key) == str(value) for key, value in asdict(item).items())
         return same and row.get("sha256") == file_hash(path)
 
-    def _save(self, item: Item, image: Image.Image) -> dict[str, Any]:
-        path = self.folder / item.file
-        text = self.text(item.prompt, item.seed) if self.text else {}
-        with atomic(path) as temporary:
-            image.save(temporary, format="PNG", pnginfo=png_info(text))
-        return {**asdict(item), "sha256": file_hash(path), "provenance": self.provenance}
+    def _save(
+        self, items: Sequence[Item], images: Sequence[Image.Image]
+    ) -> dict[str, dict[str, Any]]:
+        """Write images, and return their rows by file."""
+        rows = {}
+        with atomic_files(self.folder) as temporary:
+            for item, image in zip(items, images, strict=True):
+                path, text = temporary / item.file, {}
+                if self.text is not None:
+                    text = self.text(item.prompt, item.seed)
+                image.save(path, format="PNG", pnginfo=png_info(text))
+                made = {"sha256": file_hash(path), "provenance": self.provenance}
+                rows[item.file] = {**asdict(item), **made}
+        return rows
 
     def _recorded(self) -> dict[str, dict[str, str]]:
         """Read the manifest's rows by file; none where there is no manifest that can be read."""

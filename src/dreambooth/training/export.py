@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
 from dreambooth.model.adapters.extraction import extract_lora, total_error
 from dreambooth.model.adapters.kohya_files import save_kohya
@@ -24,6 +25,7 @@ from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.token_files import TOKEN_FILE, save_token
 from dreambooth.pocket.embedded import model_path
 from dreambooth.sampling.provenance import export_hashes
+from dreambooth.scratch import remove_leftovers
 from dreambooth.training.file_metadata import metadata_of
 from dreambooth.training.prepare import Prepared
 from dreambooth.weights_files import content_hash, sort_header
@@ -229,21 +231,18 @@ def share(file: Path, store: Path) -> bool:
     """
     kept = store / f"{file_hash(file)}{file.suffix}"
     try:
-        store.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(store)
         if kept.is_file() and kept.stem == file_hash(kept):
             _replace_by_link(kept, file)
         else:
             _replace_by_link(file, kept)
         kept.chmod(0o444)
-    except OSError as error:  # another file system, one without links, or too many of them
+    except (OSError, UserError) as error:  # another file system, one without links or room
         log.debug("%s is a copy of its own (%s).", file, error)
         return False
     return True
 
 
 def _replace_by_link(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # which stays where both are one file already
+    with atomic(target) as temporary:
+        os.link(source, temporary)

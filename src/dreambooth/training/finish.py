@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
+from dreambooth.evaluation.evaluate import Pair
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, file_hashes, write_json
@@ -79,7 +81,9 @@ class Finish:
             self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
         with self.costs.stage("verification"):
             self.verified = verify(self.prepared, exported, images[0])
-        scores = self._score(weights)
+        drawn = zip(samples.items, images, strict=True)
+        known = {(item.prompt, item.seed): image for item, image in drawn}
+        scores = self._score(weights, known if samples.sampling == self.spec.sampling else {})
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
         model = self.folder / "model"
@@ -162,8 +166,11 @@ class Finish:
         (self.folder / STOPPED).unlink(missing_ok=True)
         return costs
 
-    def _score(self, weights: Weights) -> Scores | None:
-        """Score the run; if that fails, warn once, because the training is done."""
+    def _score(self, weights: Weights, known: Mapping[Pair, Image.Image]) -> Scores | None:
+        """Score the run; if that fails, warn once, because the training is done.
+
+        Samples that the evaluation asks for too are not drawn again.
+        """
         settings = self.spec.evaluation
         if settings is None:
             return None
@@ -171,7 +178,7 @@ class Finish:
         try:
             with self.costs.stage("evaluation") as places:
                 evaluation = make_evaluation(self.prepared, settings)
-                scores, record = evaluation.score_model(self.model, weights, images)
+                scores, record = evaluation.score_model(self.model, weights, images, known)
                 places.append(images)
         except (UserError, torch.OutOfMemoryError) as error:
             log.warning(

@@ -45,6 +45,9 @@ def test_a_loss_that_is_always_zero_is_left_out_and_a_long_one_is_averaged(tmp_p
     found = losses(run)
     assert list(found) == ["instance"] and len(found["instance"]) == POINTS
     assert found["instance"][:2] == [[1.5, 0.5], [5.5, 0.5]]
+    damaged = ["step,loss/instance", "0,0.5", "x,0.5", "2,0..5", "3,0.25"]
+    (tmp_path / "metrics.csv").write_text("\n".join(damaged))
+    assert losses(run)["instance"] == [[0.0, 0.5], [3.0, 0.25]]
 
 
 def test_a_study_has_rows_labels_and_the_two_scores_of_the_tradeoff(folder):

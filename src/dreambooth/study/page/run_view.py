@@ -14,6 +14,7 @@ from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.runs import Run
 from dreambooth.study.scored_runs import ScoredRun
 from dreambooth.training.costs import reused_steps
+from dreambooth.training.run_log import read_rows
 
 POINTS = 150  # of a curve: more than that is no wider than a line on a screen
 LOSSES = {"instance": "loss/instance", "prior": "loss/prior"}
@@ -83,17 +84,12 @@ def template(run: Run, prompt: str) -> str:
 
 def losses(run: Run) -> dict[str, list[list[float]]]:
     """Return the logged losses as points `[step, loss]`, averaged down to `POINTS` points each."""
-    path = run.folder / "metrics.csv"
-    lines = (_or_none(lambda: read_csv(path)) or []) if path.exists() else []
-    result = {}
+    rows, result = _or_none(lambda: read_rows(run.folder)) or [], {}
     for name, column in LOSSES.items():
-        points = [
-            (float(line["step"]), float(line[column]))
-            for line in lines
-            if line.get(column) and line.get("step")
-        ]
+        numbers = [(float(row["step"]), _number(row.get(column))) for row in rows]
+        points = [(step, loss) for step, loss in numbers if loss is not None]
         if any(loss for _, loss in points):  # without prior preservation that loss is logged as 0
-            result[name] = _thinned([p for p in points if math.isfinite(p[1])])
+            result[name] = _thinned(points)
     return result
 
 
