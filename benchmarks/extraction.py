@@ -106,7 +106,11 @@ def scored(
     weights = Weights(run.base["name"], "lora", run.folder.name, hashes)
     model.requires_grad_(False).eval().to(device)
     scores, _ = evaluation.score_model(model, weights, run.folder / "extraction" / setting)
-    means = {r["metric"]: r["mean"] for r in scores.summary.values() if r["metric"] in SCORES}
+    means = {}
+    for variant, found in scores.summary.items():
+        name = variant.split(".")[0]
+        if name in SCORES and ".with_id." not in variant:  # of CLIP-T the class noun's
+            means[name] = found["mean"]
     return {"run": run.record["subject"]["name"], "setting": setting, **means}
 
 

@@ -1,11 +1,13 @@
 """Measure DreamBooth's effects on the pocket model over held-out subjects, with and without PPL.
 
     python benchmarks/pocket_effects.py [--subjects 10] [--out effects.json] [key=value ...]
+    python benchmarks/pocket_effects.py --model pocket_flow [...]
 
 Every subject is trained twice as a user would do it (`python train.py subject=world ... ppl=true`);
 further key=value pairs go to train.py. Finished runs in --runs with the same weights, options and
 configuration files are used again. The figures are means over subjects, with a 95 % bootstrap
-interval over subjects, of the model before training (base), without PPL (plain) and with it (ppl):
+interval over subjects, of the model before training (base), without PPL (plain) and with it (ppl),
+or of some of them (--kinds ppl):
 
   binding     share of pictures of "a sks dog" whose nearest of 20 identities of the class (mean
               pocket DINO similarity to five photos of each) is the subject. Chance is 5 %; the base
@@ -29,7 +31,7 @@ from pathlib import Path
 import commands
 import numpy as np
 from PIL import Image
-from pocket_quality import own_encoder
+from pocket_quality import load, own_encoder
 from pocket_truth import look
 from torch import Tensor
 
@@ -41,9 +43,9 @@ from dreambooth.metrics.encoders import Encoder
 from dreambooth.metrics.fidelity import allpairs_scores
 from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.interface import BaseModel
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import weights_folder, weights_hash
+from dreambooth.pocket.embedded import is_embedded, model_path, weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling import draw as sampling
 from dreambooth.sampling.grid import grid
@@ -53,6 +55,7 @@ from dreambooth.study.runs import Run
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts
 IDENTITIES = 20
+KINDS = ("base", "plain", "ppl")
 # picture seeds, far from those that prior.seed gave to the class images of training
 OWN, PLACES, CLASS = 10**6, 2 * 10**6, 3 * 10**6
 
@@ -105,7 +108,7 @@ def train(subject: Subject, ppl: bool, args: argparse.Namespace) -> Path:
             "photos.root=null",
             "samples.every_n_steps=0",
             "samples.seeds=[0]",
-            f"model.path='{args.model}'",
+            f"model={args.model}" if is_embedded(args.model) else f"model.path='{args.model}'",
             f"hydra.run.dir='{folder}'",
             *args.options,
         ]
@@ -122,9 +125,7 @@ class Judges:
     probe: probe.Probe
 
 
-def draw(
-    model: StableDiffusion, prompts: list[str], seed: int, settings: Sampling
-) -> list[Image.Image]:
+def draw(model: BaseModel, prompts: list[str], seed: int, settings: Sampling) -> list[Image.Image]:
     """Draw one picture per prompt, with seeds from `seed` on."""
     return sampling.draw(model, prompts, range(seed, seed + len(prompts)), settings)
 
@@ -154,15 +155,16 @@ def subject_figures(
     return {"binding": float((scores.argmax(0) == 0).mean()), "context": float(np.mean(right))}
 
 
-def measure(subject: Subject, base: StableDiffusion, judges: Judges, args) -> tuple[dict, list]:
+def measure(subject: Subject, base: BaseModel, judges: Judges, args) -> tuple[dict, list]:
     """Measure one subject: figures by model, and its row of the sheet."""
     photos, others = subject.photos, subject.others(IDENTITIES - 1)
     candidates = [judges.dino.images(p) for p in (photos, *others)]
-    runs = {name: Run.read(train(subject, name == "ppl", args)) for name in ("plain", "ppl")}
+    trained = [kind for kind in args.kinds if kind != "base"]
+    runs = {kind: Run.read(train(subject, kind == "ppl", args)) for kind in trained}
     figures, rows = {}, {}
-    for name in ("base", *runs):
+    for name in args.kinds:
         # the base model draws with the settings of the trained ones
-        run = runs.get(name, runs["plain"])
+        run = runs.get(name, runs[trained[0]])
         model = run.load_model() if name in runs else base
         phrase, plain = run.record["subject_phrase"], [run.config["class_prompt"]] * args.images
         own = draw(model, [f"a {phrase}"] * args.images, OWN, run.sampling)
@@ -172,19 +174,16 @@ def measure(subject: Subject, base: StableDiffusion, judges: Judges, args) -> tu
         figures[name] = class_figures(rows[name], candidates[0], judges)
         figures[name] |= subject_figures(own, placed, candidates, judges)
         rows[f"{name} jungle"] = placed[:: len(CONTEXTS)]
-    kinds = ("base", "plain", "ppl", "plain jungle", "ppl jungle")
-    return figures, [photos[:2], *(rows[kind][:2] for kind in kinds)]
+    shown_rows = [*args.kinds, *(f"{kind} jungle" for kind in trained)]
+    return figures, [photos[:2], *(rows[kind][:2] for kind in shown_rows)]
 
 
 def summary(per_subject: dict[str, dict]) -> dict[str, dict]:
     """Compute mean and interval over subjects of each figure and of differences of models."""
-    names = sorted(per_subject)
-    table = {}
+    names, table = sorted(per_subject), {}
+    kinds = [kind for kind in KINDS if kind in per_subject[names[0]]]
     for figure in ("binding", "context", "drift", "diversity"):
-        columns = {
-            model: [per_subject[n][model][figure] for n in names]
-            for model in ("base", "plain", "ppl")
-        }
+        columns = {model: [per_subject[n][model][figure] for n in names] for model in kinds}
         for more, less in combinations([*reversed(columns)], 2):
             columns[f"{more} - {less}"] = list(np.subtract(columns[more], columns[less]))
         table[figure] = {
@@ -209,7 +208,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--images", type=int, default=32, help="per prompt: 8, 12, 16 ...")
-    parser.add_argument("--model", default="pocket", help="pocket, or a pipeline folder like it")
+    parser.add_argument(
+        "--model", default="pocket", help="pocket, pocket_flow, or a folder like pocket's"
+    )
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of models")
     parser.add_argument("--runs", type=Path, default=Path("outputs/pocket_effects"))
     parser.add_argument("--out", type=Path, help="write figures here, and the sheet beside it")
     parser.add_argument("options", nargs="*", help="key=value for train.py")
@@ -232,13 +234,18 @@ def check_images(count: int) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure every subject, print the table, and write figures and sheet."""
     check_images(args.images)
-    weights = weights_folder() if args.model == "pocket" else Path(args.model).resolve()
-    args.runs, args.model = args.runs.resolve(), args.model if args.model == "pocket" else weights
-    base = StableDiffusion.from_pretrained(str(weights))
+    args.kinds = [kind for kind in KINDS if kind in args.kinds.split(",")]
+    if not {"plain", "ppl"} & {*args.kinds}:
+        raise UserError("--kinds must name plain, ppl or both, and base where it is wanted.")
+    if not is_embedded(args.model):
+        args.model = str(Path(args.model).resolve())
+    weights, args.runs = Path(model_path(args.model)), args.runs.resolve()
+    base = load(weights)
     args.model_hash = base.weights_hash()  # what a run starts from; judges do not count
     facts = {"weights": weights_hash(weights), "images": args.images, "options": args.options}
-    dino = own_encoder("dino", weights)
-    judges = Judges(dino, pocket_distance(dino), probe.load_probe(weights))
+    judging = weights_folder() if is_embedded(args.model) else weights
+    dino = own_encoder("dino", judging)
+    judges = Judges(dino, pocket_distance(dino), probe.load_probe(judging))
     # dog first, and every class once before one comes again
     nouns = ["dog", *(noun for noun in world.CLASSES if noun != "dog")]
     subjects = [Subject(f"held-out-{i:02d}", nouns[i % len(nouns)]) for i in range(args.subjects)]
@@ -255,7 +262,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         facts["subjects"] = {s.name: s.noun for s in subjects}
         write_json(args.out, {**facts, "figures": table, "per_subject": per_subject})
-        sheet(rows, subjects, args.out.with_suffix(".png"))
+        if tuple(args.kinds) == KINDS:
+            sheet(rows, subjects, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

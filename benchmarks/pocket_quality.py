@@ -1,10 +1,12 @@
-"""Measure the pocket model against the world's ground truth.
+"""Measure an embedded model against the world's ground truth.
 
     python benchmarks/pocket_quality.py [--photos DIR] [--images 500] [--out quality.json]
+    python benchmarks/pocket_quality.py --model pocket_flow
 
 It needs the probe beside the weights (`dreambooth pretrain stages=[probe,export]`). Rows whose part
-is missing in the weights' folder are left out and named. Every share is printed with its number of
-cases and Wilson's 95 % interval.
+is missing in the weights' folder are left out and named. pocket_flow has the autoencoder, encoders
+and probe of pocket, so that only the rows of its pictures are measured. Every share is printed with
+its number of cases and Wilson's 95 % interval.
 
   vae          mean PSNR in dB of 64 px pictures after encoder (posterior mean) and decoder:
                rendered scenes of held-out identities, and real photos, cut square. Pretraining may
@@ -62,9 +64,11 @@ from dreambooth.files import write_json
 from dreambooth.metrics.encoders import Encoder, load_encoder
 from dreambooth.metrics.lpips_networks import pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
-from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.architectures import architecture_of, load_model
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.stable_diffusion_3 import StableDiffusion3
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import weights_folder, weights_hash
+from dreambooth.pocket.embedded import FOLDERS, weights_folder, weights_hash
 from dreambooth.pocket.pretraining import probe
 from dreambooth.pocket.pretraining.device import to_pixels
 from dreambooth.pocket.pretraining.photo_crops import photo_files
@@ -73,13 +77,20 @@ from dreambooth.sampling.spec import Sampling
 
 FIRST = 30_000_000  # scenes from this seed on: neither pretraining nor the probe used them
 SEEDS = 10**6  # scene seeds that one --seed may use; pictures have three such ranges
-SAMPLING = Sampling("DDIMScheduler", 20, 4.0, 64, 16)
+
+
+def load(folder: Path) -> BaseModel:
+    """Load an embedded model; without T5, no zeros stand in its place."""
+    has_zeros = issubclass(architecture_of(str(folder)), StableDiffusion3)
+    return load_model(str(folder), max_sequence_length=0 if has_zeros else None)
 
 
 def pictures(
-    model: StableDiffusion, prompts: list[str], seed: int, sampling: Sampling = SAMPLING
+    model: BaseModel, prompts: list[str], seed: int, guidance_scale: float = 4.0
 ) -> list[Image.Image]:
-    """Draw one picture per prompt with DDIM, by default with 20 steps and guidance 4."""
+    """Draw one picture per prompt in 20 steps, with DDIM or, by flow matching, with Euler's."""
+    name = "FlowMatchEulerDiscreteScheduler" if model.process.is_flow else "DDIMScheduler"
+    sampling = Sampling(name, 20, guidance_scale, 64, 16)
     return draw(model, prompts, range(seed, seed + len(prompts)), sampling)
 
 
@@ -89,7 +100,7 @@ def arrays(images: list[Image.Image]) -> np.ndarray:
 
 
 @torch.no_grad()
-def psnr(model: StableDiffusion, images: np.ndarray) -> float:
+def psnr(model: BaseModel, images: np.ndarray) -> float:
     """Compute the mean PSNR in dB of images `[N,64,64,3]` uint8 after the VAE."""
     values, vae = [], cast(Any, model.vae)
     for start in range(0, len(images), 32):
@@ -113,13 +124,13 @@ def photos_at_64(folder: Path) -> np.ndarray:
 
 
 def found(
-    model: StableDiffusion, judge: probe.Probe, prompts: list[str], wanted: list[dict], seed: int
+    model: BaseModel, judge: probe.Probe, prompts: list[str], wanted: list[dict], seed: int
 ) -> dict[str, Share]:
     """Draw the prompts and compute the share of pictures that show what was asked for."""
     return hits(probe.judge(judge, arrays(pictures(model, prompts, seed))), wanted)
 
 
-def following(model: StableDiffusion, judge: probe.Probe, count: int, seed: int) -> dict:
+def following(model: BaseModel, judge: probe.Probe, count: int, seed: int) -> dict:
     """Measure pictures of sampled captions and of held-out combinations, and the probe itself."""
     scenes = [world.sample_scene(FIRST + seed * SEEDS + i) for i in range(count)]
     captions = [world.caption(s, np.random.default_rng([seed, i])) for i, s in enumerate(scenes)]
@@ -143,7 +154,7 @@ def unseen(count: int, seed: int) -> list[world.Scene]:
 
 
 @torch.no_grad()
-def latent_spread(model: StableDiffusion, images: np.ndarray) -> float:
+def latent_spread(model: BaseModel, images: np.ndarray) -> float:
     """Compute the mean Euclidean distance between the scaled latents of every two pictures."""
     scale = cast(Any, model.vae).config.scaling_factor
     mean = model.encode(to_pixels(images, "cpu"))[0] * scale
@@ -151,7 +162,7 @@ def latent_spread(model: StableDiffusion, images: np.ndarray) -> float:
 
 
 def diversity(
-    model: StableDiffusion, distance: PerceptualDistance | None, count: int, seed: int
+    model: BaseModel, distance: PerceptualDistance | None, count: int, seed: int
 ) -> dict[str, float]:
     """Compute the spread of pictures of "a dog", as a share of that of the world's own dogs."""
     drawn = pictures(model, ["a dog"] * count, 3 * SEEDS * seed + 2 * SEEDS)
@@ -182,7 +193,7 @@ def own_encoder(kind: str, weights: Path) -> Encoder:
     return load_encoder(f"pocket_{kind}", encoders_dir=weights / "encoders")
 
 
-def speed(model: StableDiffusion, seed: int) -> dict[str, float]:
+def speed(model: BaseModel, seed: int) -> dict[str, float]:
     """Time 16 pictures once warm, and count scenes that one process renders per second."""
     pictures(model, ["a dog"] * 2, seed)  # warm
     started = time.perf_counter()
@@ -195,8 +206,14 @@ def speed(model: StableDiffusion, seed: int) -> dict[str, float]:
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, float | Share]], list[str]]:
     """Measure every row whose part is there, and say in a sentence what each other row lacks."""
-    model = StableDiffusion.from_pretrained(str(args.weights))
-    table, absent = {}, []
+    model, table, absent = load(args.weights), {}, []
+    if args.judges != args.weights:
+        table |= following(model, probe.load_probe(args.judges), args.images, args.seed)
+        del table["probe"]
+        distance = pocket_distance(own_encoder("dino", args.judges))
+        table["diversity"] = diversity(model, distance, min(args.images, 64), args.seed)
+        table["seconds"] = speed(model, args.seed)
+        return table, absent
     table["vae"] = {"scenes": psnr(model, rendered(unseen(args.images, args.seed)))}
     if args.photos is not None:
         table["vae"]["photos"] = psnr(model, photos_at_64(args.photos))
@@ -225,7 +242,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, float | Share
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="a pipeline folder; default: the package's")
+    parser.add_argument("--model", choices=[*FOLDERS], default="pocket")
+    parser.add_argument("--weights", type=Path, help="its pipeline folder; default: the package's")
     parser.add_argument("--photos", type=Path, help="real photos, searched recursively")
     parser.add_argument("--images", type=int, default=500, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="0 or more; moves every draw")
@@ -234,7 +252,8 @@ def main() -> None:
     if args.seed < 0 or args.images < 2:
         parser.error("--seed must be 0 or more, and --images 2 or more.")
     try:
-        args.weights = args.weights or weights_folder()
+        args.weights = args.weights or weights_folder(args.model)
+        args.judges = args.weights if args.model == "pocket" else weights_folder()
         facts = {"weights": weights_hash(args.weights), "images": args.images, "seed": args.seed}
         table, absent = measure(args)
     except UserError as error:

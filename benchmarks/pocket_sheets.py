@@ -1,9 +1,9 @@
 """Make sheets of pictures of the embedded model.
 
-  python benchmarks/pocket_sheets.py docs/images [--run RUN_FOLDER]
+  python benchmarks/pocket_sheets.py docs/images [--model pocket_flow] [--run RUN_FOLDER]
 
 pocket_world.png     every class as the world renders it, in six contexts
-pocket_drawn.png     the same captions drawn by the model, without selection
+pocket_drawn.png     the same captions drawn by the model, without selection; named after --model
 pocket_training.png  with --run: the run's samples of the first seed at every step that it kept
 """
 
@@ -14,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pocket_quality import pictures
+from pocket_quality import load, pictures
 from pocket_truth import articles
 
-from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import world
-from dreambooth.pocket.embedded import weights_folder
+from dreambooth.pocket.embedded import FOLDERS, weights_folder
 from dreambooth.sampling.grid import grid
-from dreambooth.sampling.spec import Sampling
 from dreambooth.sampling.store import read_manifest
 
 COLUMNS = 6
@@ -71,6 +69,7 @@ def training(run: Path) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", type=Path, help="the folder to write into")
+    parser.add_argument("--model", choices=[*FOLDERS], default="pocket", help="that draws")
     parser.add_argument("--run", type=Path, help="a finished run")
     args = parser.parse_args()
     args.target.mkdir(parents=True, exist_ok=True)
@@ -78,9 +77,8 @@ def main() -> None:
     prompts = [prompt_of(scene) for scene in scenes]
     rendered = [Image.fromarray(world.render(scene)) for scene in scenes]
     grid(rendered, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_world.png")
-    model = StableDiffusion.from_pretrained(str(weights_folder()))
-    drawn = pictures(model, prompts, 0, Sampling("DDIMScheduler", 20, 3.0, 64, 16))
-    grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / "pocket_drawn.png")
+    drawn = pictures(load(weights_folder(args.model)), prompts, 0, guidance_scale=3.0)
+    grid(drawn, COLUMNS, labels(scenes), CELL).save(args.target / f"{args.model}_drawn.png")
     if args.run is not None:
         training(args.run).save(args.target / "pocket_training.png")
 

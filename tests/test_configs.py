@@ -35,7 +35,7 @@ COUNTS = {
     "hydra/sweeper": 2,
     "logger": 3,
     "method": 12,
-    "model": 6,
+    "model": 7,
     "optimizer": 5,
     "preset": 8,
     "reuse": 2,

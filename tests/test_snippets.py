@@ -22,6 +22,7 @@ from spine import Spine, environment
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 POCKET = ("model=pocket", "model.path=pocket", "resolution=64", "ppl=false")
+FLOW = ("model=pocket_flow", "model.path=pocket_flow", "resolution=64", "ppl=false")
 WHOLE = ("export.layouts=[diffusers,single_file]", "export.dtype=float16")
 KOHYA = "export.layouts=[diffusers,kohya]"
 ADAPTER = ("export.layouts=[diffusers,kohya,peft]", "train_text_encoder=true", "method=lora")
@@ -36,6 +37,8 @@ RUNS = {
     "ti_then_full": ("method=ti_then_full", "scheduler=ddim", "lr=1e-2", *WHOLE, *SHORT),
     # the embedded weights are float16 files, and its tokenizer cuts "pattern" into five tokens
     "pocket_lora": (*POCKET, *ADAPTER, "lr=1e-2", "export.dtype=float16", KOHYA),
+    "flow": (*FLOW, "method=full", "lr=1e-2"),
+    "flow_lora": (*FLOW, "method=lora", "export.layouts=[diffusers,peft]", "lr=1e-2"),
     "pocket_token": (*POCKET, "method=textual_inversion", "subject.class_noun=fabric pattern"),
 }
 EXECUTE = """
@@ -54,6 +57,8 @@ LAYOUTS = {
     "textual_inversion": ("diffusers",),
     "ti_then_full": ("diffusers", "single_file"),
     "pocket_lora": ("diffusers", "kohya"),
+    "flow": ("diffusers",),
+    "flow_lora": ("diffusers", "peft"),
     "pocket_token": ("diffusers",),
 }
 
@@ -83,7 +88,9 @@ def test_the_picture_is_the_run_s_own(drawn, name, layout):
     ours, theirs = (Image.open(path) for path in (own, drawn / name / f"program_{layout}.png"))
     assert ours.size == theirs.size
     difference = np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)
-    assert np.abs(difference).max() <= (0 if layout == "diffusers" else 1)
+    # a transformer's matrix products round otherwise in the run's batch of several pictures
+    same = layout == "diffusers" and name != "flow"
+    assert np.abs(difference).max() <= (0 if same else 1)
 
 
 @pytest.mark.parametrize("name", RUNS)

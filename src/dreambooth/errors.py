@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 RESTORE = (
-    "restore it with `git checkout -- src/dreambooth/pocket/weights` from the repository's root, "
+    "restore it with `git checkout -- src/dreambooth/pocket` from the repository's root, "
     "or reinstall the package"
 )  # how to fix files that belong to this package: the embedded model and its encoders
 

@@ -35,7 +35,7 @@ def test_other_counts_are_refused(count):
 
 def settings(runs: Path, **changed) -> Any:
     facts = {"runs": runs, "model": "pocket", "model_hash": "aa", "options": [], "images": 8}
-    return SimpleNamespace(**facts | changed)
+    return SimpleNamespace(**facts | {"kinds": "base,plain,ppl"} | changed)
 
 
 @pytest.fixture
@@ -152,7 +152,9 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
     monkeypatch.setattr(effects.probe, "judge", lambda _, images: [{"context": "snow"}] * 8)
     distance = SimpleNamespace(distance=lambda images, batch: torch.ones(len(images), len(images)))
     base: Any = "base"
-    figures, row = effects.measure(DOG, base, stand_ins(distance), settings(Path()))
+    figures, row = effects.measure(
+        DOG, base, stand_ins(distance), settings(Path(), kinds=list(effects.KINDS))
+    )
     by_model = {}
     for model, *rest in asked:
         by_model.setdefault(model, []).append(rest)
@@ -171,9 +173,14 @@ def test_the_base_model_is_asked_what_the_trained_ones_are(monkeypatch):
 
 def test_a_model_s_own_judges_are_asked_for(monkeypatch, tmp_path):
     model = SimpleNamespace(weights_hash=lambda: "aa")
-    monkeypatch.setattr(effects.StableDiffusion, "from_pretrained", lambda path: model)
+    monkeypatch.setattr(effects, "load", lambda path: model)
     with pytest.raises(UserError, match="has no encoders/dino"):
         effects.run(settings(tmp_path, model=str(tmp_path)))
+
+
+def test_one_of_the_trained_kinds_is_asked_for(tmp_path):
+    with pytest.raises(UserError, match="--kinds must name plain, ppl or both"):
+        effects.run(settings(tmp_path, kinds="base"))
 
 
 def test_photos_are_those_that_training_renders():
@@ -188,7 +195,7 @@ def test_the_file_says_which_weights_and_how_many_images(monkeypatch, tmp_path):
     figures = dict.fromkeys(("binding", "context", "drift", "diversity"), 0.5)
     picture = [Image.new("RGB", (64, 64))] * 2
     measured = dict.fromkeys(("base", "plain", "ppl"), figures), [picture] * 6
-    monkeypatch.setattr(effects.StableDiffusion, "from_pretrained", lambda path: model)
+    monkeypatch.setattr(effects, "load", lambda path: model)
     monkeypatch.setattr(effects.probe, "load_probe", lambda folder: None)
     monkeypatch.setattr(effects, "own_encoder", lambda kind, weights: None)
     monkeypatch.setattr(effects, "pocket_distance", lambda dino: None)

@@ -38,7 +38,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(quality, "pictures", pictures)
     monkeypatch.setattr(quality, "latent_spread", lambda model, images: 2.0)
     monkeypatch.setattr(quality, "psnr", lambda model, images: 30.0)
-    monkeypatch.setattr(quality.StableDiffusion, "from_pretrained", lambda path: None)
+    monkeypatch.setattr(quality, "load", lambda path: None)
     monkeypatch.setattr(world, "render", remember)
     reading = {"class": "dog", "color": "red", "context": "snow"}
     monkeypatch.setattr(probe, "judge", lambda network, images: [reading] * len(images))
@@ -54,7 +54,9 @@ def weights(tmp_path):
 
 
 def measured(weights, seed: int = 0, images: int = 4) -> Any:
-    args: Any = SimpleNamespace(weights=weights, photos=None, images=images, seed=seed)
+    args: Any = SimpleNamespace(
+        weights=weights, judges=weights, photos=None, images=images, seed=seed
+    )
     return quality.measure(args)
 
 
@@ -109,6 +111,14 @@ def test_rows_whose_part_is_missing_are_left_out_and_named(drawn, tmp_path):
         [False, True, False],
         [False, False, True],
     ]
+
+
+def test_a_model_with_another_s_judges_is_measured_by_its_pictures(drawn, weights, monkeypatch):
+    monkeypatch.setattr(quality, "own_encoder", lambda kind, folder: (kind, folder))
+    monkeypatch.setattr(quality, "pocket_distance", lambda dino: None)
+    args: Any = SimpleNamespace(weights="other", judges=weights, images=4, seed=0)
+    table, absent = quality.measure(args)
+    assert list(table) == ["asked", "held-out", "diversity", "seconds"] and not absent
 
 
 def test_both_identity_rows_stand_beside_each_other(drawn, weights, encoders_dir, monkeypatch):

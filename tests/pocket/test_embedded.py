@@ -15,7 +15,7 @@ from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.pocket import embedded as weights
 from dreambooth.pocket.embedded import model_path, weights_hash
 
-COMMAND = "`git checkout -- src/dreambooth/pocket/weights` from the repository's root, or reinstall"
+COMMAND = "`git checkout -- src/dreambooth/pocket` from the repository's root, or reinstall"
 
 
 def damage(file: Path, how: str) -> None:
