@@ -103,7 +103,7 @@ def train_plainly(folder, ours, scheme: str):
     return losses, peft.get_peft_model_state_dict(transformer)
 
 
-@pytest.mark.parametrize("scheme", ["none", "cosmap"])
+@pytest.mark.parametrize("scheme", ["none", pytest.param("cosmap", marks=pytest.mark.thorough)])
 def test_five_steps_equal_diffusers(tiny_flux2_model_dir, scheme):
     own = [f"lr={LR}", f"max_steps={STEPS}", f"optimizer.eps={EPS}", "trainer=cpu"]
     own += ["output_dir=out", "experiment=parity_diffusers_flux2", f"loss.weighting={scheme}"]

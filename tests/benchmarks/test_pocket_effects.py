@@ -43,14 +43,14 @@ def trained(monkeypatch):
     """Commands that would have trained."""
     commands = []
 
-    def start(command, **_):
-        commands.append(command)
-        folder = Path(next(c for c in command if c.startswith("hydra.run.dir="))[15:-1])
+    def start(script, arguments):
+        assert script == "train.py"
+        commands.append(arguments)
+        folder = Path(next(a for a in arguments if a.startswith("hydra.run.dir="))[15:-1])
         folder.mkdir(parents=True)
         (folder / "run.json").write_text("{}")
-        return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(effects.subprocess, "run", start)
+    monkeypatch.setattr(effects.commands, "run", start)
     return commands
 
 

@@ -100,7 +100,11 @@ def test_what_must_train_is_not_quantised(spine, tmp_path, override, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "method", "bits"),
-    [("spine", "dora", "4bit"), ("sd3_spine", "lora", "8bit"), ("sd3_spine", "lora", "4bit")],
+    [
+        ("spine", "dora", "4bit"),
+        ("sd3_spine", "lora", "8bit"),
+        pytest.param("sd3_spine", "lora", "4bit", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_quantised_run_leaves_what_its_consumer_draws(request, tmp_path, fixture, method, bits):
     more = (f"method={method}", f"model.quantize={bits}", "export.verify=auto", "max_steps=1")

@@ -65,6 +65,7 @@ def test_the_average_is_the_one_computed_by_hand(spine: Spine, tmp_path):
     assert sum(float((average[n] - weights[n]).abs().sum()) for n in average) > 0.1
 
 
+@pytest.mark.thorough
 def test_a_long_average_of_a_short_training_is_near_the_trained_weights(spine, tmp_path):
     out = spine.run(tmp_path, "max_steps=20", "ema_decay=0.9999", "ppl=false")
     base = StableDiffusion.from_pretrained(str(spine.model)).base_state("unet")
@@ -133,6 +134,7 @@ def test_samples_and_scores_are_of_the_average_and_change_no_weight(
         assert same(each, exported(plain))
 
 
+@pytest.mark.thorough
 def test_the_best_step_of_a_curve_is_exported_as_an_average(spine, encoders_dir, tmp_path):
     out = spine.run(
         tmp_path,

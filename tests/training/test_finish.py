@@ -97,6 +97,7 @@ def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tm
         "path": str(spine.model),
         "revision": None,
         "variant": None,
+        "max_sequence_length": None,
     }
     assert record["subject"] == {"name": "folder", "class_noun": "dog", "live": False}
     assert record["subject_phrase"] == "sks dog" and record["best_step"] is None
