@@ -153,6 +153,7 @@ TWO_PHASES = ("ti_then_full", "pivotal_tuning")
 TRAINED_SUBJECTS = ("dog", "bear_plushie", "fabric", "folder", "world")
 TRAINED = [c for c in choices(*GROUPS) if c[0] != "subject" or c[1] in TRAINED_SUBJECTS]
 FLOW = (
+    "pocket_flow",
     "sd35_medium",
     "parity_diffusers_sd3",
     "flow_euler",
