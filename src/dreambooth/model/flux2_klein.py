@@ -20,8 +20,14 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from dreambooth.errors import UserError
 from dreambooth.model.interface import Embeddings
-from dreambooth.model.loading import check_words, load_network, load_schedulers, load_tokenizer
-from dreambooth.model.source import Layout, Source, check_complete, fix_for, locate
+from dreambooth.model.loading import (
+    check_words,
+    load_network,
+    load_schedulers,
+    load_tokenizer,
+    refuse_misfit,
+)
+from dreambooth.model.source import Layout, Source, check_complete, locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 LAYERS = (9, 18, 27)  # of Qwen3, whose outputs are a prompt's embedding, side by side
@@ -240,9 +246,4 @@ def _check_fit(source: Source, networks: dict[str, Any]) -> None:
         ),
         "takes a guidance embedding, which FLUX.2 klein has not": config.guidance_embeds,
     }
-    for fault, is_there in faults.items():
-        if is_there:
-            raise UserError(
-                f"{source.folder}/transformer {fault}: "
-                f"{fix_for(source.folder, 'take both from one model')}."
-            )
+    refuse_misfit(source.folder, faults)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,21 @@ def check_words(folder: Path, tokenizer: Any, text_encoder: Any) -> None:
             f"{folder}/tokenizer has {len(tokenizer)} tokens but its text_encoder knows "
             f"{vocabulary}: {fix_for(folder, 'take both from one model')}."
         )
+
+
+def refuse_misfit(folder: Path, faults: Mapping[str, bool]) -> None:
+    """Refuse a transformer that cannot work with the other parts of its folder.
+
+    Args:
+        faults: what the transformer takes and is not given, in words, and whether that is so.
+
+    Raises:
+        UserError: names the first fault that is there.
+    """
+    for fault, is_there in faults.items():
+        if is_there:
+            advice = fix_for(folder, "take both from one model")
+            raise UserError(f"{folder}/transformer {fault}: {advice}.")
 
 
 @contextmanager

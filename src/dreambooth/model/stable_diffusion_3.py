@@ -26,8 +26,14 @@ from transformers import (
 
 from dreambooth.errors import UserError
 from dreambooth.model.interface import Embeddings
-from dreambooth.model.loading import check_words, load_network, load_schedulers, load_tokenizer
-from dreambooth.model.source import Layout, Source, check_complete, fix_for, locate
+from dreambooth.model.loading import (
+    check_words,
+    load_network,
+    load_schedulers,
+    load_tokenizer,
+    refuse_misfit,
+)
+from dreambooth.model.source import Layout, Source, check_complete, locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 T5_KEPT = 256  # prompts whose T5 embeddings are kept
@@ -245,9 +251,4 @@ def _check_fit(source: Source, networks: dict[str, Any]) -> None:
         given = third.config.d_model
         fault = f"takes embeddings of width {config.joint_attention_dim} but its T5 gives {given}"
         faults[fault] = given != config.joint_attention_dim
-    for fault, is_there in faults.items():
-        if is_there:
-            raise UserError(
-                f"{source.folder}/transformer {fault}: "
-                f"{fix_for(source.folder, 'take both from one model')}."
-            )
+    refuse_misfit(source.folder, faults)

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from dreambooth.pocket.pretraining import shards
+from dreambooth.pocket.pretraining.caption_tokens import caption_shards
+from dreambooth.pocket.pretraining.latents import latent_shards
+from dreambooth.pocket.pretraining.spec import DenoiserSpec, FlowSpec, PretrainSpec
+from dreambooth.pocket.pretraining.tokenizer import token_ids
 
 
 class CaptionedLatents:
@@ -34,3 +39,19 @@ class CaptionedLatents:
         ids = torch.from_numpy(shards.pick(self.captions, picked))[torch.arange(n), which]
         dropped = torch.rand(n, generator=generator) < self.dropout
         return latents, torch.where(dropped[:, None], self.empty, ids).long()
+
+
+def captioned_latents(
+    spec: PretrainSpec, own: DenoiserSpec | FlowSpec, tokenizer: CLIPTokenizer
+) -> CaptionedLatents:
+    """Open the latents of a stage's scenes and their captions, making the captions if missing."""
+    latents = latent_shards(spec, own.scenes)
+    captions = caption_shards(
+        spec.cache,
+        tokenizer,
+        count=len(latents),
+        each=spec.tokens_per_scene,
+        identifier_share=own.identifier_share,
+    )
+    empty = torch.tensor(token_ids(tokenizer, [""]))
+    return CaptionedLatents(latents, captions, empty, own.caption_dropout)

@@ -15,13 +15,12 @@ from dreambooth.diffusion.loss import error_per_sample, min_snr_weights
 from dreambooth.diffusion.noise import add_noise, snr, velocity
 from dreambooth.pocket import world
 from dreambooth.pocket.pretraining import architecture
-from dreambooth.pocket.pretraining.caption_tokens import caption_shards
-from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
+from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents, captioned_latents
 from dreambooth.pocket.pretraining.checkpoints import read_checkpoint, start_from
 from dreambooth.pocket.pretraining.device import autocast
-from dreambooth.pocket.pretraining.latents import latent_shards, vae_hash
+from dreambooth.pocket.pretraining.latents import vae_hash
 from dreambooth.pocket.pretraining.spec import PretrainSpec
-from dreambooth.pocket.pretraining.tokenizer import build_tokenizer, token_ids
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from dreambooth.pocket.pretraining.training_loop import train
 
 log = logging.getLogger(__name__)
@@ -107,15 +106,6 @@ def pretrain_denoiser(spec: PretrainSpec) -> None:
         network.text_encoder.set_attn_implementation("eager")
     if spec.compile:
         network.unet.compile()
-    latents = latent_shards(spec, own.scenes)
-    captions = caption_shards(
-        spec.cache,
-        tokenizer,
-        count=len(latents),
-        each=spec.tokens_per_scene,
-        identifier_share=own.identifier_share,
-    )
-    empty = torch.tensor(token_ids(tokenizer, [""]))
-    examples = CaptionedLatents(latents, captions, empty, own.caption_dropout)
+    examples = captioned_latents(spec, own, tokenizer)
     loss = DenoisingLoss(network, spec, examples)
     train("denoiser", network, loss, spec.cache, spec.training(own), facts)

@@ -46,7 +46,7 @@ def pretrain_export(spec: PretrainSpec) -> None:
     state = load_average(network, folder / "denoiser.pt")
     check_vae(state, folder)
     networks = {"unet": network.unet, "text_encoder": network.text_encoder}
-    networks["vae"] = _trained_vae(folder / "vae")
+    networks["vae"] = trained_vae(folder / "vae")
     pipeline = assemble(networks, tokenizer, build_scheduler()).to(dtype=torch.float16)
     sources = [folder, *([] if spec.init is None else [spec.init]), target]
     found = {part: _first_with(part, sources) for part in EXTRAS.values()}
@@ -85,11 +85,15 @@ def check_vae(state: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _trained_vae(folder: Path) -> AutoencoderKL:
-    """Load the VAE, without the path of this machine that loading leaves in its config."""
+def trained_vae(folder: Path, **changes: Any) -> AutoencoderKL:
+    """Load the VAE, without the path of this machine that loading leaves in its config.
+
+    Args:
+        changes: values of its config that are to be others.
+    """
     loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
     config = {k: v for k, v in loaded.config.items() if k != "_name_or_path"}
-    vae = cast(AutoencoderKL, AutoencoderKL.from_config(config))
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config({**config, **changes}))
     vae.load_state_dict(loaded.state_dict())
     return vae
 

@@ -14,9 +14,8 @@ from dreambooth.files import atomic
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDERS, weights_hash
 from dreambooth.pocket.pretraining.checkpoints import load_average, progress_of, training_record
-from dreambooth.pocket.pretraining.export import check_vae, load_in_float32
+from dreambooth.pocket.pretraining.export import check_vae, load_in_float32, trained_vae
 from dreambooth.pocket.pretraining.flow import build_transformer, text_folder
-from dreambooth.pocket.pretraining.flow_parts import autoencoder
 from dreambooth.pocket.pretraining.model_card import flow_card, quality_table
 from dreambooth.pocket.pretraining.spec import PretrainSpec
 from dreambooth.pocket.pretraining.text_pair import TextPair
@@ -39,7 +38,7 @@ def pretrain_export_flow(spec: PretrainSpec) -> None:
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=autoencoder(cache / "vae"),
+        vae=trained_vae(cache / "vae", shift_factor=0.0),  # SD3's pipeline adds a shift
         text_encoder=text.first,
         tokenizer=build_tokenizer(world.vocabulary()),
         text_encoder_2=text.second,

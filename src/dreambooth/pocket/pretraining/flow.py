@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from dreambooth.diffusion.loss import error_per_sample
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDER
-from dreambooth.pocket.pretraining.caption_tokens import caption_shards
-from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents
+from dreambooth.pocket.pretraining.captioned_latents import CaptionedLatents, captioned_latents
 from dreambooth.pocket.pretraining.checkpoints import start_from
 from dreambooth.pocket.pretraining.device import autocast, move
-from dreambooth.pocket.pretraining.latents import latent_shards, vae_hash
+from dreambooth.pocket.pretraining.latents import vae_hash
 from dreambooth.pocket.pretraining.spec import FlowSpec, PretrainSpec
 from dreambooth.pocket.pretraining.text_pair import TextPair
-from dreambooth.pocket.pretraining.tokenizer import build_tokenizer, token_ids
+from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
 from dreambooth.pocket.pretraining.training_loop import train
 
 TIMESTEPS = 1000  # the transformer is told 1000 x sigma
@@ -157,15 +156,6 @@ def pretrain_flow(spec: PretrainSpec) -> None:
     if torch.device(spec.device).type == "cpu":  # as in stage `denoiser`
         for encoder in (text.first, text.second):
             encoder.set_attn_implementation("eager")
-    latents = latent_shards(spec, own.scenes)
-    captions = caption_shards(
-        spec.cache,
-        tokenizer,
-        count=len(latents),
-        each=spec.tokens_per_scene,
-        identifier_share=own.identifier_share,
-    )
-    empty = torch.tensor(token_ids(tokenizer, [""]))
-    examples = CaptionedLatents(latents, captions, empty, own.caption_dropout)
+    examples = captioned_latents(spec, own, tokenizer)
     loss = FlowLoss(transformer, text, examples, spec)
     train("flow", transformer, loss, spec.cache, spec.training(own), facts)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -21,15 +20,6 @@ def text_encoders(folder: Path) -> tuple[CLIPTextModelWithProjection, CLIPTextMo
     clip = CLIPModel.from_pretrained(folder / "encoders" / "clip", dtype=torch.float32)
     identity = torch.eye(own.config.hidden_size)
     return _projected(own, identity), _projected(clip.text_model, clip.text_projection.weight)
-
-
-def autoencoder(folder: Path) -> AutoencoderKL:
-    """Load the VAE of a folder `vae` as Stable Diffusion 3 has it: with a shift, here of 0."""
-    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
-    config = {name: value for name, value in loaded.config.items() if not name.startswith("_")}
-    vae = cast(AutoencoderKL, AutoencoderKL.from_config({**config, "shift_factor": 0.0}))
-    vae.load_state_dict(loaded.state_dict())
-    return vae.eval()
 
 
 def _projected(tower: nn.Module, projection: torch.Tensor) -> CLIPTextModelWithProjection:
