@@ -79,6 +79,12 @@ class Spine:
         assert run(spec).code == 0
         return out
 
+    def whole_and_resumed(self, root: Path, *more: str) -> tuple[Path, Path]:
+        """A run that keeps its second step, and one that goes on from there."""
+        whole = self.run(root / "whole", *more, "checkpoint.every_n_steps=2")
+        copy_checkpoint(whole, root / "parts", "checkpoints/phase-0/step-000002.ckpt")
+        return whole, self.run(root / "parts", *more)
+
     def spec(self, out: Path, *more: str) -> TrainSpec:
         """The typed values of a run in `out`."""
         from dreambooth.cli.specs import train_spec

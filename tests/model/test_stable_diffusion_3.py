@@ -30,7 +30,7 @@ from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling
 from dreambooth.study.runs import Run
-from spine import checkpoint, copy_checkpoint, same
+from spine import checkpoint, same
 
 PROMPTS = ["a photo of sks dog", "", "unheard-of WORDS, 42!"]
 EULER = "FlowMatchEulerDiscreteScheduler"
@@ -132,9 +132,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(sd3_spine, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "export.verify=auto")
-    whole = sd3_spine.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")
-    copy_checkpoint(whole, tmp_path / "parts", "checkpoints/phase-0/step-000002.ckpt")
-    parts = sd3_spine.run(tmp_path / "parts", *steps)
+    whole, parts = sd3_spine.whole_and_resumed(tmp_path, *steps)
     a, b = checkpoint(whole), checkpoint(parts)
     assert same(a["state_dict"], b["state_dict"]) and a["global_step"] == 4
     assert {name.partition(".")[0] for name in a["state_dict"]} == {

@@ -107,9 +107,7 @@ def xl(tiny_xl_model_dir, tmp_path_factory) -> Spine:
 @pytest.mark.thorough
 def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(xl, tmp_path, method):
     steps = (*METHODS[method], "max_steps=4", "scheduler=euler")
-    whole = xl.run(tmp_path / "whole", *steps, "checkpoint.every_n_steps=2")
-    copy_checkpoint(whole, tmp_path / "parts", "checkpoints/phase-0/step-000002.ckpt")
-    parts = xl.run(tmp_path / "parts", *steps)
+    whole, parts = xl.whole_and_resumed(tmp_path, *steps)
     a, b = checkpoint(whole), checkpoint(parts)
     assert same(a["state_dict"], b["state_dict"]) and a["global_step"] == 4
     assert {name.partition(".")[0] for name in a["state_dict"]} == {
