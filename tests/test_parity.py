@@ -87,6 +87,19 @@ def make_module(folder, text_encoder, cfg):
     return module
 
 
+def flow_module(folder, length, own):
+    """A composed configuration, and its module over a flow-matching model."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", own)
+    check(cfg)
+    spec, model = train_spec(cfg), load_model(str(folder), None, None, length)
+    weights = TrainableWeights(model, 0, spec.method.adapter)
+    weights.prepare(spec.method.phases[0].parts)
+    module = DreamBooth(weights, spec.loss, spec.optimizer, spec.method.phases[0])
+    module.embed_once(["a sks dog", "a dog"])
+    return cfg, module
+
+
 def train_ours(folder, batches, text_encoder, *overrides):
     own = (f"max_steps={STEPS}", f"lr={LR}", f"optimizer.eps={EPS}")
     cfg = experiment(*own, *overrides)

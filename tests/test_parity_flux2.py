@@ -12,17 +12,10 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 from diffusers.training_utils import compute_loss_weighting_for_sd3
-from hydra import compose, initialize_config_dir
 
-from dreambooth.cli.checks import check
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.specs import train_spec
 from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.latents import Examples
-from dreambooth.model.architectures import load_model
-from dreambooth.model.trainable import TrainableWeights
-from dreambooth.training.module import DreamBooth
-from test_parity import EPS, LR, PEFT, STEPS, fit_module
+from test_parity import EPS, LR, PEFT, STEPS, fit_module, flow_module
 
 pytestmark = pytest.mark.slow
 
@@ -107,14 +100,8 @@ def train_plainly(folder, ours, scheme: str):
 def test_five_steps_equal_diffusers(tiny_flux2_model_dir, scheme):
     own = [f"lr={LR}", f"max_steps={STEPS}", f"optimizer.eps={EPS}", "trainer=cpu"]
     own += ["output_dir=out", "experiment=parity_diffusers_flux2", f"loss.weighting={scheme}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", own)
-    check(cfg)
-    spec, model = train_spec(cfg), load_model(str(tiny_flux2_model_dir), None, None, LENGTH)
-    weights = TrainableWeights(model, 0, spec.method.adapter)
-    weights.prepare(spec.method.phases[0].parts)
-    module = DreamBooth(weights, spec.loss, spec.optimizer, spec.method.phases[0])
-    module.embed_once(["a sks dog", "a dog"])
+    cfg, module = flow_module(tiny_flux2_model_dir, LENGTH, own)
+    model, weights = module.model, module.weights
     theirs, state = train_plainly(tiny_flux2_model_dir, model, scheme)
     before = {name: p.detach().clone() for name, p in weights.parameters().items()}
     ours = fit_module(module, batches(model.noise_scheduler)[0], cfg)
