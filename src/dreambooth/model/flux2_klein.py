@@ -1,4 +1,4 @@
-"""FLUX.2 klein (Black Forest Labs 2026): flow matching on 2x2 patches, with Qwen3 as text encoder."""
+"""FLUX.2 klein (Black Forest Labs 2026): flow matching on 2x2 patches, Qwen3 as text encoder."""
 
 from __future__ import annotations
 
