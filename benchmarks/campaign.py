@@ -29,17 +29,24 @@ import faults
 import numpy as np
 from PIL import Image
 
-from dreambooth.cli import checks, startup
+from dreambooth.cli import startup
+from dreambooth.cli.refusals import checks
 from dreambooth.files import file_hashes
-from dreambooth.study.runs import find_runs
+from dreambooth.study.finished.runs import find_runs
 
 with startup.postponed_imports():
     from dreambooth.cli import main as cli
-    from dreambooth.cli.specs import train_spec
+    from dreambooth.cli.configuration.specs import train_spec
     from dreambooth.data.photos import SUFFIXES, image_hash, load_photo
     from dreambooth.errors import UserError
 
-    for room in ("cli.commands", "cli.evaluate", "cli.generate", "study.tables", "training.job"):
+    for room in (
+        "cli.commands",
+        "cli.scoring.evaluate",
+        "cli.drawing.generate",
+        "study.tables",
+        "training.job",
+    ):
         import_module(f"dreambooth.{room}")  # forks have it in memory
 
 OUT = faults.ROOT / "docs/results/reliability.md"
@@ -351,7 +358,7 @@ def command_lines() -> Iterator[str]:
 
 def cli_keys() -> set[str]:
     """Name every key of conf/train.yaml, and its groups."""
-    from dreambooth.cli.configs import CONF, keys_of
+    from dreambooth.cli.configuration.configs import CONF, keys_of
 
     return {key for key in keys_of("train", [CONF]) if not key.startswith("hydra")}
 
@@ -360,7 +367,7 @@ def _composed(override: str) -> str:
     """Compose a command line and build its values, as train.py does before any work."""
     from hydra import compose, initialize_config_dir
 
-    from dreambooth.cli.configs import CONF
+    from dreambooth.cli.configuration.configs import CONF
 
     try:
         with warnings.catch_warnings(), initialize_config_dir(str(CONF), version_base="1.3"):

@@ -30,9 +30,9 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import torch_device
 from dreambooth.sampling.grid import Labels, labelled_grid
 from dreambooth.sampling.provenance import Weights
-from dreambooth.study.base_model import base_hash, load_base
 from dreambooth.study.figures.style import COLOURS, GREY, panels
-from dreambooth.study.runs import Run, find_runs
+from dreambooth.study.finished.base_model import base_hash, load_base
+from dreambooth.study.finished.runs import Run, find_runs
 
 SCORES = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES"}
 SPEC = EvaluationSpec(

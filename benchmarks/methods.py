@@ -54,8 +54,8 @@ from pocket_effects import (
 )
 from pocket_quality import own_encoder
 
-from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration import resolvers  # noqa: F401  registers what the YAML files use
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import bytes_of, cache_key, write_json
 from dreambooth.metrics.lpips_networks import pocket_distance
@@ -64,8 +64,8 @@ from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
-from dreambooth.study.paired import Mean
-from dreambooth.study.runs import Run
+from dreambooth.study.answers.paired import Mean
+from dreambooth.study.finished.runs import Run
 
 ROOT = CONF.parent
 METHODS: dict[str, list[str]] = {

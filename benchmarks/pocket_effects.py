@@ -35,7 +35,7 @@ from pocket_quality import load, own_encoder
 from pocket_truth import look
 from torch import Tensor
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key, file_hash, write_json
 from dreambooth.metrics.aggregate import bootstrap_interval
@@ -50,7 +50,7 @@ from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling import draw as sampling
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.spec import Sampling
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 
 ROOT = CONF.parent
 CONTEXTS = ("jungle", "snow", "beach", "city")  # of the paper's prompts

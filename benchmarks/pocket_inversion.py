@@ -49,7 +49,7 @@ from dreambooth.pocket.embedded import weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.pocket.world.captions import PATTERN_WORDS
 from dreambooth.sampling.spec import Sampling
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 
 WORDS = ("class", "words")  # rows of the untrained model
 # of the pictures, as conf/model/pocket.yaml recommends

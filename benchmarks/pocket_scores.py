@@ -42,9 +42,9 @@ from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.store import Item, read_manifest
-from dreambooth.study.paired import Mean
-from dreambooth.study.runs import Run, find_runs
-from dreambooth.training.fingerprint import flat
+from dreambooth.study.answers.paired import Mean
+from dreambooth.study.finished.runs import Run, find_runs
+from dreambooth.training.resuming.fingerprint import flat
 
 TRUTH = {
     "dino": "subject",

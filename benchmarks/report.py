@@ -21,9 +21,9 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.files import bytes_of, write_json
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_rows import build_answer
+from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.page.write import write_study_page
-from dreambooth.study.scored_runs import read_runs
 
 SUBJECTS = 30  # of the study; the other copies are other learning rates, with PPL and without
 COPIED = ("metrics.csv", "curve.csv", "evaluation/*/metrics.json", "samples/final/*")

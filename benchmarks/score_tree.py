@@ -23,8 +23,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.subjects import known_subjects
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.configuration.subjects import known_subjects
 from dreambooth.data.prompts import fill, prompts
 
 SIDE, CROP = 160, 128  # pixels of a photo, and of a crop of it

@@ -27,7 +27,8 @@ from dreambooth.cli.main import entry
 
 def train(cfg):
     with nullcontext() if {eager} else startup.postponed_imports():
-        from dreambooth.cli import processes, specs
+        from dreambooth.cli.configuration import specs
+        from dreambooth.cli.refusals import processes
         from dreambooth.training import job, module
     step = module.DreamBooth.optimizer_step
     def first(self, *args, **kwargs):

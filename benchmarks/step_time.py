@@ -39,10 +39,10 @@ from dreambooth.heap import keep_heap
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.pocket.embedded import model_path
-from dreambooth.training.memory import free_memory
+from dreambooth.training.logs.memory import free_memory
+from dreambooth.training.logs.progress import LogEveryNSteps, Rates, TrainingBar
+from dreambooth.training.logs.run_log import RunLog
 from dreambooth.training.module import DreamBooth
-from dreambooth.training.progress import LogEveryNSteps, Rates, TrainingBar
-from dreambooth.training.run_log import RunLog
 from dreambooth.training.safety import StopOnNonFinite
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 

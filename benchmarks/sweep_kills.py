@@ -27,10 +27,16 @@ import faults
 from dreambooth.cli import startup
 from dreambooth.cli.main import prepare_environment
 from dreambooth.files import read_csv
-from dreambooth.study.sweeps import SWEEP, SweepPlan, find_unfinished
+from dreambooth.study.finished.sweeps import SWEEP, SweepPlan, find_unfinished
 
 with startup.postponed_imports():
-    for room in ("cli.commands", "cli.specs", "study.page.write", "study.tables", "training.job"):
+    for room in (
+        "cli.commands",
+        "cli.configuration.specs",
+        "study.page.write",
+        "study.tables",
+        "training.job",
+    ):
         import_module(f"dreambooth.{room}")  # forks have it in memory
 
 RUNS = 4

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.cli.startup import postponed_imports
 
 with postponed_imports():  # as a command does
@@ -326,7 +326,7 @@ def scored(spine: Spine, encoders_dir: Path, tmp_path_factory) -> Path:
 @pytest.fixture
 def evaluate(spine: Spine, encoders_dir: Path):
     """`evaluate("run=DIR")`: what evaluate.py does, in this process."""
-    from dreambooth.cli.evaluate import evaluate
+    from dreambooth.cli.scoring.evaluate import evaluate
 
     def call(*arguments: str) -> int:
         own = [f"cache_dir='{spine.cache}'", f"evaluation.encoders_dir='{encoders_dir}'"]

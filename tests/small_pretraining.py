@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.pocket.pretraining import shards
 from dreambooth.pocket.pretraining.spec import PretrainSpec, from_plain
 

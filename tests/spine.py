@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from dreambooth.cli import resolvers  # noqa: F401  registers what the YAML files use
-from dreambooth.cli.checks import check
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration import resolvers  # noqa: F401  registers what the YAML files use
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.refusals.checks import check
 
 if TYPE_CHECKING:
     from dreambooth.training.spec import TrainSpec
@@ -87,7 +87,7 @@ class Spine:
 
     def spec(self, out: Path, *more: str) -> TrainSpec:
         """The typed values of a run in `out`."""
-        from dreambooth.cli.specs import train_spec
+        from dreambooth.cli.configuration.specs import train_spec
 
         return train_spec(self.compose(out, *more))
 

@@ -15,15 +15,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreambooth.cli import checks, command_checks
-from dreambooth.cli.axes import parse_axes
-from dreambooth.cli.configs import COMMANDS, CONF, files_of, groups_of, is_global
-from dreambooth.cli.help import read_comments
-from dreambooth.cli.suggest import DIFFUSERS
+from dreambooth.cli.configuration.configs import COMMANDS, CONF, files_of, groups_of, is_global
+from dreambooth.cli.configuration.help import read_comments
+from dreambooth.cli.drawing.axes import parse_axes
+from dreambooth.cli.refusals import checks, command_checks
+from dreambooth.cli.refusals.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
 from dreambooth.data.prompts import fill
 from dreambooth.pocket.embedded import rendered_photos
-from dreambooth.training.fingerprint import flat
+from dreambooth.training.resuming.fingerprint import flat
 from spine import checkpoint
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))

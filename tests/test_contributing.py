@@ -16,10 +16,10 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.evaluation import score
 from dreambooth.metrics import fidelity, variants
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 from spine import ROOT, checkpoint, environment
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()

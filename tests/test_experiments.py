@@ -15,11 +15,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli import checks
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.factories import optimizer_factory
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.refusals import checks
+from dreambooth.cli.refusals.factories import optimizer_factory
 from dreambooth.errors import UserError
-from dreambooth.training.fingerprint import flat
+from dreambooth.training.resuming.fingerprint import flat
 
 THIRTY = 30
 # preset => number of runs, and settings on Stable Diffusion by the sources that
@@ -308,7 +308,7 @@ def test_the_resolvers_of_presets(text, value):
 
 
 def test_wrong_choices_in_a_preset_are_one_sentence():
-    from dreambooth.cli.resolvers import choose, scaled
+    from dreambooth.cli.configuration.resolvers import choose, scaled
 
     with pytest.raises(UserError, match="choose right, none"):
         choose("left", "right", 1, "none", 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.cli.processes import STARTED
+from dreambooth.cli.refusals.processes import STARTED
 from dreambooth.errors import UserError
 from spine import checkpoint, copy_checkpoint, same
 

@@ -33,8 +33,8 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("errors", "scratch", "__init__"),
 )
 ENTRIES = ("train", "generate", "evaluate", "report")
-LIGHT = ("cli.commands", "cli.console", "cli.dry_run", "data.prompts", "errors")
-LIGHT += ("study.estimates", "training.finished")
+LIGHT = ("cli.commands", "cli.console", "cli.sweeps.dry_run", "data.prompts", "errors")
+LIGHT += ("study.costs.estimates", "training.resuming.finished")
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "wandb", "pandas", "scipy"}
 
 
@@ -80,7 +80,7 @@ def ours(path: Path) -> set[str]:
 
 
 def test_the_package_is_seen():
-    assert len(MODULES) > 90 and "files" in ours(MODULES["training.checkpoints"])
+    assert len(MODULES) > 90 and "files" in ours(MODULES["training.resuming.checkpoints"])
     assert layer_of("training.job") < layer_of("model.peft_layers") < layer_of("diffusion.loss")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreambooth.cli.checks import check_packages
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.refusals.checks import check_packages
 from dreambooth.errors import UserError
 from dreambooth.evaluation.networks import check_networks
 from spine import ROOT, environment

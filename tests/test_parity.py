@@ -17,9 +17,9 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
-from dreambooth.cli.checks import check
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.specs import train_spec
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.configuration.specs import train_spec
+from dreambooth.cli.refusals.checks import check
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
 from dreambooth.diffusion.process import UniformTimesteps

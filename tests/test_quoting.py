@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.quoting import printable, quoted, typed
-from dreambooth.study.runs import Run
-from dreambooth.training.summary import Finished, print_summary
+from dreambooth.study.finished.runs import Run
+from dreambooth.training.logs.summary import Finished, print_summary
 
 TEXTS = (
     "outputs/a-1/b.c",

@@ -19,7 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from dreambooth.cli.jobs import JobFailed
+from dreambooth.cli.sweeps.jobs import JobFailed
 from dreambooth.packages import need
 
 

@@ -17,8 +17,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from dreambooth.cli.jobs import SweepFailed
-from dreambooth.cli.resume_sweep import saying_how_to_go_on, write_plan
+from dreambooth.cli.sweeps.jobs import SweepFailed
+from dreambooth.cli.sweeps.resume_sweep import saying_how_to_go_on, write_plan
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 

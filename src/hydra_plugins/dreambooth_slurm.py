@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.jobs import JobFailed
+from dreambooth.cli.sweeps.jobs import JobFailed
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 

@@ -20,11 +20,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from dreambooth.cli.jobs import SweepFailed, is_training, missing, remove_empty, remove_refused
-from dreambooth.cli.ordering import ordered
-from dreambooth.cli.planning import PlannedJob, planned_jobs, refuse_shared_folders, to_run
-from dreambooth.cli.resources import refuse_full_disk
-from dreambooth.cli.resume_sweep import command_of, saying_how_to_go_on, write_plan
+from dreambooth.cli.refusals.resources import refuse_full_disk
+from dreambooth.cli.sweeps.jobs import (
+    SweepFailed,
+    is_training,
+    missing,
+    remove_empty,
+    remove_refused,
+)
+from dreambooth.cli.sweeps.ordering import ordered
+from dreambooth.cli.sweeps.planning import PlannedJob, planned_jobs, refuse_shared_folders, to_run
+from dreambooth.cli.sweeps.resume_sweep import command_of, saying_how_to_go_on, write_plan
 from dreambooth.errors import UserError
 
 
@@ -68,7 +74,7 @@ class EveryRun(BasicSweeper):
         """
         assert self.config is not None and self.hydra_context is not None
         if self.config.get("dry_run"):
-            from dreambooth.cli.dry_run import print_sweep
+            from dreambooth.cli.sweeps.dry_run import print_sweep
 
             print_sweep(self.config, self._planned(self.jobs(arguments)))
             return []

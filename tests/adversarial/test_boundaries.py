@@ -20,7 +20,7 @@ from dreambooth.locks import held
 from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.store import ImageStore, items_of_prompts
 from dreambooth.scratch import find_files
-from dreambooth.training.checkpoints import VerifiedCheckpointIO, verify
+from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, verify
 
 pytestmark = [
     pytest.mark.thorough,

@@ -9,9 +9,9 @@ import faults
 import pytest
 
 from dreambooth.errors import UserError
-from dreambooth.study.runs import Run
-from dreambooth.study.scored_runs import read_readable
-from dreambooth.training.checkpoints import verify
+from dreambooth.study.finished.runs import Run
+from dreambooth.study.finished.scored_runs import read_readable
+from dreambooth.training.resuming.checkpoints import verify
 
 pytestmark = pytest.mark.slow
 

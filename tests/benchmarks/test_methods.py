@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import methods
 import pytest
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import weights_hash

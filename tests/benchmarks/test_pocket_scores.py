@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.store import Item
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 from run_records import write_metrics
 
 

@@ -9,7 +9,7 @@ import pytest
 from sweep_kills import Sweep, page
 
 from dreambooth.files import write_csv
-from dreambooth.study.sweeps import SweepPlan
+from dreambooth.study.finished.sweeps import SweepPlan
 from run_records import write_record
 
 

@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from dreambooth.cli.command_checks import check_extract, check_merge, check_tokens
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.cli.extract import extract
 from dreambooth.cli.merge import merge
+from dreambooth.cli.refusals.command_checks import check_extract, check_merge, check_tokens
 from dreambooth.cli.tokens import tokens
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv

@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth import __version__
 from dreambooth.cli import commands, console
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ from dreambooth.cli.main import (
     without_traces,
 )
 from dreambooth.files import file_hash, read_csv
-from dreambooth.study.runs import Run
-from dreambooth.study.scored_runs import read_runs
-from dreambooth.training.fingerprint import flat
+from dreambooth.study.finished.runs import Run
+from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.training.module import DreamBooth
+from dreambooth.training.resuming.fingerprint import flat
 from spine import ROOT, Spine, checkpoint, environment
 
 pytestmark = pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_disk_that_fills_under_a_library_is_one_sentence(command_line, monkeyp
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dreambooth.training.run_log.RunLog.add", fail)
+    monkeypatch.setattr("dreambooth.training.logs.run_log.RunLog.add", fail)
     code, printed = command_line()
     assert code == 2 and "The disk is full" in sentence(printed)
 

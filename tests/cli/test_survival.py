@@ -15,8 +15,8 @@ import pytest
 
 from dreambooth.files import read_csv
 from dreambooth.sampling.samples import SampleSet
-from dreambooth.study.sweeps import find_unfinished
-from dreambooth.training.loggers import Loggers
+from dreambooth.study.finished.sweeps import find_unfinished
+from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.module import DreamBooth
 from spine import ROOT, Spine
 

@@ -14,7 +14,7 @@ from diffusers.training_utils import (
 )
 from omegaconf import OmegaConf
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.diffusion import flow
 from dreambooth.diffusion.flow import FlowTimesteps, TimestepSettings
 from dreambooth.diffusion.process import FlowMatching, process_of
@@ -152,7 +152,7 @@ def test_mode_has_more_of_the_middle(process):
 
 
 def test_the_schemes_and_weightings_of_the_command_line_are_all_there():
-    from dreambooth.cli.checks import CHOICES
+    from dreambooth.cli.refusals.checks import CHOICES
 
     assert CHOICES["loss.timesteps"] == flow.SCHEMES
     assert CHOICES["loss.weighting"] == flow.WEIGHTINGS

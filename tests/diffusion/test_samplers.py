@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.diffusion.samplers import check_scheduler, make_scheduler, slerp
 from dreambooth.model.loading import load_schedulers
 

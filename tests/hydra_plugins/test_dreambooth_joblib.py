@@ -1,4 +1,4 @@
-"""Ctrl-C in a sweep of parallel jobs; tests/cli/test_jobs.py launches real ones."""
+"""Ctrl-C in a sweep of parallel jobs; cli/sweeps/test_jobs.py launches real ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import joblib
 import pytest
 
 from dreambooth import packages
-from dreambooth.cli.jobs import JobFailed
+from dreambooth.cli.sweeps.jobs import JobFailed
 from dreambooth.errors import UserError
 from hydra_plugins.dreambooth_joblib import Joblib, _run
 

@@ -1,4 +1,4 @@
-"""A search with a launcher that trains nothing; tests/cli/test_jobs.py launches real jobs."""
+"""A search with a launcher that trains nothing; cli/sweeps/test_jobs.py launches real jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from dreambooth.cli.jobs import JobFailed, SweepFailed
+from dreambooth.cli.sweeps.jobs import JobFailed, SweepFailed
 from dreambooth.errors import UserError
 from hydra_plugins.dreambooth_optuna import Optuna, _space
 

@@ -1,4 +1,4 @@
-"""What is asked of Slurm, and jobs that leave nothing; tests/cli/test_jobs.py launches jobs."""
+"""What is asked of Slurm, and jobs that leave nothing; cli/sweeps/test_jobs.py launches jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from dreambooth import packages
-from dreambooth.cli.configs import CONF
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from hydra_plugins.dreambooth_slurm import Slurm, _result
 

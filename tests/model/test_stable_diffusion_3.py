@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.specs import train_spec
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.configuration.specs import train_spec
 from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Words, prediction_shifts
 from dreambooth.model.adapter_settings import AdapterSettings
@@ -29,7 +29,7 @@ from dreambooth.model.trainable import Phase, TrainableWeights
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 from spine import checkpoint, same
 
 PROMPTS = ["a photo of sks dog", "", "unheard-of WORDS, 42!"]

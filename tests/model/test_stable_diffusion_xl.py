@@ -18,7 +18,7 @@ from dreambooth.model.stable_diffusion_xl import StableDiffusionXL
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 from spine import Spine, checkpoint, copy_checkpoint, same
 
 PROMPTS = ["a photo of sks dog", "", "unheard-of WORDS, 42!"]

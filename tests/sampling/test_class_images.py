@@ -20,7 +20,7 @@ from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.class_images import ClassImages, describe_faults, own_class_images
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
-from dreambooth.training.costs import Costs
+from dreambooth.training.logs.costs import Costs
 from dreambooth.training.prepare import prepare
 
 FACTS = {"model": "m", "steps": 20}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.generate import generate
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.drawing.generate import generate
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.draw import draw, evaluation_mode
@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_is_refused_before_the_model_loads(
     scored, tmp_path, monkeypatch, more, expected
 ):
     monkeypatch.setattr(
-        "dreambooth.study.runs.Run.load_model", lambda run: pytest.fail("it was loaded")
+        "dreambooth.study.finished.runs.Run.load_model", lambda run: pytest.fail("it was loaded")
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("generate", [f"run='{scored}'", f"output_dir='{tmp_path}'", *more])

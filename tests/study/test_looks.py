@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dreambooth.study import looks, tables
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_rows import build_answer
 from dreambooth.study.figures import style
 from dreambooth.study.figures import write as figures
+from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.page import write
-from dreambooth.study.scored_runs import read_runs
 from page_records import write_study
 from run_records import write_run
 

@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.text import Text
 
-from dreambooth.cli.configs import CONF
-from dreambooth.cli.specs import report_spec
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.cli.configuration.specs import report_spec
 from dreambooth.errors import UserError
+from dreambooth.study.finished.scored_runs import read_runs
+from dreambooth.study.finished.sweeps import Unfinished
 from dreambooth.study.fitting import Block
-from dreambooth.study.scored_runs import read_runs
-from dreambooth.study.sweeps import Unfinished
 from dreambooth.study.tables import ReportSpec, print_tables, report, runs_table
 from run_records import DINO, metrics_file, read_metrics, write_metrics, write_run
 

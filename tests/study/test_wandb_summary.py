@@ -10,8 +10,8 @@ from PIL import Image
 
 from dreambooth.study import tables
 from dreambooth.study.tables import ReportSpec, report
-from dreambooth.training.wandb_run import NOTE, known_as
-from dreambooth.training.wandb_session import WandbNames
+from dreambooth.training.logs.wandb_run import NOTE, known_as
+from dreambooth.training.logs.wandb_session import WandbNames
 from run_records import write_run
 from wandb_file import OfflineRun
 

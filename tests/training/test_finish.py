@@ -13,7 +13,7 @@ from PIL import Image
 from dreambooth.errors import UserError
 from dreambooth.sampling import draw as draw_module
 from dreambooth.sampling.samples import SampleSet
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.runs import Run
 from dreambooth.training.job import run
 from spine import checkpoint
 

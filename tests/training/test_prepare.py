@@ -11,7 +11,7 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.sampling import class_images
 from dreambooth.training import prepare as prepare_module
-from dreambooth.training.costs import Costs
+from dreambooth.training.logs.costs import Costs
 from dreambooth.training.prepare import (
     Prepared,
     make_curve,

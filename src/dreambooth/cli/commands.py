@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.checks import check, check_packages
-from dreambooth.cli.command_checks import (
+from dreambooth.cli.refusals.checks import check, check_packages
+from dreambooth.cli.refusals.command_checks import (
     check_evaluate,
     check_extract,
     check_generate,
@@ -16,18 +16,18 @@ from dreambooth.cli.command_checks import (
     check_report,
     check_tokens,
 )
-from dreambooth.cli.objective import check_objective, objective_of
-from dreambooth.cli.resources import refuse_full_disk, refuse_small_memory, show_needs
+from dreambooth.cli.refusals.resources import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
-from dreambooth.cli.sweep_lines import Place, in_its_sweep, result
+from dreambooth.cli.sweeps.objective import check_objective, objective_of
+from dreambooth.cli.sweeps.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
-from dreambooth.study.step_memory import memory_of
+from dreambooth.study.costs.step_memory import memory_of
 from dreambooth.training.distributed import is_first
-from dreambooth.training.finished import finished
+from dreambooth.training.resuming.finished import finished
 
 if TYPE_CHECKING:
-    from dreambooth.training.summary import Finished
+    from dreambooth.training.logs.summary import Finished
 
 
 def train(cfg: DictConfig) -> int | float:
@@ -41,7 +41,7 @@ def train(cfg: DictConfig) -> int | float:
     check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if cfg.dry_run:
-        from dreambooth.cli.dry_run import print_run
+        from dreambooth.cli.sweeps.dry_run import print_run
 
         print_run(config)
         return 0
@@ -54,11 +54,11 @@ def train(cfg: DictConfig) -> int | float:
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
     refuse_full_disk([config])
     with postponed_imports():
-        from dreambooth.cli.processes import same_job
-        from dreambooth.cli.specs import train_spec
+        from dreambooth.cli.configuration.specs import train_spec
+        from dreambooth.cli.refusals.processes import same_job
         from dreambooth.training.job import run
-        from dreambooth.training.memory import memory_gib
-        from dreambooth.training.summary import refuse_unverified
+        from dreambooth.training.logs.memory import memory_gib
+        from dreambooth.training.logs.summary import refuse_unverified
 
     keep_heap()
     spec = train_spec(cfg)
@@ -100,7 +100,7 @@ def say_finished(run: Finished, place: Place | None) -> None:
         scores = run.scores.summary if run.scores else {}
         print(place.line(result(run.costs, scores)), flush=True)
         return
-    from dreambooth.training.summary import print_summary
+    from dreambooth.training.logs.summary import print_summary
 
     print_summary(run)
 
@@ -128,7 +128,7 @@ def generate(cfg: DictConfig) -> int:
     check_generate(cfg)
     check_packages(cfg)
     with postponed_imports():
-        from dreambooth.cli import generate as command
+        from dreambooth.cli.drawing import generate as command
 
     keep_heap()
     return command.generate(cfg)
@@ -139,7 +139,7 @@ def evaluate(cfg: DictConfig) -> int:
     check_evaluate(cfg)
     check_packages(cfg)
     with postponed_imports():
-        from dreambooth.cli import evaluate as command
+        from dreambooth.cli.scoring import evaluate as command
 
     keep_heap()
     code = command.evaluate(cfg)
@@ -180,7 +180,7 @@ def report(cfg: DictConfig) -> int:
     """Compare many runs in tables; return the exit code."""
     check_report(cfg)
     with postponed_imports():
-        from dreambooth.cli.specs import report_spec
+        from dreambooth.cli.configuration.specs import report_spec
         from dreambooth.study import tables
 
     return tables.report(report_spec(cfg))

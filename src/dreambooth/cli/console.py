@@ -48,7 +48,7 @@ def main() -> None:
         print(f"dreambooth {__version__}")
         return
     if name == "show":
-        from dreambooth.cli.show import main as show
+        from dreambooth.cli.drawing.show import main as show
 
         if hasattr(signal, "SIGPIPE"):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word

@@ -18,8 +18,8 @@ from dreambooth.model.adapters.extraction import (
 )
 from dreambooth.model.architectures import load_model
 from dreambooth.sampling.draw import torch_device
-from dreambooth.study.base_model import load_base
-from dreambooth.study.runs import Run
+from dreambooth.study.finished.base_model import load_base
+from dreambooth.study.finished.runs import Run
 
 SHOWN = 5  # layers with the largest errors that are printed
 

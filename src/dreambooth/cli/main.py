@@ -19,16 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli import resolvers  # noqa: F401  registers them
-from dreambooth.cli.axes import quote_axes
-from dreambooth.cli.checks import check_added
-from dreambooth.cli.configs import CONF, search_folders
-from dreambooth.cli.error_sentences import composition_error, sentence
+from dreambooth.cli.configuration import resolvers  # noqa: F401  registers them
+from dreambooth.cli.configuration.configs import CONF, search_folders
+from dreambooth.cli.drawing.axes import quote_axes
 from dreambooth.cli.interrupt import interruptible
-from dreambooth.cli.jobs import JobFailed, hand_over
-from dreambooth.cli.processes import end_with_parent
-from dreambooth.cli.resume_sweep import with_sweep
-from dreambooth.cli.sweep_lines import Place
+from dreambooth.cli.refusals.checks import check_added
+from dreambooth.cli.refusals.error_sentences import composition_error, sentence
+from dreambooth.cli.refusals.processes import end_with_parent
+from dreambooth.cli.sweeps.jobs import JobFailed, hand_over
+from dreambooth.cli.sweeps.resume_sweep import with_sweep
+from dreambooth.cli.sweeps.sweep_lines import Place
 from dreambooth.errors import UserError
 from dreambooth.quoting import printable
 

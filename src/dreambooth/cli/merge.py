@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreambooth.cli.sources import additions_of, source_of, weights_of
+from dreambooth.cli.drawing.sources import additions_of, source_of, weights_of
 from dreambooth.errors import UserError
 from dreambooth.model.peft_layers import merge_adapters
 

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from dreambooth.cli.cells import sampling_of
-from dreambooth.cli.sources import base_sampling, plain_block
+from dreambooth.cli.drawing.cells import sampling_of
+from dreambooth.cli.drawing.sources import base_sampling, plain_block
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Measured, Words, measure, prediction_shifts
@@ -28,7 +28,7 @@ from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, labelled_grid
 from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.store import ImageStore
-from dreambooth.study.base_model import PlainModel, PlainWeights
+from dreambooth.study.finished.base_model import PlainModel, PlainWeights
 
 CELL = 128  # side of a picture on the sheet, pixels
 

@@ -17,14 +17,14 @@ from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import COLUMNS
 from dreambooth.files import write_csv
 from dreambooth.metrics.aggregate import bootstrap_interval, macro
-from dreambooth.study.answer import Answer, Row
-from dreambooth.study.answer_files import FILES, write_answer
-from dreambooth.study.columns import Column, columns_of_metrics
+from dreambooth.study.answers.answer import Answer, Row
+from dreambooth.study.answers.answer_files import FILES, write_answer
+from dreambooth.study.answers.columns import Column, columns_of_metrics
+from dreambooth.study.answers.paired import BOOTSTRAP_SEED, Mean
+from dreambooth.study.answers.published import Published
+from dreambooth.study.finished.real_images import REAL
 from dreambooth.study.fitting import Block, print_fitted
-from dreambooth.study.paired import BOOTSTRAP_SEED, Mean
 from dreambooth.study.printing import print_answer, print_legend, with_half_interval
-from dreambooth.study.published import Published
-from dreambooth.study.real_images import REAL
 
 TABLES = ("subjects.csv", "prompts.csv", "images.csv", "missing.csv")
 GAPS = ("subject", "prompt", "found", "expected", "reason")  # columns of missing.csv

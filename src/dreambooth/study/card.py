@@ -11,8 +11,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dreambooth.files import atomic, read_csv
 from dreambooth.pocket.embedded import FOLDERS, is_embedded, model_path
+from dreambooth.study.finished.runs import Run
 from dreambooth.study.page.repeat import command_of, versions_of
-from dreambooth.study.runs import Run
 
 KINDS = {
     "full": "all weights of a fine-tuned pipeline",

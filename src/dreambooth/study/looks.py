@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dreambooth.study.answer import Answer
-from dreambooth.study.scored_runs import ScoredRun
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.finished.scored_runs import ScoredRun
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)

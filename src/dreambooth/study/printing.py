@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dreambooth.study.answer import Answer
-from dreambooth.study.answer_lines import (
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.answers.answer_lines import (
     BEST,
     NOT_ZERO,
     Cell,
@@ -19,12 +19,12 @@ from dreambooth.study.answer_lines import (
     legend,
     lines_of,
 )
-from dreambooth.study.columns import Column
-from dreambooth.study.effect_lines import HEADERS, HEADING, MEANING, effect_lines
+from dreambooth.study.answers.columns import Column
+from dreambooth.study.answers.effect_lines import HEADERS, HEADING, MEANING, effect_lines
+from dreambooth.study.answers.settings import short, varying, word
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.fitting import Block, print_fitted
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import short, varying, word
-from dreambooth.training.costs import reused_steps
+from dreambooth.training.logs.costs import reused_steps
 
 REUSED = "reused"
 

@@ -14,15 +14,15 @@ from rich.text import Text
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
 from dreambooth.sampling.draw import torch_device
-from dreambooth.study.answer_files import FILES, write_answer
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_files import FILES, write_answer
+from dreambooth.study.answers.answer_rows import build_answer
+from dreambooth.study.answers.settings import by_setting, in_order, varying
+from dreambooth.study.finished.other_subjects import with_other_subjects
+from dreambooth.study.finished.scored_runs import ScoredRun, read_readable
+from dreambooth.study.finished.sweeps import Unfinished, find_unfinished
 from dreambooth.study.looks import attempted, write_looks
-from dreambooth.study.other_subjects import with_other_subjects
 from dreambooth.study.printing import print_answer, print_legend, print_runs
-from dreambooth.study.scored_runs import ScoredRun, read_readable
-from dreambooth.study.settings import by_setting, in_order, varying
-from dreambooth.study.sweeps import Unfinished, find_unfinished
-from dreambooth.training.costs import reused_steps
+from dreambooth.training.logs.costs import reused_steps
 
 
 @dataclass(frozen=True)

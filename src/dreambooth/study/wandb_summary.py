@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.metrics.variants import short_id
-from dreambooth.study.answer import Answer
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.answers.paired import Mean
+from dreambooth.study.answers.settings import short, varying
 from dreambooth.study.figures.write import FOLDER as FIGURES
+from dreambooth.study.finished.scored_runs import ScoredRun
+from dreambooth.study.finished.sweeps import sweep_name
 from dreambooth.study.page.write import STUDY_PAGE
-from dreambooth.study.paired import Mean
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import short, varying
-from dreambooth.study.sweeps import sweep_name
-from dreambooth.training.wandb_run import image, known_as, logged_as
-from dreambooth.training.wandb_session import Session, WandbNames
+from dreambooth.training.logs.wandb_run import image, known_as, logged_as
+from dreambooth.training.logs.wandb_session import Session, WandbNames
 
 NOTE = "this_study.json"  # beside W&B's files in the study's folder
 SECONDS = 60.0  # to wait for the upload, which is what the command is for

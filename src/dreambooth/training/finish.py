@@ -21,16 +21,16 @@ from dreambooth.files import bytes_of, file_hashes, write_json
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
-from dreambooth.training.checkpoints import left_over, remove_left_over
-from dreambooth.training.costs import STOPPED
-from dreambooth.training.export import Exported, earlier_hash, export
-from dreambooth.training.finished import contents, places_of_export
-from dreambooth.training.loggers import Loggers
-from dreambooth.training.memory import device_name
+from dreambooth.training.exports.export import Exported, earlier_hash, export
+from dreambooth.training.exports.verify import verify
+from dreambooth.training.logs.costs import STOPPED
+from dreambooth.training.logs.loggers import Loggers
+from dreambooth.training.logs.memory import device_name
+from dreambooth.training.logs.summary import Finished
 from dreambooth.training.prepare import Prepared, make_evaluation
-from dreambooth.training.summary import Finished
-from dreambooth.training.superseded import FOLDER, set_aside
-from dreambooth.training.verify import verify
+from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
+from dreambooth.training.resuming.finished import contents, places_of_export
+from dreambooth.training.resuming.superseded import FOLDER, set_aside
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)

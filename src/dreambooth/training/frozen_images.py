@@ -8,7 +8,7 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.class_images import ClassImages, base_images, own_class_images
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.spec import Sampling
-from dreambooth.training.costs import Costs
+from dreambooth.training.logs.costs import Costs
 from dreambooth.training.spec import TrainSpec
 
 

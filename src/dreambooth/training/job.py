@@ -13,18 +13,18 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
 from dreambooth.locks import held
-from dreambooth.training.costs import STOPPED, Costs
 from dreambooth.training.distributed import is_first
-from dreambooth.training.fingerprint import facts_of
 from dreambooth.training.finish import Finish
-from dreambooth.training.loggers import make_loggers, silence_libraries
-from dreambooth.training.memory import free_memory
+from dreambooth.training.logs.costs import STOPPED, Costs
+from dreambooth.training.logs.loggers import make_loggers, silence_libraries
+from dreambooth.training.logs.memory import free_memory
+from dreambooth.training.logs.summary import Finished
 from dreambooth.training.phase import train_phases
 from dreambooth.training.prepare import Prepared, make_curve, prepare
-from dreambooth.training.resume import Start, find_starts, steps_done
-from dreambooth.training.reuse import log_earlier, shared
+from dreambooth.training.resuming.fingerprint import facts_of
+from dreambooth.training.resuming.resume import Start, find_starts, steps_done
+from dreambooth.training.resuming.reuse import log_earlier, shared
 from dreambooth.training.spec import TrainSpec
-from dreambooth.training.summary import Finished
 
 
 @dataclass(frozen=True)

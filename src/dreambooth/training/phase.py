@@ -17,14 +17,14 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import step_name
-from dreambooth.training import checkpoints
 from dreambooth.training.average import MovingAverage
-from dreambooth.training.loggers import Loggers
-from dreambooth.training.memory import free_memory
+from dreambooth.training.logs.loggers import Loggers
+from dreambooth.training.logs.memory import free_memory
+from dreambooth.training.logs.progress import EveryNSteps, LogEveryNSteps, Rates, TrainingBar
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
-from dreambooth.training.progress import EveryNSteps, LogEveryNSteps, Rates, TrainingBar
-from dreambooth.training.resume import Start
+from dreambooth.training.resuming import checkpoints
+from dreambooth.training.resuming.resume import Start
 from dreambooth.training.safety import (
     StopAtStepBoundary,
     StopOnNonFinite,

@@ -27,9 +27,9 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.model.trainable import TrainableWeights, cast_network
 from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
-from dreambooth.training.costs import Costs
 from dreambooth.training.distributed import is_first
 from dreambooth.training.frozen_images import class_images_of, kernel_images
+from dreambooth.training.logs.costs import Costs
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_rows import build_answer
 from dreambooth.study.figures.comparisons import map_figure, paired_figure, pareto_figure
 from dreambooth.study.figures.curves import losses_figure, mean_line, scores_figure
 from dreambooth.study.figures.sheets import (
@@ -17,7 +17,7 @@ from dreambooth.study.figures.sheets import (
     subjects_sheet,
 )
 from dreambooth.study.figures.write import _unused
-from dreambooth.study.scored_runs import read_runs
+from dreambooth.study.finished.scored_runs import read_runs
 from page_records import CLIP_T, DINO, picture, write_study
 from run_records import read_metrics, write_metrics, write_run
 

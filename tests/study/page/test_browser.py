@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dreambooth.files import write_csv
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_rows import build_answer
+from dreambooth.study.finished.scored_runs import read_runs
+from dreambooth.study.finished.sweeps import Unfinished
 from dreambooth.study.page import write
-from dreambooth.study.scored_runs import read_runs
-from dreambooth.study.sweeps import Unfinished
 from page_records import DINO, picture, write_study
 from run_records import write_run
 

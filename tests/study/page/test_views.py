@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers.answer_rows import build_answer
+from dreambooth.study.finished.runs import Run
+from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.run_view import POINTS, losses, run_view
 from dreambooth.study.page.study_view import number_settings, numbers, study_view
-from dreambooth.study.runs import Run
-from dreambooth.study.scored_runs import read_runs
 from page_records import CLIP_T, DINO, write_study
 from run_records import write_run
 

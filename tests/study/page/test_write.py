@@ -8,11 +8,11 @@ from html import unescape
 
 import pytest
 
-from dreambooth.study import paired
-from dreambooth.study.answer_rows import build_answer
+from dreambooth.study.answers import paired
+from dreambooth.study.answers.answer_rows import build_answer
+from dreambooth.study.finished.scored_runs import read_runs
+from dreambooth.study.finished.sweeps import Unfinished
 from dreambooth.study.page.write import duration, size, write_study_page
-from dreambooth.study.scored_runs import read_runs
-from dreambooth.study.sweeps import Unfinished
 from page_records import write_study
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dreambooth.metrics.aggregate import pareto_front
-from dreambooth.study.answer import Answer, Row
+from dreambooth.study.answers.answer import Answer, Row
+from dreambooth.study.answers.settings import short
 from dreambooth.study.figures.looks import FEW, legend_below, looks
 from dreambooth.study.figures.style import GREY, colours, panels
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.study_view import number_settings, numbers, shown, tradeoff
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import short
 
 
 def paired_figure(answer: Answer, row: Row) -> Figure | None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dreambooth.study.answer import Answer
-from dreambooth.study.columns import columns_of
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.answers.columns import columns_of
 from dreambooth.study.figures.looks import legend_below, looks
 from dreambooth.study.figures.style import GREY, panels
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.run_view import losses
-from dreambooth.study.scored_runs import ScoredRun
 
 Line = Mapping[float, float]
 """Values by step."""

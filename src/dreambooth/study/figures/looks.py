@@ -13,9 +13,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dreambooth.study.answer import Row
+from dreambooth.study.answers.answer import Row
+from dreambooth.study.answers.settings import OVER, words
 from dreambooth.study.figures.style import COLOURS, MARKERS, colours
-from dreambooth.study.settings import OVER, words
 
 FEW = 8  # settings that can have a colour each
 LETTERS = 13.0  # per inch of a small text

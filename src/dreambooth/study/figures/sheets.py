@@ -13,11 +13,11 @@ from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
-from dreambooth.study.answer import Answer
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.answers.settings import words
 from dreambooth.study.figures.looks import spread
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.run_view import template
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import words
 
 CELL, GAP = 128, 8  # pixels of a picture on a sheet, and between two
 SUBJECTS, SETTINGS = 10, 8  # on one sheet

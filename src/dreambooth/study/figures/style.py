@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dreambooth.files import atomic
-from dreambooth.study.answer import Row
+from dreambooth.study.answers.answer import Row
 
 GREY = "#85858c"  # of a baseline, and of runs in no row
 COLOURS = ("#0b7d86", "#c4541a", "#6b4fb8", "#a27a00", "#b5396f", "#3566b0", "#4d7c2f")

@@ -9,13 +9,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dreambooth.sampling.store import slug
-from dreambooth.study.answer import Answer
+from dreambooth.study.answers.answer import Answer
 from dreambooth.study.figures.comparisons import map_figure, paired_figure, pareto_figure
 from dreambooth.study.figures.curves import losses_figure, scores_figure
 from dreambooth.study.figures.sheets import settings_sheet, steps_sheet, subjects_sheet
 from dreambooth.study.figures.style import save
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.study_view import labels
-from dreambooth.study.scored_runs import ScoredRun
 
 FOLDER = "figures"
 SHEETS = 4  # of each kind: of the first subjects, and of the first settings

@@ -10,11 +10,11 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
+from dreambooth.study.finished.runs import Run
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.pictures import Pictures
-from dreambooth.study.runs import Run
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.training.costs import reused_steps
-from dreambooth.training.run_log import read_rows
+from dreambooth.training.logs.costs import reused_steps
+from dreambooth.training.logs.run_log import read_rows
 
 POINTS = 150  # of a curve: more than that is no wider than a line on a screen
 LOSSES = {"instance": "loss/instance", "prior": "loss/prior"}

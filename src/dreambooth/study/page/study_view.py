@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.study.answer import Answer, Row
-from dreambooth.study.columns import Column
+from dreambooth.study.answers.answer import Answer, Row
+from dreambooth.study.answers.columns import Column
+from dreambooth.study.answers.paired import Mean
+from dreambooth.study.answers.settings import chosen, short, varying, word
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.run_view import run_view
-from dreambooth.study.paired import Mean
-from dreambooth.study.scored_runs import ScoredRun
-from dreambooth.study.settings import chosen, short, varying, word
 
 RUN_PAGE = "run.html"
 

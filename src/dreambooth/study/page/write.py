@@ -15,14 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dreambooth.files import atomic
-from dreambooth.study.answer import Answer
-from dreambooth.study.columns import columns_of
-from dreambooth.study.effect_lines import HEADING, effect_lines
+from dreambooth.study.answers.answer import Answer
+from dreambooth.study.answers.columns import columns_of
+from dreambooth.study.answers.effect_lines import HEADING, effect_lines
+from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.study.page.repeat import command_of, versions_of
 from dreambooth.study.page.run_view import run_view
 from dreambooth.study.page.study_view import RUN_PAGE, column_view, shown, study_view
-from dreambooth.study.scored_runs import ScoredRun
 
 log = logging.getLogger(__name__)
 

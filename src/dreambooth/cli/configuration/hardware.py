@@ -1,0 +1,118 @@
+"""Where and how the networks of a run work: device, processes, precision of frozen weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dreambooth.cli.refusals.factories import trainer_factory
+from dreambooth.errors import UserError
+from dreambooth.model.quantization import check_quantization
+from dreambooth.training.spec import HardwareSpec
+
+# adapters of PEFT that need no more of a layer than its outputs, or read quantised weights (DoRA);
+# others have updates of the weights' shape, which 4 bits do not keep
+UNDER_QUANTIZED = ("LoraConfig", "OFTConfig")
+
+
+def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
+    """Build what says where and how the networks run.
+
+    Raises:
+        UserError: a Trainer that cannot be made on this machine.
+    """
+    _check_sharding(config)
+    _check_processes(config["trainer"])
+    device = _device(config["trainer"])  # first: it words what Lightning would refuse too
+    quantize = config["model"]["quantize"]
+    if quantize is not None:
+        _check_quantization(config, quantize, device)
+    return HardwareSpec(
+        trainer_factory(config["trainer"]),
+        device,
+        config["frozen_dtype"],
+        config["gradient_checkpointing"],
+        config["compile"],
+        quantize,
+    )
+
+
+def _check_quantization(config: Mapping[str, Any], bits: str, device: str) -> None:
+    """Refuse quantised layers that would have to train, and those that the device cannot run.
+
+    Raises:
+        UserError: names the method, the adapter or the device.
+    """
+    method, adapter = config["method"], config["method"].get("adapter") or {}
+    kinds = [phase["unet"] for phase in method["phases"]]
+    kind = adapter.get("_target_", "").rpartition(".")[2]
+    if any(each not in ("frozen", "adapter") for each in kinds):
+        fault = f"method={method['name']} trains weights of the denoiser, which must be frozen"
+    elif "adapter" in kinds and kind not in UNDER_QUANTIZED:
+        fault = f"{kind} needs the exact weights of its layers"
+    elif adapter.get("use_dora") and bits == "8bit":
+        fault = "PEFT loses the scales of 8-bit layers under DoRA, where model.quantize=4bit works"
+    else:
+        return check_quantization(bits, device)
+    raise UserError(
+        f"model.quantize={bits} cannot be used, because {fault}: use method=lora, or "
+        "model.quantize=null."
+    )
+
+
+def _check_processes(trainer: Mapping[str, Any]) -> None:
+    """Refuse more processes on a CPU than it has cores.
+
+    Raises:
+        UserError: names the key, and how many there are.
+    """
+    devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
+    if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
+        return  # Lightning counts the GPUs
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(devices, int) and devices > (cores or 1):
+        raise UserError(
+            f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
+            "a run may use: use fewer."
+        )
+
+
+def _check_sharding(config: Mapping[str, Any]) -> None:
+    """Refuse what divided weights cannot do.
+
+    Raises:
+        UserError: names the key.
+    """
+    strategy = config["trainer"].get("strategy")
+    if not isinstance(strategy, Mapping) or not strategy["_target_"].endswith("sharding.Sharded"):
+        return
+    phases = config["method"]["phases"]
+    kinds = [phase[part] for phase in phases for part in ("unet", "text_encoder")]
+    for key, is_refused in (
+        ("method", len(phases) > 1 or any(kind not in ("full", "frozen") for kind in kinds)),
+        ("ema_decay", config["ema_decay"] is not None),
+        ("compile", config["compile"]),
+    ):
+        if is_refused:
+            raise UserError(
+                f"trainer=fsdp trains method=full without ema_decay and compile, and {key} asks "
+                "for something else: change it, or use trainer=ddp."
+            )
+
+
+def _device(trainer: Mapping[str, Any]) -> str:
+    """Return `cuda` where the trainer may use it, else `cpu`.
+
+    Raises:
+        UserError: a GPU is asked for, and PyTorch finds none.
+    """
+    accelerator, found = trainer["accelerator"], torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not found:
+        raise UserError(
+            f"trainer.accelerator={accelerator} needs a GPU, and PyTorch finds none here: use "
+            "trainer=auto or trainer=cpu."
+        )
+    return "cuda" if found and accelerator in ("auto", "gpu", "cuda") else "cpu"

@@ -1,0 +1,246 @@
+"""What a command line may hold, and values of a training configuration that no run could use.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from dreambooth.cli.configuration.configs import COMMANDS, CONF, files_of, groups_of, keys_of
+from dreambooth.cli.drawing.axes import SEED, is_number, is_seed, is_whole
+from dreambooth.cli.refusals.suggest import no_key
+from dreambooth.errors import UserError
+from dreambooth.packages import need
+from dreambooth.study.push import require_token
+
+POSITIVE = (
+    "lr",
+    "max_steps",
+    "resolution",
+    "batch_size",
+    "accumulate",
+    "max_grad_norm",
+    "augment.num_crops",
+    "prior.num_class_images",
+    "prior.batch_size",
+    "prior.num_inference_steps",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "sampling.num_inference_steps",
+    "sampling.batch_size",
+    "photos.rendered",
+    "reuse.keep_gib",
+    "export.rank",
+    "logger.wait",
+)
+NOT_NEGATIVE = (
+    "prior.weight",
+    "prior.weight_end",
+    "prior.guidance_scale",
+    "sampling.guidance_scale",
+    "lr_warmup_steps",
+    "loss.noise_offset",
+    "samples.every_n_steps",
+)
+WHOLE = (
+    "max_steps",
+    "resolution",
+    "batch_size",
+    "accumulate",
+    "augment.num_crops",
+    "prior.num_class_images",
+    "prior.batch_size",
+    "lr_warmup_steps",
+    "prior.num_inference_steps",
+    "checkpoint.every_n_steps",
+    "checkpoint.keep",
+    "sampling.num_inference_steps",
+    "sampling.batch_size",
+    "samples.every_n_steps",
+    "export.rank",
+)
+OPTIONAL = {
+    "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),
+    "text_encoder_stop_step": (
+        "null or a whole number greater than 0",
+        lambda v: is_whole(v) and v > 0,
+    ),
+    "loraplus_lr_ratio": ("null or a number, 1 or greater", lambda v: v >= 1),
+    "loss.min_snr_gamma": ("null or greater than 0", lambda v: v > 0),
+    "ema_decay": ("null or between 0 and 1", lambda v: 0 < v < 1),
+    "checkpoint.patience": (
+        "null or a whole number greater than 0",
+        lambda v: is_whole(v) and v > 0,
+    ),
+    "checkpoint.keep_when_finished": (
+        "null or a whole number, 0 or greater",
+        lambda v: is_whole(v) and v >= 0,
+    ),
+    "photos.use": ("null or a whole number greater than 0", lambda v: is_whole(v) and v > 0),
+}
+SEEDS = ("seed", "prior.seed")
+TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier", "cache_dir")
+TEXTS += ("output_dir", "model.name", "model.path", "method.name", "subject.name")
+TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
+LISTS = {
+    "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
+    "samples.seeds": ("[0,1]", is_seed),
+    "export.layouts": (
+        "[diffusers,kohya]",
+        lambda v: v in ("diffusers", "kohya", "peft", "single_file"),
+    ),
+    "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
+}
+SWITCHES = (
+    "dry_run",
+    "ppl",
+    "train_text_encoder",
+    "gradient_checkpointing",
+    "compile",
+    "augment.random_crop",
+    "augment.flip",
+    "reuse.enabled",
+    "logger.wandb",
+    "logger.tensorboard",
+    "logger.artifacts",
+)
+CHOICES = {
+    "pairing": ("independent", "diffusers"),
+    "prior.kind": ("images", "prediction"),
+    "prior.weight_schedule": ("constant", "linear", "cosine"),
+    "loss.noise_schedule_dtype": ("float32", "latents"),
+    "loss.timesteps": ("uniform", "logit_normal", "mode", "shifted"),
+    "loss.weighting": ("none", "sigma_sqrt", "sigma_squared", "cosmap"),
+    "frozen_dtype": ("float32", "bfloat16", "float16"),
+    "model.quantize": (None, "8bit", "4bit"),
+    "export.kind": ("auto", "full", "lora", "none"),
+    "export.dtype": ("float32", "float16", "bfloat16"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "lr_schedule": (
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+    ),
+}
+
+
+def check_added(command: str, overrides: Iterable[str], folders: Sequence[Path]) -> None:
+    """Refuse `+key=value` for a key that the command does not read.
+
+    Options of the command's groups are open (`+scheduler.options.beta_start=0.01`), and so are
+    groups that only the user's own folders have.
+
+    Raises:
+        UserError: names the key and the nearest one that exists, or the command that reads it.
+    """
+    ours = {group for name in COMMANDS for group in groups_of(name)}
+    own = [folder for folder in folders if folder != CONF]
+    for override in overrides:
+        if not override.startswith("+"):
+            continue
+        key = override.lstrip("+").partition("=")[0]
+        block = re.split("[.@/]", key)[0]
+        if block == "hydra" or block in groups_of(command):
+            continue
+        if block not in ours and files_of(block, own):
+            continue
+        if key not in keys_of(command, folders):
+            raise UserError(no_key(command, key, folders))
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse values that no run could use.
+
+    Raises:
+        UserError: names the key, the value and what it must be.
+    """
+    world = ("subject.identity",) if "identity" in cfg.subject else ()
+    for keys, kind, holds in (
+        (WHOLE + world, "a whole number", is_whole),
+        (POSITIVE + NOT_NEGATIVE, "a finite number", is_number),
+        (POSITIVE, "greater than 0", lambda v: v > 0),
+        (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
+        (("resolution",), "a multiple of 8, 16 or greater", lambda v: v % 8 == 0 and v >= 16),
+        (SEEDS, SEED, is_seed),
+        (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
+        (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
+        (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
+        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
+        (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
+    ):
+        for key in keys:
+            hold(cfg, key, kind, holds)
+    for key, (kind, holds) in OPTIONAL.items():
+        hold(cfg, key, kind, lambda v, h=holds: v is None or is_number(v) and h(v))
+    for key, choices in CHOICES.items():
+        named = ", ".join("null" if choice is None else choice for choice in choices)
+        hold(cfg, key, f"one of {named}", lambda v, c=choices: v in c)
+    for key, (example, holds) in LISTS.items():
+        hold_list(cfg, key, example, holds)
+    if cfg.export.push_to_hub is not None:
+        require_token(str(cfg.export.push_to_hub))
+    if cfg.lr_warmup_steps and cfg.lr_schedule == "constant":
+        raise UserError(
+            "lr_warmup_steps has no effect with lr_schedule=constant: set "
+            "lr_schedule=constant_with_warmup."
+        )
+
+
+def hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse a value that does not hold.
+
+    Args:
+        kind: what the value must be, in words.
+
+    Raises:
+        UserError: names the key, the value and the kind.
+    """
+    value = OmegaConf.select(cfg, key, throw_on_missing=True)
+    if not holds(value):
+        raise UserError(f"{key}={value} is not usable: {key} must be {kind}.")
+
+
+def hold_list(cfg: DictConfig, key: str, example: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse what is no list, is empty, or has an entry that does not hold.
+
+    Args:
+        example: a list as one would write it.
+
+    Raises:
+        UserError: names the key and the value, and shows the example.
+    """
+    each = f", each {SEED}" if holds is is_seed else ""
+    hold(
+        cfg,
+        key,
+        f"a list that is not empty, such as '{key}={example}'{each}",
+        lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(holds(each) for each in v),
+    )
+
+
+def check_packages(cfg: DictConfig) -> None:
+    """Refuse options whose package is not installed; without W&B a run warns and goes on.
+
+    Raises:
+        UserError: names the option and the package.
+    """
+    target = OmegaConf.select(cfg, "optimizer._target_")
+    if target is not None:
+        need(target.partition(".")[0], f"optimizer={target}", "choose optimizer=adamw")
+    for key in ("scheduler", "prior.sampler"):
+        if OmegaConf.select(cfg, f"{key}.name") == "LMSDiscreteScheduler":
+            need("scipy", f"{key}.name=LMSDiscreteScheduler", f"choose another {key}")
+    if OmegaConf.select(cfg, "evaluation.every_n_steps"):
+        need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")
+    if OmegaConf.select(cfg, "logger.tensorboard"):
+        need("tensorboard", "logger=tensorboard", "choose logger=csv")

@@ -1,0 +1,145 @@
+"""Recognise a run that has finished as it is asked for, without loading any network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import bytes_of, file_hash, folder_hash
+from dreambooth.training.resuming.fingerprint import NEITHER, flat, is_under
+
+Plain = Mapping[str, Any]
+ASKED = ("samples.prompts", "samples.seeds", "export")  # what else a run must have drawn
+CHOOSES = ("evaluation.every_n_steps", "evaluation.curve")  # the exported step, by checkpoint.best
+PROTOCOL = ("prompts", "images_per_prompt", "class_images", "class_seed")
+DRAWN = {  # key of run.json's sampling => the same in the images' provenance
+    "scheduler": "sampler",
+    "num_inference_steps": "steps",
+    **{k: k for k in ("options", "guidance_scale", "resolution", "negative_prompt", "dtype")},
+}
+
+
+def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
+    """Hash what a run's configuration only names: photos with captions, own class images, a LoRA.
+
+    The embedded model's weights come with this package and are hashed too. Those of any other model
+    are taken to be what its path and revision name. `folder` is where the photos lie.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    from dreambooth.data.photos import contents_hash, list_photos  # numpy and Pillow
+    from dreambooth.pocket.embedded import FOLDERS, weights_hash
+
+    prior, own = config["prior"], None
+    if config["ppl"] and config["method"]["uses_prior"] and prior["images_dir"] is not None:
+        own = contents_hash(list_photos(prior["images_dir"])[: prior["num_class_images"]])
+    initial = {}
+    if (start := config.get("init_adapter")) is not None:
+        place = Path(start)
+        initial["init_adapter"] = file_hash(place) if place.is_file() else folder_hash(place)
+    path = config["model"]["path"]
+    return initial | {
+        "folder": str(photos[0].parent.absolute()),
+        "photos": contents_hash(photos),
+        "class_images": own,
+        "model": weights_hash(FOLDERS[path]) if path in FOLDERS else None,
+    }
+
+
+def finished(folder: Path, config: Plain) -> dict[str, Plain] | None:
+    """Return the scores of the run in `folder`, if nothing of what `config` asks for is missing.
+
+    The configuration that the run ended with is equal in all keys but those in
+    `fingerprint.NEITHER`; the photos are the same; and its export, its final samples and the scores
+    of the asked evaluation are there. Photos that are gone are taken to be the same.
+
+    Args:
+        config: the configuration of a run of train.py, every reference resolved.
+
+    Returns:
+        variant id => a record with `metric` and `mean`, as in metrics.json; {} without an
+        evaluation; None if the run has to be started.
+    """
+    if config["resume"] != "auto":
+        return None
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        if not record["finished"] or not _is_equal(record["config"], config):
+            return None
+        if not _is_there(folder, record) or not _has_same_contents(record, config):
+            return None
+        return _scores(folder, record, config["evaluation"])
+    except (OSError, ValueError, KeyError, TypeError, UserError):  # no record, or an earlier one's
+        return None
+
+
+def _is_equal(before: Plain, now: Plain) -> bool:
+    chooses = CHOOSES if now["checkpoint"]["best"] else ()
+
+    def compared(config: Plain) -> dict[str, Any]:
+        keys = flat(config).items()
+        asked = (*ASKED, *chooses)
+        return {k: v for k, v in keys if is_under(k, asked) or not is_under(k, NEITHER)}
+
+    return compared(before) == compared(json.loads(json.dumps(now)))
+
+
+def _is_there(folder: Path, record: Plain) -> bool:
+    """Tell whether the export is as large as it was, and the final samples were drawn."""
+    exported = record["costs"]["stages"]["export"]["bytes"]
+    return (
+        bytes_of(places_of_export(folder)) == exported and (folder / "samples/final.png").exists()
+    )
+
+
+def places_of_export(run: Path) -> list[Path]:
+    """Return the folders of a run that hold its exported model, in all layouts."""
+    return [run / "model", run / "exports"]
+
+
+def _has_same_contents(record: Plain, config: Plain) -> bool:
+    from dreambooth.data.photos import list_photos
+
+    folder = Path(record["contents"]["folder"])
+    return not folder.is_dir() or record["contents"] == contents(list_photos(folder), config)
+
+
+def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | None:
+    """Return the scores of the asked evaluation; None if it has not scored the run like this."""
+    if asked["prompts"] is None:
+        return {}
+    path = folder / "evaluation" / asked["name"] / "metrics.json"
+    metrics, sampling = json.loads(path.read_text()), record["sampling"]
+    drawn, protocol = metrics["provenance"], metrics["protocol"]
+    is_asked = (
+        _are_same(metrics["references"]["files"], record["photos"])
+        and set(asked["metrics"]) <= set(metrics["metrics"])
+        and metrics["encoders"]["family"] == asked["encoders"]
+        and all(protocol[key] == asked[key] for key in PROTOCOL)
+        and ("kernel" not in asked["metrics"] or _others(protocol) == _others(asked))
+        and all(drawn[name] == sampling[key] for key, name in DRAWN.items())
+    )
+    return metrics["scores"] if is_asked else None
+
+
+def _others(block: Plain) -> list[str]:
+    return list(block.get("other_classes") or ())
+
+
+def _are_same(references: Sequence[str], photos: Sequence[str]) -> bool:
+    """Tell whether scores compare with a run's own photos; evaluate.py can take others.
+
+    A relative path is of the directory in which the run was started, such as one of the cache.
+    """
+
+    def is_same(reference: Path, photo: Path) -> bool:
+        if reference.is_absolute():
+            return reference.resolve() == photo
+        return photo.parts[-len(reference.parts) :] == reference.parts
+
+    pairs = zip(map(Path, references), map(Path, photos), strict=False)
+    return len(references) == len(photos) and all(is_same(*pair) for pair in pairs)
