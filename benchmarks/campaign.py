@@ -11,7 +11,6 @@ is another result without a word, *lost* is a run that the same command cannot f
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import random
@@ -19,26 +18,20 @@ import shutil
 import signal
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import faults
-import numpy as np
 from PIL import Image
 
 from dreambooth.cli import startup
-from dreambooth.cli.refusals import checks
 from dreambooth.files import file_hashes
 from dreambooth.study.finished.runs import find_runs
 
 with startup.postponed_imports():
     from dreambooth.cli import main as cli
-    from dreambooth.cli.configuration.specs import train_spec
-    from dreambooth.data.photos import SUFFIXES, image_hash, load_photo
-    from dreambooth.errors import UserError
 
     for room in (
         "cli.commands",
@@ -48,6 +41,8 @@ with startup.postponed_imports():
         "training.job",
     ):
         import_module(f"dreambooth.{room}")  # forks have it in memory
+    import soak
+    import wrong_input
 
 OUT = faults.ROOT / "docs/results/reliability.md"
 TRAIN = (
@@ -69,7 +64,7 @@ TRAIN = (
     "hydra.run.dir=run",
 )
 GENERATE = ("run=run", "prompts=['a {subject}']", "seeds=[0]", "output_dir=drawn")
-OUTCOMES = ("as it should be", "refused", "traceback", "silent", "lost")
+OUTCOMES = (faults.AS_IT_SHOULD_BE, "refused", "traceback", "silent", "lost")
 # what a run makes that another session must make alike; logs, pages and costs hold times, and a
 # checkpoint counts the batches of its own session
 SAME = ("model/", "samples/")
@@ -130,6 +125,7 @@ class Campaign:
             "W&B": self.servers,
             "values": self.values,
             "photo": self.photos,
+            "soak": self.soaks,
         }
 
     def kills(self) -> Iterator[Case]:
@@ -297,12 +293,17 @@ class Campaign:
 
     def values(self) -> Iterator[Case]:
         """Set every key of train.py to every wrong kind of value."""
-        return ((f"values {one}", lambda f, o=one: _composed(o)) for one in command_lines())
+        for line in wrong_input.command_lines():
+            yield f"values {line}", lambda f, one=line: wrong_input.compose_line(one)
 
     def photos(self) -> Iterator[Case]:
         """Read odd photos."""
         for number in range(240):
-            yield f"photo {number}", lambda f, n=number: _photo(f, n)
+            yield f"photo {number}", lambda f, n=number: wrong_input.read_photo(f, n)
+
+    def soaks(self) -> Iterator[Case]:
+        """Train for long, with samples and scores."""
+        yield f"soak of {soak.STEPS} steps", lambda f: soak.outcome(f, TRAIN)
 
     # -- the order of work --------------------------------------------------------------------
 
@@ -341,84 +342,6 @@ def _usual_signals() -> None:
 def _pixels(folder: Path) -> list[bytes]:
     pictures = sorted((folder / "images").glob("*.png"), key=lambda p: p.name.rsplit("_", 1)[0])
     return [Image.open(path).tobytes() for path in pictures]
-
-
-# -- command lines ----------------------------------------------------------------------------
-
-WRONG = ("null", "-1", "0", "1.5", "abc", "''", "'  '", "[]", "[0,x]", "{a: 1}", ".nan", ".inf")
-WRONG += ("true", "4294967296", "1e400", "x" * 300, "'/proc/x'", "${oc.env:HOME}", "${nothing}")
-
-
-def command_lines() -> Iterator[str]:
-    """List one override for every key of train.py and every wrong value."""
-    for key in sorted(cli_keys()):
-        for value in WRONG:
-            yield f"{key}={value}"
-
-
-def cli_keys() -> set[str]:
-    """Name every key of conf/train.yaml, and its groups."""
-    from dreambooth.cli.configuration.configs import CONF, keys_of
-
-    return {key for key in keys_of("train", [CONF]) if not key.startswith("hydra")}
-
-
-def _composed(override: str) -> str:
-    """Compose a command line and build its values, as train.py does before any work."""
-    from hydra import compose, initialize_config_dir
-
-    from dreambooth.cli.configuration.configs import CONF
-
-    try:
-        with warnings.catch_warnings(), initialize_config_dir(str(CONF), version_base="1.3"):
-            warnings.simplefilter("ignore")
-            cfg = compose("train", ["output_dir=out", override])
-            checks.check(cfg)
-            checks.check_packages(cfg)
-            train_spec(cfg)
-    except Exception as error:
-        text = cli.composition_error("train", error, [CONF]) or cli.sentence(error)
-        return f"traceback: {type(error).__name__}: {error}" if text is None else "refused"
-    return OUTCOMES[0]
-
-
-# -- photos -----------------------------------------------------------------------------------
-
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV", "LAB")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "ICO", "PPM", "EPS")
-
-
-def _photo(folder: Path, number: int) -> str:
-    """Read one odd photo: another mode, size, format, turn or suffix, and damaged or not."""
-    draw = random.Random(number)
-    path = folder / f"photo{draw.choice(SUFFIXES[:8])}"
-    size = draw.choice(((1, 1), (16, 16), (15, 900), (64, 48), (999, 20), (333, 77), (50, 60)))
-    values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    image, data = Image.fromarray(values), io.BytesIO()
-    try:
-        exif = Image.Exif()
-        exif[0x0112] = draw.randrange(12)
-        kind = draw.choice(FORMATS)
-        image.convert(draw.choice(MODES)).save(data, kind, exif=exif.tobytes())
-    except Exception:  # a pair of mode and format that does not exist
-        image.save(data, "PNG")
-    path.write_bytes(data.getvalue())
-    if draw.random() < 0.5:
-        faults.damage(path, draw.choice(faults.DAMAGES[:6]))
-    elif draw.random() < 0.1:
-        path.unlink()
-        draw.choice((lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"), path.mkdir))()
-    signal.alarm(20)
-    try:
-        image_hash(path)
-        read = load_photo(path)
-    except UserError as error:
-        return "refused" if str(path) in str(error) else f"traceback: unnamed: {error}"
-    except Exception as error:
-        return f"traceback: {type(error).__name__}: {error}"
-    finally:
-        signal.alarm(0)
-    return OUTCOMES[0] if read.mode == "RGB" else f"silent: mode {read.mode}"
 
 
 # -- the table --------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ SERVERS: dict[str, bytes | None] = {
     "has an error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
     "speaks of something else": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
 }
+AS_IT_SHOULD_BE = "as it should be"
 Act = Callable[[int, str], None]
 
 
@@ -130,10 +131,14 @@ def wait(child: int, log: Path) -> Ended:
 
 
 def run(
-    script: str, arguments: Sequence[str], folder: Path, arm: Callable[[], None] | None = None
+    script: str,
+    arguments: Sequence[str],
+    folder: Path,
+    arm: Callable[[], None] | None = None,
+    seconds: int = LONGEST,
 ) -> Ended:
     """Run an entry script such as `train.py` in `folder`, after `arm` has prepared its process."""
-    return wait(start(script, arguments, folder, arm), folder / "log.txt")
+    return wait(start(script, arguments, folder, arm, seconds=seconds), folder / "log.txt")
 
 
 def start(
@@ -142,6 +147,7 @@ def start(
     folder: Path,
     arm: Callable[[], None] | None = None,
     log: str = "log.txt",
+    seconds: int = LONGEST,
 ) -> int:
     """As `run`, without waiting; return the process's id."""
 
@@ -152,7 +158,7 @@ def start(
         sys.argv = [str(ROOT / script), *arguments]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
-    return fork(work, folder / log)
+    return fork(work, folder / log, seconds)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
-from dreambooth.sampling.store import Item, read_manifest
+from dreambooth.sampling.manifest import Item, read_manifest
 from dreambooth.study.answers.paired import Mean
 from dreambooth.study.finished.runs import Run, find_runs
 from dreambooth.training.resuming.fingerprint import flat

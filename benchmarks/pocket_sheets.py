@@ -20,7 +20,7 @@ from pocket_truth import articles
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import FOLDERS, weights_folder
 from dreambooth.sampling.grid import grid
-from dreambooth.sampling.store import read_manifest
+from dreambooth.sampling.manifest import read_manifest
 
 COLUMNS = 6
 CELL = 96  # px

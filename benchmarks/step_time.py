@@ -36,8 +36,9 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
 from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.heap import keep_heap
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import model_path
 from dreambooth.training.logs.memory import free_memory
 from dreambooth.training.logs.progress import LogEveryNSteps, Rates, TrainingBar

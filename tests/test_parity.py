@@ -24,8 +24,9 @@ from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.latents import Examples
 from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.model.architectures import load_model
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.module import DreamBooth
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,8 @@ from PIL import Image
 from dreambooth.files import atomic, file_hashes, link, write_json
 from dreambooth.locks import held
 from dreambooth.pocket.embedded import rendered_photos
-from dreambooth.sampling.store import ImageStore, items_of_prompts
+from dreambooth.sampling.manifest import items_of_prompts
+from dreambooth.sampling.store import ImageStore
 from dreambooth.scratch import find_files
 from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, verify
 

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from dreambooth.errors import UserError
 from dreambooth.pocket import world
 from dreambooth.pocket.embedded import rendered_photos
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 from dreambooth.study.finished.runs import Run
 from run_records import write_metrics
 

@@ -14,7 +14,7 @@ from dreambooth.evaluation import curve
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.metrics.variants import clip_t_id, dino_id
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 
 from dreambooth.data.prompts import fill, prompts
 from dreambooth.evaluation.prompt_names import PromptName, find_prompt, number_of
-from dreambooth.sampling.store import slug
+from dreambooth.sampling.manifest import slug
 
 OBJECT, LIVE = prompts("paper", live=False), prompts("paper", live=True)
 

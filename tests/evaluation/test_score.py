@@ -10,7 +10,7 @@ from dreambooth.evaluation.networks import METRICS, Encoders, load_encoders
 from dreambooth.evaluation.record import Groups, References, Scores
 from dreambooth.evaluation.score import score
 from dreambooth.metrics.aggregate import bootstrap_interval
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 
 
 @pytest.fixture

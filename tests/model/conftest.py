@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 

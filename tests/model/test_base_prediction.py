@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth.model.adapter_weights import adapter_parameters
 from dreambooth.model.base_prediction import BasePrediction
-from dreambooth.model.interface import adapter_parameters
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.phases import Phase
+from dreambooth.model.trainable import TrainableWeights
 
 PROMPTS = ("a cat", "a photo of dog")
 

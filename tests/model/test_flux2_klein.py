@@ -12,9 +12,9 @@ from diffusers import Flux2KleinPipeline
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapter_weights import adapter_layers
 from dreambooth.model.architectures import load_model
 from dreambooth.model.flux2_klein import Flux2Klein
-from dreambooth.model.interface import adapter_layers
 from dreambooth.model.peft_layers import add_adapter
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames

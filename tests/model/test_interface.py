@@ -9,8 +9,7 @@ import torch
 
 from dreambooth.model import interface, settings, textual_inversion
 from dreambooth.model.interface import BaseModel, Embeddings
-from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase
+from dreambooth.model.phases import Phase
 
 
 @pytest.fixture
@@ -51,16 +50,6 @@ def test_networks_are_named_in_one_place(model):
     assert set(model.layout.networks) == {model.autoencoder, *model.trainable_networks}
     assert all(isinstance(model.network(n), c) for n, c in model.layout.networks.items())
     assert Phase("full", "frozen").kinds(model) == {"unet": "full", "text_encoder": "frozen"}
-
-
-def test_a_phase_covers_every_text_encoder_and_any_denoiser():
-    class Other(StableDiffusion):
-        """The names of an architecture with a transformer and two text encoders."""
-
-        denoiser, text_encoders = "transformer", ("text_encoder", "text_encoder_2")
-
-    kinds = Phase("adapter", "frozen").kinds(Other.__new__(Other))
-    assert kinds == {"transformer": "adapter", "text_encoder": "frozen", "text_encoder_2": "frozen"}
 
 
 def test_a_model_must_offer_the_whole_interface():

@@ -8,8 +8,8 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapter_weights import adapter_parameters
 from dreambooth.model.adapters.peft_files import load_peft, save_peft
-from dreambooth.model.interface import adapter_parameters
 from dreambooth.model.peft_layers import (
     add_adapter,
     check_adapter,
@@ -17,8 +17,9 @@ from dreambooth.model.peft_layers import (
     merge_adapters,
     scale_adapters,
 )
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 TARGETS = ["to_q", "to_v", "q_proj", "v_proj"]

@@ -9,8 +9,8 @@ from torch import nn
 from dreambooth.errors import UserError
 from dreambooth.model import quantization
 from dreambooth.model.peft_layers import merge_adapters
+from dreambooth.model.phases import Phase
 from dreambooth.model.quantization import check_quantization, quantize_layers, unquantize_layers
-from dreambooth.model.trainable import Phase
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 

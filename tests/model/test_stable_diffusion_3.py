@@ -23,9 +23,10 @@ from dreambooth.model.adapters.extraction import extract_lora, write_extracted
 from dreambooth.model.adapters.lora_files import load_lora, save_lora
 from dreambooth.model.adapters.merging import merge_file
 from dreambooth.model.architectures import load_model
+from dreambooth.model.phases import Phase
 from dreambooth.model.snippet import sampler_options
 from dreambooth.model.stable_diffusion_3 import StableDiffusion3
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.spec import Sampling

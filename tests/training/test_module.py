@@ -22,8 +22,9 @@ from dreambooth.diffusion.noise import snr
 from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.base_prediction import BasePrediction
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
 from spine import Spine, checkpoint

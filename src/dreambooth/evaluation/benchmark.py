@@ -10,8 +10,8 @@ from dreambooth.data.photos import load_photo
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.data.prompts import prompts as prompt_set
 from dreambooth.errors import UserError
+from dreambooth.sampling.manifest import Item
 from dreambooth.sampling.progress import progress_bar
-from dreambooth.sampling.store import Item
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dreambooth.evaluation.benchmark import Benchmark, BenchmarkSpec, SubjectIma
 from dreambooth.evaluation.layout import Layout, Place
 from dreambooth.evaluation.prompt_names import PromptName, find_prompt, number_of
 from dreambooth.files import read_csv
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 
 KINDS = ("subject", "class")  # of images, as a manifest names them
 Words = Mapping[str, SubjectWords]

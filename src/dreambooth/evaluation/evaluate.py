@@ -16,9 +16,10 @@ from dreambooth.evaluation.record import BOOTSTRAP_SEED, References, Scores
 from dreambooth.evaluation.score import score_files
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
+from dreambooth.sampling.manifest import Item
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
-from dreambooth.sampling.store import ImageStore, Item
+from dreambooth.sampling.store import ImageStore
 
 Pair = tuple[str, int]  # prompt and seed, all that an image of one model and sampling depends on
 

@@ -28,7 +28,7 @@ from dreambooth.files import cache_key
 from dreambooth.metrics.preservation import diversity
 from dreambooth.model.interface import BaseModel
 from dreambooth.random import keyed_normal
-from dreambooth.sampling.store import Item, slug
+from dreambooth.sampling.manifest import Item, slug
 
 LEVELS = (0.2, 0.4, 0.6, 0.8)  # noise levels, as shares of the training timesteps
 

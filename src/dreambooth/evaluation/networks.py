@@ -12,7 +12,7 @@ from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.lpips_networks import BACKBONES, load_distance, pocket_distance
 from dreambooth.metrics.perceptual import PerceptualDistance
 from dreambooth.packages import need
-from dreambooth.sampling.store import SETS, Item
+from dreambooth.sampling.manifest import SETS, Item
 
 BATCH = 32  # images whose features are computed at once
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "gallery", "kernel")

@@ -12,7 +12,7 @@ from dreambooth.data.prompts import prompts as prompt_set
 from dreambooth.errors import UserError
 from dreambooth.evaluation.networks import check_networks
 from dreambooth.files import cache_key
-from dreambooth.sampling.store import Item, items_of_prompts, slug
+from dreambooth.sampling.manifest import Item, items_of_prompts, slug
 
 PROTOCOL = ("prompts", "images_per_prompt", "class_images", "class_seed", "other_classes")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")

@@ -12,8 +12,8 @@ from dreambooth.evaluation.record import Part, References, Scores
 from dreambooth.metrics import fidelity, identity, variants
 from dreambooth.metrics.features import Encoder, TextTooLong
 from dreambooth.metrics.preprocess import ImageLike
+from dreambooth.sampling.manifest import SETS, Item
 from dreambooth.sampling.progress import progress_bar
-from dreambooth.sampling.store import SETS, Item
 
 
 def score(

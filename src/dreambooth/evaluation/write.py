@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import file_hash, read_csv, write_csv, write_json
 from dreambooth.metrics.variants import lower_is_better
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 
 COLUMNS = tuple(field.name for field in fields(Item))  # of scores.csv, before the scores
 

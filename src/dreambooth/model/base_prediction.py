@@ -13,12 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dreambooth.model.interface import (
-    BaseModel,
-    Embeddings,
-    adapter_layers,
-    adapter_parameters,
-)
+from dreambooth.model.adapter_weights import adapter_layers, adapter_parameters
+from dreambooth.model.interface import BaseModel, Embeddings
 
 
 class BasePrediction:

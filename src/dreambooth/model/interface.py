@@ -15,11 +15,11 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from dreambooth.diffusion.process import Process, process_of
 from dreambooth.errors import UserError
+from dreambooth.model.adapter_weights import adapter_names, own_name
 from dreambooth.model.quantization import unquantize_layers
 from dreambooth.model.source import Layout, Source
 
@@ -251,29 +251,3 @@ class BaseModel(nn.Module, ABC):
         nn.Module.to(self.network(network), torch.float32)  # diffusers' own `to` warns of nothing
         for name, tensor in self.base_state(network).items():
             tensor.copy_(master[name])
-
-
-def adapter_layers(module: nn.Module) -> dict[str, Any]:
-    """List the layers of `module` that PEFT has put around its own, by name, sorted."""
-    layers = {n: layer for n, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
-    return dict(sorted(layers.items()))
-
-
-def adapter_names(module: nn.Module) -> set[str]:
-    """Name the parameters and buffers of `module` that belong to adapters."""
-    names = set()
-    for place, layer in adapter_layers(module).items():
-        own = {name for name, _ in (*layer.named_parameters(), *layer.named_buffers())}
-        names |= {f"{place}.{name}" for name in own if not name.startswith("base_layer.")}
-    return names
-
-
-def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """List the parameters of adapters in `module`, by name, sorted."""
-    names = adapter_names(module)
-    return dict(sorted((name, p) for name, p in module.named_parameters() if name in names))
-
-
-def own_name(name: str) -> str:
-    """Return the name that a parameter has without an adapter around its layer."""
-    return name.replace(".base_layer.", ".")

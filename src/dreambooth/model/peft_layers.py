@@ -13,7 +13,8 @@ from peft import inject_adapter_in_model
 
 from dreambooth.errors import UserError, reason
 from dreambooth.model.adapter_settings import KEY, AdapterSettings, is_scalable
-from dreambooth.model.interface import BaseModel, adapter_layers, adapter_parameters
+from dreambooth.model.adapter_weights import adapter_layers, adapter_parameters
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 from dreambooth.random import keyed_generator
 

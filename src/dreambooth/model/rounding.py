@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import cache_key
-from dreambooth.model.interface import BaseModel, adapter_names
+from dreambooth.model.adapter_weights import adapter_names
+from dreambooth.model.interface import BaseModel
 
 
 def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:

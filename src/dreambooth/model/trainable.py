@@ -1,19 +1,18 @@
-"""Which weights of a model a phase of training changes: prepare them, list, save, load them."""
+"""The weights that a run trains: prepare them for each phase, list, save and load them."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapter_weights import own_name
 from dreambooth.model.adapters.continuation import InitialAdapter
-from dreambooth.model.chosen import Kind, chosen, matching
-from dreambooth.model.interface import BaseModel, adapter_names, own_name
-from dreambooth.model.peft_layers import add_adapter, check_adapter, has_adapter
-from dreambooth.model.quantization import quantize_layers
+from dreambooth.model.casting import cast_network, quantize_network
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.peft_layers import add_adapter, has_adapter
+from dreambooth.model.phases import Phase, chosen
 from dreambooth.model.textual_inversion import (
     RowMask,
     TokenSettings,
@@ -25,63 +24,6 @@ from dreambooth.model.textual_inversion import (
     token_keys,
     token_rows,
 )
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What trains: `frozen`, `full`, `adapter`; for the text encoder also `token`, its new rows.
-
-    A tuple of patterns trains the parameters whose names match one, as file names do:
-    `*.attn2.to_k.weight`. `unet` is a model's denoiser, whatever its architecture, and
-    `text_encoder` all its encoders.
-    """
-
-    unet: Kind
-    text_encoder: Kind
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
-                object.__setattr__(self, field.name, tuple(value))
-                continue
-            allowed = ["frozen", "full", "adapter"] + ["token"] * (field.name == "text_encoder")
-            if value not in allowed:
-                raise UserError(
-                    f"a phase cannot train {field.name}={value}: use one of {', '.join(allowed)}, "
-                    "or a list of patterns of parameter names."
-                )
-        if self.unet == self.text_encoder == "frozen":
-            raise UserError(
-                "a phase trains nothing: set unet or text_encoder to something other than frozen."
-            )
-
-    @property
-    def parts(self) -> tuple[Kind, Kind]:
-        """How both parts train."""
-        return self.unet, self.text_encoder
-
-    def kinds(self, model: BaseModel) -> dict[str, Kind]:
-        """Say of each network that can train how it does.
-
-        In a phase that trains a token, text encoders that take no new words are frozen.
-        """
-        kinds = {model.denoiser: self.unet} | dict.fromkeys(model.text_encoders, self.text_encoder)
-        if self.text_encoder == "token":
-            kinds |= {n: "frozen" for n in model.text_encoders if n not in model.token_encoders}
-        return kinds
-
-    def check(self, model: BaseModel, adapter: AdapterSettings | None) -> None:
-        """Refuse adapters and patterns that do not fit the model, which is left as it was.
-
-        Raises:
-            UserError: names the network and what does not fit.
-        """
-        for network, kind in self.kinds(model).items():
-            if kind == "adapter" and adapter is not None:
-                check_adapter(model, network, adapter)
-            elif isinstance(kind, tuple):
-                matching(model, network, kind)
 
 
 class TrainableWeights:
@@ -145,7 +87,7 @@ class TrainableWeights:
             is_base = kind in ("frozen", "adapter")
             cast_network(model, name, self._frozen_dtype if is_base else torch.float32)
             if self._quantize is not None and name == model.denoiser:
-                _quantize(model, name, self._quantize)
+                quantize_network(model, name, self._quantize)
             if kind == "token":
                 self._mask_other_rows(name)
             else:
@@ -248,37 +190,3 @@ def _refuse_other_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> Non
                 f"the checkpoint's {name} is {list(state[name].shape)} and the model's "
                 f"{list(tensor.shape)}: resume with the model and settings it was trained with."
             )
-
-
-def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
-    """Cast a network's own weights, keeping their float32 masters; adapters stay as they are."""
-    module = model.network(network)
-    if module.dtype == dtype:
-        return
-    model.restore(network)
-    if dtype != torch.float32:
-        _keep_master(model, network)
-        added = adapter_names(module)
-        parameters = [(p, p.data) for name, p in module.named_parameters() if name in added]
-        buffers = [(name, buffer) for name, buffer in module.named_buffers() if name in added]
-        nn.Module.to(module, dtype)  # diffusers' own `to` warns of nothing
-        for parameter, data in parameters:
-            parameter.data = data
-        for name, buffer in buffers:
-            owner, _, last = name.rpartition(".")
-            module.get_submodule(owner).register_buffer(
-                last, buffer, last not in module.get_submodule(owner)._non_persistent_buffers_set
-            )
-
-
-def _quantize(model: BaseModel, network: str, bits: str) -> None:
-    """Quantise a frozen network's own linear layers, keeping its float32 masters."""
-    if network not in model.masters:
-        _keep_master(model, network)
-    module = model.network(network)
-    quantize_layers(module, bits, adapter_names(module))
-
-
-def _keep_master(model: BaseModel, network: str) -> None:
-    state = model.base_state(network).items()
-    model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}

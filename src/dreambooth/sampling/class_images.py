@@ -15,9 +15,10 @@ from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
+from dreambooth.sampling.manifest import Item
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
-from dreambooth.sampling.store import Draw, ImageStore, Item, Text
+from dreambooth.sampling.store import Draw, ImageStore, Text
 
 log = logging.getLogger(__name__)
 

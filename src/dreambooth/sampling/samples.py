@@ -15,10 +15,11 @@ from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.grid import before_and_after, captioned_grid, grid
+from dreambooth.sampling.manifest import Item, items_of_prompts
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
 from dreambooth.sampling.spec import Sampling
-from dreambooth.sampling.store import ImageStore, Item, items_of_prompts
+from dreambooth.sampling.store import ImageStore
 
 FINAL = "final"  # the samples that follow training
 

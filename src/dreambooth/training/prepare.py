@@ -22,9 +22,10 @@ from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.architectures import load_model
+from dreambooth.model.casting import cast_network
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.trainable import TrainableWeights, cast_network
+from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.distributed import is_first

@@ -15,8 +15,8 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.phases import Phase
 from dreambooth.model.textual_inversion import TokenSettings
-from dreambooth.model.trainable import Phase
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
 

@@ -16,7 +16,7 @@ from dreambooth.cli.refusals.checks import CHOICES
 from dreambooth.cli.refusals.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import METRICS
-from dreambooth.model.trainable import Phase
+from dreambooth.model.phases import Phase
 
 ONE_PHASE = "method.phases=[{unet: %s, text_encoder: frozen, lr: 1e-3, max_steps: 2}]"
 # overrides, separated by bars: what the one sentence says

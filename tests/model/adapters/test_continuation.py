@@ -9,8 +9,9 @@ from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.adapters.lora_files import save_lora
+from dreambooth.model.phases import Phase
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.model.trainable import Phase, TrainableWeights
+from dreambooth.model.trainable import TrainableWeights
 
 BOTH = Phase("adapter", "adapter")
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from dreambooth.evaluation.networks import load_encoders
-from dreambooth.sampling.store import ImageStore, Item
+from dreambooth.sampling.manifest import Item
+from dreambooth.sampling.store import ImageStore
 from dreambooth.study.tables import ReportSpec, report
 from run_records import read_metrics, write_metrics, write_run
 from tiny_encoders import pocket_encoders

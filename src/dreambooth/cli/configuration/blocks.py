@@ -12,9 +12,9 @@ from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.diffusion.samplers import is_flow
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.phases import Phase
 from dreambooth.model.settings import build, require_number
 from dreambooth.model.textual_inversion import TokenSettings
-from dreambooth.model.trainable import Phase
 from dreambooth.sampling.spec import Sampling
 from dreambooth.training.resuming.checkpoints import verify
 from dreambooth.training.spec import (

@@ -17,10 +17,11 @@ from dreambooth.errors import UserError
 from dreambooth.files import cache_key, write_json
 from dreambooth.packages import need
 from dreambooth.sampling.film import FASTEST_GIF, delays, write_gif, write_mp4
+from dreambooth.sampling.manifest import Item
 from dreambooth.sampling.morph import Morph, draw_frames
 from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
 from dreambooth.sampling.spec import Sampling
-from dreambooth.sampling.store import ImageStore, Item
+from dreambooth.sampling.store import ImageStore
 from dreambooth.study.finished.base_model import PlainWeights
 from dreambooth.study.finished.run_weights import RunWeights
 

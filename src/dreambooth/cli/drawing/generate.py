@@ -18,9 +18,10 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.sampling.draw import draw, torch_device
 from dreambooth.sampling.grid import Labels, captioned_grid, labelled_grid
+from dreambooth.sampling.manifest import Item, slug
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import LOADED_DTYPES, Provenance
-from dreambooth.sampling.store import ImageStore, Item, slug
+from dreambooth.sampling.store import ImageStore
 from dreambooth.study.finished.base_model import PlainWeights
 from dreambooth.study.finished.run_weights import RunWeights
 from dreambooth.training.prepare import warn_of_unseen_words

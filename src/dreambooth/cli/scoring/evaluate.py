@@ -24,7 +24,7 @@ from dreambooth.evaluation.write import (
     write_scores,
 )
 from dreambooth.sampling.draw import torch_device
-from dreambooth.sampling.store import Item, read_manifest
+from dreambooth.sampling.manifest import Item, read_manifest
 from dreambooth.training.logs.costs import Costs
 
 IMAGE_METRICS = ("dino", "clip_i")  # that need no prompt

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapter_weights import adapter_layers
 from dreambooth.model.adapters.formats import find_lora, read_lora
 from dreambooth.model.adapters.merging import MERGED, adapter_layers_of
-from dreambooth.model.interface import BaseModel, adapter_layers
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import ADAPTER, add_adapter, remove_adapter
 
 

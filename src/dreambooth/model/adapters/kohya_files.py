@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.files import atomic
-from dreambooth.model.interface import BaseModel, adapter_layers
+from dreambooth.model.adapter_weights import adapter_layers
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import ADAPTER, has_adapter
 from dreambooth.weights_files import sort_header
 

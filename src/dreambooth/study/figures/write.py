@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dreambooth.sampling.store import slug
+from dreambooth.sampling.manifest import slug
 from dreambooth.study.answers.answer import Answer
 from dreambooth.study.figures.comparisons import map_figure, paired_figure, pareto_figure
 from dreambooth.study.figures.curves import losses_figure, scores_figure

@@ -19,7 +19,8 @@ from dreambooth.metrics.encoders import load_encoder
 from dreambooth.metrics.features import Encoder
 from dreambooth.metrics.preservation import other_subjects_scores
 from dreambooth.metrics.variants import dino_id, pres_id
-from dreambooth.sampling.store import ImageStore, read_manifest
+from dreambooth.sampling.manifest import read_manifest
+from dreambooth.sampling.store import ImageStore
 from dreambooth.study.finished.scored_runs import ScoredRun
 
 

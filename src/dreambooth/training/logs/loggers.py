@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dreambooth.evaluation.record import Scores
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 from dreambooth.training.distributed import is_first
 from dreambooth.training.logs.run_log import RunLog
 from dreambooth.training.logs.shown_names import Shown, shown_numbers, shown_scores

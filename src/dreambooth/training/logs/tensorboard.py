@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dreambooth.sampling.store import Item
+from dreambooth.sampling.manifest import Item
 from dreambooth.training.logs.shown_names import Shown
 
 log = logging.getLogger(__name__)

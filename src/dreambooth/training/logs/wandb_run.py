@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from dreambooth.files import write_json
-from dreambooth.sampling.store import Item, slug
+from dreambooth.sampling.manifest import Item, slug
 from dreambooth.training.logs.shown_names import Shown
 from dreambooth.training.logs.wandb_session import FOLDER, Run, Session, WandbNames
 from dreambooth.training.spec import LoggerSpec
