@@ -76,7 +76,10 @@ class EveryRun(BasicSweeper):
         if self.config.get("dry_run"):
             from dreambooth.cli.sweeps.dry_run import print_sweep
 
-            print_sweep(self.config, self._planned(self.jobs(arguments)))
+            jobs = self._planned(self.jobs(arguments))
+            if is_training(self.config):
+                _refuse_without_photos(to_run(jobs))
+            print_sweep(self.config, jobs)
             return []
         folder, made = Path(self.config.hydra.sweep.dir), missing(self.config, "sweep")
         self.given = {override.get_key_element() for override in self._parsed(arguments)}
@@ -104,15 +107,17 @@ class EveryRun(BasicSweeper):
 
         Raises:
             ConfigCompositionException: overrides that do not compose.
-            UserError: runs that would share a folder or fill the disk, or a plan of the sweep that
-                has changed.
+            UserError: runs that would share a folder, all lack photos, or fill the disk, or a plan
+                of the sweep that has changed.
         """
         if self.batch_index > 1:  # the first batch has composed all
             return
         assert self.config is not None and self.overrides is not None
         jobs = self._planned([job for batch in self.overrides for job in batch])
         if is_training(self.config):
-            refuse_full_disk(to_run(jobs))
+            configs = to_run(jobs)
+            _refuse_without_photos(configs)
+            refuse_full_disk(configs)
             write_plan(self.config, jobs)
             print(f"{len(jobs)} run{'s' * (len(jobs) != 1)}, in {self.config.hydra.sweep.dir}")
 
@@ -150,6 +155,12 @@ class EveryRun(BasicSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return parser.parse_overrides(list(overrides))
+
+
+def _refuse_without_photos(configs: Sequence[Mapping[str, Any]]) -> None:
+    from dreambooth.cli.refusals.photos import refuse_without_photos  # imports Pillow
+
+    refuse_without_photos(configs)
 
 
 class Completed(Launcher):

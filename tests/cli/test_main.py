@@ -176,6 +176,7 @@ def test_bad_photos_are_one_sentence(command_line, spine, tmp_path, kind, expect
     bad_photos(kind, tmp_path / "photos", spine)
     code, printed = command_line(f"subject.photos='{tmp_path / 'photos'}'")
     assert code == 2 and re.search(expected, sentence(printed)), printed
+    assert "GiB" not in printed  # what the run needs is not said first
 
 
 @pytest.mark.parametrize(

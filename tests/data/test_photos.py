@@ -47,6 +47,12 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "file.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match="is a file, not a folder"):
         list_photos(tmp_path / "file.jpg")
+    (tmp_path / "file.jpg").unlink()
+    for name in ("dog", "cat", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "dog" / "00.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="holds no photos, but folders .*such as .*dog"):
+        list_photos(tmp_path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has none of these")

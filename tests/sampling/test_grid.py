@@ -18,15 +18,16 @@ COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9), (99, 99, 99), (200, 
 IMAGES = [Image.new("RGB", (8, 8), color) for color in COLORS]
 
 
-@pytest.mark.parametrize("labels", [(), ("first", "second")])
+@pytest.mark.parametrize("labels", [(), ("first", "second"), ("first", "a long label " * 3)])
 def test_a_grid_places_images_row_by_row(labels):
-    sheet = grid(IMAGES[:3], 2, labels, cell=10)
-    assert sheet.width == 2 * 14 + 4
-    step, top = (34, 24) if labels else (14, 4)
-    assert sheet.getpixel((9, top + 5)) == COLORS[0]
-    assert sheet.getpixel((23, top + 5)) == COLORS[1]
-    assert sheet.getpixel((9, top + step + 5)) == COLORS[2]
-    assert sheet.getpixel((23, top + step + 5)) == (255, 255, 255)
+    sheet = grid(IMAGES[:3], 2, labels, cell=60)
+    assert sheet.width == 2 * 64 + 4
+    one, two = (21, 38 if "long" in labels[1] else 21) if labels else (0, 0)  # lines of a label
+    assert sheet.getpixel((34, 4 + one + 30)) == COLORS[0]
+    assert sheet.getpixel((98, 4 + one + 30)) == COLORS[1]
+    assert sheet.getpixel((34, 4 + one + 64 + two + 30)) == COLORS[2]
+    assert sheet.getpixel((98, 4 + one + 64 + two + 30)) == (255, 255, 255)
+    assert sheet.height == 4 + one + 64 + two + 64
 
 
 def has_ink(sheet: Image.Image, box: tuple[int, int, int, int]) -> bool:

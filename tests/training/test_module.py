@@ -112,16 +112,34 @@ def test_vae_and_frozen_text_encoder_never_run_in_a_step(spine, tmp_path, monkey
 
 @pytest.mark.slow
 def test_no_gradient_is_held_through_the_forward_pass(spine, tmp_path, monkeypatch):
-    held, step = [], DreamBooth.training_step
+    held, logged, step = [], [], DreamBooth.training_step
 
     def watched(self, *args):
         held.append(sum(p.grad is not None for p in self.model.unet.parameters()))
+        logged.append(len(self._terms))
         return step(self, *args)
 
     monkeypatch.setattr(DreamBooth, "training_step", watched)
     spine.run(tmp_path, "ppl=false", "accumulate=2")
     # the second micro-batch of each update adds to the first one's
     assert [count > 0 for count in held] == [False, True, False, True]
+    assert logged == [0, 1, 0, 1]  # and so do its losses
+
+
+def test_the_logged_loss_of_an_update_is_the_mean_of_its_micro_batches(
+    spine, tiny_model_dir, monkeypatch
+):
+    module, logged = make_module(tiny_model_dir), []
+
+    def keep(name, value, **_):
+        if name == "loss/total":
+            logged.append(float(value))
+
+    monkeypatch.setattr(module, "log", keep)
+    batches = make_batches(spine, module.model)
+    with torch.no_grad():
+        own = [float(module.training_step(batches.batch(i), i)) for i in range(2)]
+    assert logged == pytest.approx([own[0], sum(own) / 2])
 
 
 def test_a_trained_text_encoder_embeds_each_unique_prompt_once_a_step(

@@ -40,9 +40,12 @@ def train(cfg: DictConfig) -> int | float:
     check_packages(cfg)
     check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    from dreambooth.cli.refusals.photos import refuse_bad_photos  # imports Pillow
+
     if cfg.dry_run:
         from dreambooth.cli.sweeps.dry_run import print_run
 
+        refuse_bad_photos(config)
         print_run(config)
         return 0
     folder, place = Path(cfg.output_dir), Place.current()
@@ -52,6 +55,7 @@ def train(cfg: DictConfig) -> int | float:
             kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
             print(kept if place is None else place.line("was finished before"), flush=True)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
+    refuse_bad_photos(config)
     refuse_full_disk([config])
     with postponed_imports():
         from dreambooth.cli.configuration.specs import train_spec

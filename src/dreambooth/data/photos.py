@@ -38,12 +38,23 @@ def list_photos(folder: str | Path) -> list[Path]:
     found = [path for path in folder.iterdir() if not path.name.startswith(".")]
     photos = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not photos:
+        _point_below(folder, found)
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise UserError(f"the photo folder {folder} holds no photos: put some there ({kinds}).")
     for path in photos:
         _check_name(path)
         _check_kind(path)
     return photos
+
+
+def _point_below(folder: Path, found: Sequence[Path]) -> None:
+    """Refuse a folder whose folders hold the photos, by the first of them."""
+    for below in sorted(path for path in found if path.is_dir()):
+        if any(p.suffix.lower() in SUFFIXES and p.is_file() for p in below.iterdir()):
+            raise UserError(
+                f"the photo folder {folder} holds no photos, but folders with photos: give the "
+                f"folder of one subject, such as {below}."
+            )
 
 
 def _check_name(path: Path) -> None:

@@ -18,7 +18,7 @@ from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
 from dreambooth.locks import locked
-from dreambooth.pocket.embedded import rendered_photos
+from dreambooth.pocket.embedded import rendered_photos, require_class
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
 _FIX = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
@@ -75,6 +75,40 @@ def find_photos(
     return list_photos(subject_folder(name, photos_dir, root, cache_dir))
 
 
+def photos_here(
+    name: str, class_noun: str, photos_dir: str | None, root: str | None, rendered: int | None
+) -> list[Path]:
+    """List the photos of `find_photos` that are on this machine; nothing is rendered or downloaded.
+
+    Returns:
+        the photos in a folder that was given; none of others.
+
+    Raises:
+        UserError: as `find_photos`, before any work, but for a failed download.
+    """
+    check_name(name)
+    if photos_dir is not None or root is not None:
+        return list_photos(subject_folder(name, photos_dir, root, ""))
+    if rendered is not None:
+        require_class(class_noun)
+    else:
+        _require_known(name)
+    return []
+
+
+def require_so_many(use: int | None, count: int, name: str) -> None:
+    """Refuse to train on the first `use` of `count` photos where there are fewer.
+
+    Raises:
+        UserError: says how many there are.
+    """
+    if use is not None and use > count:
+        raise UserError(
+            f"photos.use={use} is more than the {count} photo{'s' * (count != 1)} of {name}: "
+            "use fewer, or null for all."
+        )
+
+
 def gallery_photos(
     names: Iterable[str],
     class_noun: str,
@@ -127,8 +161,7 @@ def subject_folder(
         names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
         hint = suggest(name, names) if names else "it holds no sub-folder at all."
         raise UserError(f"in photos.root={root}: {hint} ({_OWN_PHOTOS})")
-    if name not in dataset_subjects():
-        raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN_PHOTOS})")
+    _require_known(name)
     return fetch_dataset(Path(cache_dir) / "dreambooth", [name]) / name
 
 
@@ -184,6 +217,11 @@ def fetch_dataset(
             f"free some space, choose another folder, or {_FIX}."
         ) from error
     return root
+
+
+def _require_known(name: str) -> None:
+    if name not in dataset_subjects():
+        raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN_PHOTOS})")
 
 
 def _manifest() -> dict:

@@ -59,19 +59,28 @@ def weights_hash(folder: Path) -> str:
     return folder_hash(folder, folder.rglob("*.safetensors"))
 
 
-def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:
-    """Render `count` 64x64 PNG views of the held-out identity of `name`; return their folder.
-
-    Pictures that are damaged or missing are rendered again; other files there are replaced.
+def require_class(class_noun: str) -> None:
+    """Refuse a class that the embedded world does not have.
 
     Raises:
-        UserError: a class that the world does not have.
+        UserError: lists those that it has.
     """
     if class_noun not in world.CLASSES:
         raise UserError(
             f"The embedded world has no {class_noun}: give photos (subject.photos=DIR), or "
             f"subject.class_noun as one of {', '.join(world.CLASSES)}."
         )
+
+
+def rendered_photos(class_noun: str, name: str, count: int, cache_dir: str | Path) -> Path:
+    """Render `count` 64x64 PNG views of the held-out identity of `name`; return their folder.
+
+    Pictures that are damaged or missing are rendered again; other files there are replaced.
+
+    Raises:
+        UserError: as `require_class`.
+    """
+    require_class(class_noun)
     identity = world.subject_identity(class_noun, name)
     scenes = world.subject_scenes(identity, count)
     key = cache_key(scenes=[repr(scene) for scene in scenes])

@@ -19,18 +19,20 @@ def grid(
 ) -> Image.Image:
     """Lay images out row by row, `columns` in a row, each row under its label.
 
-    `cell` is the side of a picture on the sheet in pixels.
+    `cell` is the side of a picture on the sheet in pixels. A long label takes two lines.
     """
-    rows, header = -(-len(images) // columns), 20 if labels else 0
-    size = (columns * (cell + MARGIN) + MARGIN, rows * (cell + MARGIN + header) + MARGIN)
-    sheet = Image.new("RGB", size, "white")
+    width = MARGIN + columns * (cell + MARGIN)
+    rows = range(-(-len(images) // columns))
+    texts = [_fit(labels[row], width - 2 * MARGIN, 2) if labels else [] for row in rows]
+    height = MARGIN + sum(_height(text) + cell + MARGIN for text in texts)
+    sheet, y = Image.new("RGB", (width, height), "white"), MARGIN
     pen = ImageDraw.Draw(sheet)
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        x, y = MARGIN + column * (cell + MARGIN), MARGIN + row * (cell + MARGIN + header)
-        if labels and column == 0:
-            write(pen, (x, y), [readable(labels[row], SIZE)], SIZE)
-        sheet.paste(shown(image, cell), (x, y + header))
+    for row, text in enumerate(texts):
+        write(pen, (MARGIN, y), text, SIZE)
+        y += _height(text)
+        for column, image in enumerate(images[row * columns : (row + 1) * columns]):
+            sheet.paste(shown(image, cell), (MARGIN + column * (cell + MARGIN), y))
+        y += cell + MARGIN
     return sheet
 
 

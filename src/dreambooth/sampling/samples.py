@@ -14,7 +14,7 @@ from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.files import atomic
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
-from dreambooth.sampling.grid import before_and_after, grid
+from dreambooth.sampling.grid import before_and_after, captioned_grid, grid
 from dreambooth.sampling.manifest import Item, items_of_prompts
 from dreambooth.sampling.progress import progress_bar
 from dreambooth.sampling.provenance import Provenance, Weights, network_dtypes
@@ -76,6 +76,8 @@ class SampleSet:
         self, images: Sequence[Image.Image], folder: Path, photos: Sequence[Path] | None
     ) -> Image.Image:
         if photos is None:
+            if len(self.seeds) == 1:
+                return captioned_grid(images, "", self.prompts, min(2, len(images)), 192)
             return grid(images, len(self.seeds), self.prompts)
         shown = [load_photo(path) for path in photos if path.exists()]
         return before_and_after(shown, self.prompts, self._before(folder), images)

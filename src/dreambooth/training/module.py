@@ -49,6 +49,7 @@ class DreamBooth(pl.LightningModule):
         self.steps_before, self.base = steps_before, base
         self.trains_text = self.model.trains_text
         self._embedded: dict[str, Embeddings] = {}
+        self._terms: list[Tensor] = []  # of this update's micro-batches so far
 
     def embed_once(self, prompts: Iterable[str]) -> None:
         """Embed every prompt before training if the text encoder is frozen: no step runs it."""
@@ -109,9 +110,14 @@ class DreamBooth(pl.LightningModule):
                 self.model.network(name).eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """Compute the two-term loss; log the instance, prior and total terms."""
+        """Compute the two-term loss; log the instance, prior and total terms.
+
+        The log has their means over the micro-batches of an update.
+        """
         terms = two_term_loss(self.errors(batch), batch["is_prior"], self.prior_weight())
-        for name, value in terms._asdict().items():
+        self._terms.append(torch.stack(tuple(terms)).detach())
+        means = torch.stack(self._terms).mean(0)
+        for name, value in zip(terms._fields, means, strict=True):
             self.log(f"loss/{name}", value, prog_bar=name != "total", batch_size=1)
         if self.loss.prior_weight_schedule != "constant":
             self.log("prior_weight", self.prior_weight(), batch_size=1)
@@ -182,6 +188,7 @@ class DreamBooth(pl.LightningModule):
     ) -> None:
         """Update, then drop the gradients and restore every token but the new ones."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._terms.clear()
         optimizer.zero_grad(set_to_none=True)
         self.weights.after_step()
 

@@ -14,7 +14,7 @@ from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import captions
-from dreambooth.data.subjects import find_photos, gallery_photos
+from dreambooth.data.subjects import find_photos, gallery_photos, require_so_many
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
@@ -84,11 +84,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         subject.rendered,
         spec.cache_dir,
     )
-    if subject.use is not None and subject.use > len(photos):
-        raise UserError(
-            f"photos.use={subject.use} is more than the {len(photos)} photos of {subject.name}: "
-            "use fewer, or null for all."
-        )
+    require_so_many(subject.use, len(photos), subject.name)
     _refuse_misfits(spec, model)
     for name in model.frozen_encoders:  # first: in float32, a GPU may not hold them beside the rest
         cast_network(model, name, getattr(torch, spec.hardware.frozen_dtype))

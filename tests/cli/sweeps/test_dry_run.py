@@ -43,7 +43,12 @@ def test_a_sweep_shows_what_will_fail(tmp_path):
 
 def test_a_single_run(tmp_path, capsys):
     """In this process: what the command prints of a model that takes seconds to describe."""
-    overrides = ["model=sd15", "photos.root=x", "trainer=cpu", f"output_dir='{tmp_path / 'run'}'"]
+    overrides = [
+        "model=sd15",
+        "photos.root=null",
+        "trainer=cpu",
+        f"output_dir='{tmp_path / 'run'}'",
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*overrides, "dry_run=true"])
     assert train(cfg) == 0 and list(tmp_path.iterdir()) == []

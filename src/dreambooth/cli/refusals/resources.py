@@ -29,6 +29,15 @@ def free_bytes(folder: str | Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def readable_size(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> readable_size(3 * GIB), readable_size(4e6)
+    ('3.0 GiB', '4 MB')
+    """
+    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 1e6:.0f} MB"
+
+
 def refuse_full_disk(configs: Sequence[Plain]) -> None:
     """Refuse runs that write more than is free; what an unknown model needs is not known.
 
@@ -76,7 +85,7 @@ def show_needs(config: Plain, memory: Memory | None, there: float) -> None:
     disk = disk_of_runs([config])
     if disk is not None:
         free = free_bytes(config["output_dir"]) / GIB
-        table.add_row("disk", f"about {disk / GIB:.2f} GiB, of {free:.0f} that are free")
+        table.add_row("disk", f"about {readable_size(disk)}, of {free:.0f} GiB that are free")
     if table.row_count:
         Console().print(table, highlight=False)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dreambooth.cli.refusals.resources import free_bytes
+from dreambooth.cli.refusals.resources import free_bytes, readable_size
 from dreambooth.cli.sweeps.planning import PlannedJob
 from dreambooth.errors import UserError
 from dreambooth.study.costs.estimates import Earlier, Estimate, estimate
@@ -93,7 +93,7 @@ def _costs(costs: Estimate, configs: Sequence[Plain]) -> list[tuple[str, str]]:
     if costs.memory_gib is not None:
         memory = f"about {costs.memory_gib:,.1f} GiB while training"
     if costs.run_bytes is not None:
-        disk = f"about {costs.run_bytes / GIB:.1f} GiB"
+        disk = f"about {readable_size(costs.run_bytes)}"
         free = free_bytes(configs[0]["output_dir"])
         disk += f", of {free / GIB:.0f} GiB that are free"
         disk += ": not enough" if costs.run_bytes > free else ""

@@ -18,6 +18,8 @@ from dreambooth.study.finished.sweeps import FAILED, SWEEP, SweepPlan
 
 MAIN = {"DINO": "DINO", "CLIP-T class_only": "CLIP-T", "PRES": "PRES"}  # names of metrics, short
 SCORES = 3  # in a line
+# overrides that tell no run from another, if anything else does
+PLACES = ("experiment=", "photos.root=", "subject.photos=", "cache_dir=")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Place:
             jobs = ()
         folders = [sweep / job["folder"] for job in jobs]
         alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else ()
-        parts = [o for o in own if o not in alike and not o.startswith("experiment=")] or own
+        parts = [o for o in own if o not in alike and not o.startswith(PLACES)] or own
         number = int(hydra.job.num) + 1
         total = len(jobs) or int(hydra.sweeper.get("n_trials") or number)
         in_parallel = "basic_launcher" not in hydra.launcher._target_

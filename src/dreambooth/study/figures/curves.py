@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,7 +19,7 @@ Line = Mapping[float, float]
 
 
 def losses_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
-    """Draw instance and prior losses apart: each run's, and the mean of each setting."""
+    """Draw instance and prior losses apart: each run's, and the smoothed mean of each setting."""
     found = {run.name: losses(run.run) for run in runs}
     names = [name for name in ("instance", "prior") if any(name in own for own in found.values())]
     lines = {
@@ -30,7 +30,7 @@ def losses_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
         }
         for name in names
     }
-    return _figure(lines, answer) if lines else None
+    return _figure(lines, answer, smoothed) if lines else None
 
 
 def scores_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
@@ -49,7 +49,13 @@ def scores_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
     return _figure(lines, answer) if lines else None
 
 
-def _figure(lines: Mapping[str, Mapping[str, Line]], answer: Answer) -> Figure:
+def _figure(
+    lines: Mapping[str, Mapping[str, Line]], answer: Answer, shown: Callable[[Line], Line] = dict
+) -> Figure:
+    """Draw a panel for each title: a thin line for each run, a thick one for each setting.
+
+    `shown` makes the thick line of a setting's mean.
+    """
     figure, axes = panels(len(lines))
     look = looks(answer.rows)
     of_run = {run: look[row.name] for row in answer.rows if row.name in look for run in row.runs}
@@ -61,7 +67,7 @@ def _figure(lines: Mapping[str, Mapping[str, Line]], answer: Answer) -> Figure:
             axis.plot(list(line), list(line.values()), marker=_dot(line), **style)
         for group, colour in groups.items():
             own = [of_runs.get(run) for run, each in of_run.items() if each.group == group]
-            mean = mean_line([line for line in own if line])
+            mean = shown(mean_line([line for line in own if line]))
             if mean:
                 style = {"color": colour, "linewidth": 2}
                 axis.plot(list(mean), list(mean.values()), marker=_dot(mean), **style)
@@ -75,6 +81,18 @@ def _figure(lines: Mapping[str, Mapping[str, Line]], answer: Answer) -> Figure:
 def _dot(line: Line) -> str | None:
     """Return the marker of a line that is a single point."""
     return "." if len(line) == 1 else None
+
+
+def smoothed(line: Line) -> dict[float, float]:
+    """Average each point with its neighbours, a twentieth of the line on either side.
+
+    >>> smoothed({step: float(step % 2) for step in range(40)})[20]
+    0.4
+    """
+    values = list(line.values())
+    half = len(values) // 20
+    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return {step: sum(own) / len(own) for step, own in zip(line, near, strict=True)}
 
 
 def mean_line(lines: Sequence[Line]) -> dict[float, float]:

@@ -47,8 +47,9 @@ def settings_sheet(runs: Sequence[ScoredRun], answer: Answer, subject: str) -> F
         [_at(photos, number), *(found.get(key) for found in pictures)]
         for number, key in enumerate(prompts)
     ]
-    prompts_shown = [_words(own[0], key) for key in prompts]
-    return sheet(["photos", *(name for name, _ in columns)], prompts_shown, cells, told)
+    phrases = {run.run.record.get("subject_phrase") for _, run in columns}
+    shown = [_words(own[0], key) if len(phrases) == 1 else _general(key) for key in prompts]
+    return sheet(["photos", *(name for name, _ in columns)], shown, cells, told)
 
 
 def subjects_sheet(runs: Sequence[ScoredRun], names: Sequence[str]) -> Figure | None:
@@ -66,7 +67,7 @@ def subjects_sheet(runs: Sequence[ScoredRun], names: Sequence[str]) -> Figure | 
         [_at(_photos(run), 0), *(found.get(key) for key in prompts)]
         for (_, run), found in zip(chosen, pictures, strict=True)
     ]
-    shown = [key.replace("{subject}", "…").replace("{class}", "(class noun)") for key in prompts]
+    shown = [_general(key) for key in prompts]
     return sheet(["photo", *shown], [name for name, _ in chosen], cells)
 
 
@@ -166,6 +167,11 @@ def _words(run: ScoredRun, key: str) -> str:
     for field, word in words.items():
         key = key.replace(field, word or "…")
     return key
+
+
+def _general(key: str) -> str:
+    """Write a prompt's template for runs with different words."""
+    return key.replace("{subject}", "…").replace("{class}", "(class noun)")
 
 
 def _photos(run: ScoredRun) -> Sequence[Path]:

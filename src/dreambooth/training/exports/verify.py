@@ -23,6 +23,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from dreambooth.errors import reason
 from dreambooth.model.loading import keep_random_state
@@ -163,11 +164,14 @@ def _is_quick(prepared: Prepared) -> bool:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Hide the bars of loading and drawing, and diffusers' warnings of what is as it should be."""
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
+    """Hide the bars of loading and drawing, and libraries' warnings of what is as it should be."""
+    loggings = (diffusers_logging, transformers_logging)
+    levels = [each.get_verbosity() for each in loggings]
+    for each in loggings:
+        each.set_verbosity_error()
     try:
         with redirect_stderr(StringIO()):
             yield
     finally:
-        diffusers_logging.set_verbosity(level)
+        for each, level in zip(loggings, levels, strict=True):
+            each.set_verbosity(level)

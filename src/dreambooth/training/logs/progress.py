@@ -129,7 +129,7 @@ class LogEveryNSteps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log once per optimizer step, with the loss of its last micro-batch."""
+        """Log once per optimizer step, with the loss of its micro-batches."""
         is_complete, self.step = trainer.global_step != self.step, trainer.global_step
         if is_complete and self.step % self.every_n_steps == 0:
             numbers = {name: float(value) for name, value in trainer.logged_metrics.items()}

@@ -13,6 +13,20 @@ function ticks(low, high, count, whole = false) {
   return { list, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (String(step / power).startsWith("2.5") ? 1 : 0)) };
 }
 
+// points [x, y], each averaged with its neighbours, a twentieth of the line on either side
+function smoothed(points) {
+  const half = Math.floor(points.length / 20);
+  return points.map(([x], i) => {
+    const near = points.slice(Math.max(0, i - half), i + half + 1);
+    return [x, near.reduce((sum, p) => sum + p[1], 0) / near.length];
+  });
+}
+
+const SMOOTH = "smoothed over a tenth of the line";
+
+// the points before smoothing, thin and silent behind their line
+const unsmoothed = (points, colour) => ({ name: "", colour, kind: "line", style: "faint", points: points.map(([x, y]) => ({ x, y })) });
+
 function extent(values, pad) {
   let low = Infinity, high = -Infinity;
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }

@@ -39,13 +39,13 @@ function lines(id, title, charts) {
   byId(id).replaceChildren(...(charts.length ? [el("h3", {}, title), el("div", { class: "panels" }, ...charts)] : []));
 }
 
-function line(title, points) {
+function line(title, points, behind = []) {
   const series = { name: title, colour: "var(--c1)", kind: "line", points: points.map(([x, y]) => ({ x, y, text: `step ${number(x, 0)}: ${number(y)}` })) };
-  return chart({ title, x: "step", series: [series] });
+  return chart({ title, note: behind.length ? SMOOTH : "", x: "step", series: [...behind, series] });
 }
 
 function drawCharts() {
-  lines("losses", "Losses", Object.entries(run.losses).map(([name, points]) => line(`${name} loss`, points)));
+  lines("losses", "Losses", Object.entries(run.losses).map(([name, points]) => line(`${name} loss`, smoothed(points), [unsmoothed(points, "var(--c1)")])));
   const variants = curveVariants([run]);
   lines("curves", "Scores while training", variants.map((v) => line(header(v), run.curve.filter((row) => Number.isFinite(row[v])).map((row) => [row.step, row[v]]))));
   if (!Object.keys(run.losses).length && !variants.length) byId("losses").append(el("p", { class: "note" }, "This run logged no losses and no curve."));

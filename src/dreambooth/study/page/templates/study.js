@@ -144,7 +144,8 @@ function meanLines(runs, pointsOf, name) {
   });
 }
 
-function lineCharts(names, pointsOf, spec) {
+// behind: draws what a run's line is the smoothed form of, where there are few
+function lineCharts(names, pointsOf, spec, behind = null) {
   const runs = shownRuns().slice(0, LINES);
   return names.map((name) => {
     const series = runs.map((run) => ({ run, points: pointsOf(run, name) })).filter((s) => s.points.length)
@@ -152,13 +153,15 @@ function lineCharts(names, pointsOf, spec) {
         style: state.chosen.includes(run.i) || runs.length < 5 ? "" : "faint",
         points: points.map(([x, y]) => ({ x, y, run: run.i, text: `${run.label}, step ${number(x, 0)}: ${number(y)}` })) }));
     series.push(...meanLines(runs, pointsOf, name));
+    if (behind && runs.length < 5) series.unshift(...runs.map((run) => behind(run, name)));
     return series.length ? chart({ ...spec(name), x: "step", series, choose: (run) => choose(run) }) : null;
   }).filter(Boolean);
 }
 
 function drawCurves() {
   const many = shownRuns().length > LINES ? `The first ${LINES} of the ${shownRuns().length} runs that the filters leave.` : "";
-  section("losses", "Losses while training", many, lineCharts(["instance", "prior"], (run, name) => run.losses[name] || [], (name) => ({ title: `${name} loss` })));
+  section("losses", "Losses while training", many, lineCharts(["instance", "prior"], (run, name) => smoothed(run.losses[name] || []),
+    (name) => ({ title: `${name} loss`, note: SMOOTH }), (run, name) => unsmoothed(run.losses[name] || [], look(run.row).colour)));
   section("curves", "Scores while training", many, lineCharts(curveVariants(data.runs),
     (run, variant) => run.curve.filter((row) => Number.isFinite(row[variant])).map((row) => [row.step, row[variant]]),
     (variant) => ({ title: header(variant) })));
