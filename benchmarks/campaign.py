@@ -275,7 +275,8 @@ class Campaign:
         if ended.crashed or ended.code not in (0, 2):
             return f"traceback: {ended.printed[-2000:]}"
         if ended.code == 2:
-            words = ended.printed.strip().splitlines()[-1]
+            lines = [line for line in ended.printed.splitlines() if line and line[0] != " "]
+            words = lines[-1]  # indented lines say more of it
             return "refused" if words.startswith("error: ") else f"traceback: {words}"
         if script == "train.py":
             return self._compared(folder)
