@@ -81,4 +81,7 @@ def test_a_folder_of_a_sweep_may_be_typed_as_it_is(tmp_path, monkeypatch):
     overrides = [f"run={folder}", "subject=dog,cat", f"runs=[{folder}]", f"run='{folder}'"]
     run, *others = quote_paths([*overrides, "run=study/ppl=True", "-m", "lr=" + "1," * 9999])
     assert parsed([run]) == {"run": str(folder)}
+    assert parsed(quote_paths(["subject.photos=~/dog"])) == {
+        "subject.photos": str(Path("~/dog").expanduser())
+    }
     assert others == [*overrides[1:], "run=study/ppl=True", "-m", "lr=" + "1," * 9999]

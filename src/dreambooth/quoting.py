@@ -24,13 +24,16 @@ def quoted(text: object) -> str:
 def quote_paths(overrides: Iterable[str]) -> list[str]:
     """Quote values that are paths of this machine: `run=multirun/study/ppl=True,subject=dog`.
 
-    Folders of a sweep are named by their settings, and Hydra would read these as its own grammar.
+    Folders of a sweep are named by their settings, and Hydra would read these as its own grammar,
+    as it does the `~` of a home folder, which is written out.
     """
     return [_with_quoted_path(override) for override in overrides]
 
 
 def _with_quoted_path(override: str) -> str:
     key, _, value = override.partition("=")
+    if value.startswith("~/"):
+        return f"{key}={quoted(Path(value).expanduser())}"
     is_grammar = any(sign in value for sign in ",=[]{}()") and value[:1] not in ("'", '"')
     if is_grammar and ("/" in value or "=" in value) and _exists(value):
         return f"{key}={quoted(value)}"

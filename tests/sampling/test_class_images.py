@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dreambooth.data.photos import own_class_images
 from dreambooth.errors import UserError
 from dreambooth.files import file_hash
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.sampling.class_images import ClassImages, describe_faults, own_class_images
+from dreambooth.sampling.class_images import ClassImages, describe_faults
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
 from dreambooth.training.logs.costs import Costs

@@ -55,6 +55,24 @@ def list_photos(folder: str | Path) -> list[Path]:
     return photos
 
 
+def own_class_images(folder: str | Path, count: int) -> list[Path]:
+    """Return the first `count` images, sorted by name, of a user's own folder of class images.
+
+    Raises:
+        UserError: as `list_photos`, or the folder holds fewer than `count` images.
+    """
+    try:
+        paths = list_photos(folder)
+    except UserError as error:
+        raise UserError(f"prior.images_dir: {error}") from None
+    if len(paths) < count:
+        raise UserError(
+            f"prior.images_dir={folder} holds {len(paths)} images, fewer than "
+            f"prior.num_class_images={count}: add images or lower the number."
+        )
+    return paths[:count]
+
+
 def _point_below(folder: Path, found: Sequence[Path]) -> None:
     """Refuse a folder whose folders hold the photos, by the first of them."""
     for below in sorted(path for path in found if path.is_dir()):

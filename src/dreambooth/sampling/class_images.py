@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dreambooth.data.photos import list_photos, load_photos
-from dreambooth.errors import UserError
+from dreambooth.data.photos import load_photos
 from dreambooth.files import cache_key, write_json
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
@@ -121,18 +120,3 @@ def describe_faults(paths: Sequence[Path]) -> str | None:
     if not found:
         return None
     return f"of {len(paths)} class images, {', '.join(found)}: the prior loss learns these too."
-
-
-def own_class_images(folder: str | Path, count: int) -> list[Path]:
-    """Return the first `count` images, sorted by name, of a user's own folder.
-
-    Raises:
-        UserError: the folder holds fewer than `count` images.
-    """
-    paths = list_photos(folder)
-    if len(paths) < count:
-        raise UserError(
-            f"prior.images_dir={folder} holds {len(paths)} images, fewer than "
-            f"prior.num_class_images={count}: add images or lower the number."
-        )
-    return paths[:count]

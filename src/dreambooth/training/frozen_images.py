@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreambooth.data.photos import own_class_images
 from dreambooth.model.interface import BaseModel
-from dreambooth.sampling.class_images import ClassImages, base_images, own_class_images
+from dreambooth.sampling.class_images import ClassImages, base_images
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.spec import Sampling
 from dreambooth.training.logs.costs import Costs

@@ -9,8 +9,11 @@ from dreambooth.cli.refusals.photos import refuse_bad_photos, refuse_without_pho
 from dreambooth.errors import UserError
 
 
-def config(photos=None, noun="dog", use=None, name="dog", rendered=True) -> dict:
+def config(photos=None, noun="dog", use=None, name="dog", rendered=True, class_images=None) -> dict:
     return {
+        "ppl": True,
+        "method": {"uses_prior": True},
+        "prior": {"images_dir": class_images and str(class_images), "num_class_images": 3},
         "subject": {"name": name, "class_noun": noun, "photos": photos and str(photos)},
         "photos": {"root": None, "rendered": 5, "use": use},
         "model": {"rendered_subjects": rendered},
@@ -37,6 +40,7 @@ def test_what_is_usable_is_not_refused(folder):
         ({"noun": "fabric pattern"}, "has no fabric pattern: give photos .subject.photos=DIR"),
         ({"name": "fabric", "rendered": False}, "unknown subject 'fabric'.*subject.photos=DIR"),
         ({"photos": "/absent"}, "/absent does not exist"),
+        ({"class_images": "/absent"}, "prior.images_dir: .*/absent does not exist"),
     ],
 )
 def test_what_is_not_is_one_sentence(own, expected):
@@ -45,6 +49,8 @@ def test_what_is_not_is_one_sentence(own, expected):
 
 
 def test_every_photo_and_caption_is_read(folder):
+    with pytest.raises(UserError, match="holds 2 images, fewer than prior.num_class_images=3"):
+        refuse_bad_photos(config(folder, class_images=folder))
     with pytest.raises(UserError, match="photos.use=3 is more than the 2 photos"):
         refuse_bad_photos(config(folder, use=3))
     (folder / "1.txt").write_bytes(b"\xff")

@@ -88,6 +88,7 @@ SEEDS = ("seed", "prior.seed")
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier", "cache_dir")
 TEXTS += ("output_dir", "model.name", "model.path", "method.name", "subject.name")
 TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
+FOLDERS = ("subject.photos", "photos.root", "prior.images_dir")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),
     "samples.seeds": ("[0,1]", is_seed),
@@ -175,7 +176,8 @@ def check(cfg: DictConfig) -> None:
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
         (TEXTS, "a text in quotes", lambda v: isinstance(v, str) and bool(v.strip())),
         (("export.verify",), "auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
-        (("init_adapter",), "null or a file", lambda v: v is None or isinstance(v, str)),
+        (("init_adapter",), "null, or a file or folder that exists", is_path_or_none),
+        (FOLDERS, "null or a folder", lambda v: v is None or isinstance(v, str) and bool(v)),
         (("resume",), "auto, null or a .ckpt", lambda v: v is None or isinstance(v, str)),
     ):
         for key in keys:
@@ -194,6 +196,11 @@ def check(cfg: DictConfig) -> None:
             "lr_warmup_steps has no effect with lr_schedule=constant: set "
             "lr_schedule=constant_with_warmup."
         )
+
+
+def is_path_or_none(value: object) -> bool:
+    """Tell whether a value is None, or the path of a file or a folder."""
+    return value is None or isinstance(value, str) and bool(value) and Path(value).exists()
 
 
 def hold(cfg: DictConfig, key: str, kind: str, holds: Callable[[Any], bool]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.data.photos import captions, load_photos
+from dreambooth.data.photos import captions, load_photos, own_class_images
 from dreambooth.data.subjects import photos_here, require_so_many
 from dreambooth.errors import UserError
 
@@ -14,11 +14,15 @@ Plain = Mapping[str, Any]
 
 
 def refuse_bad_photos(config: Plain) -> None:
-    """Read a run's photos and captions, where they are on this machine.
+    """Read a run's photos and captions, where they are on this machine; list its class images.
 
     Raises:
-        UserError: no photos, fewer than `photos.use`, or one that cannot be read, by name.
+        UserError: no photos, fewer than `photos.use`, one that cannot be read, by name, or fewer
+            class images in a folder of the user's own than are asked for.
     """
+    prior = config["prior"]
+    if config["ppl"] and config["method"]["uses_prior"] and prior["images_dir"] is not None:
+        own_class_images(prior["images_dir"], prior["num_class_images"])
     paths = _listed(config)
     for _ in load_photos(paths):
         pass
