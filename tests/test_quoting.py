@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreambooth.data.prompts import SubjectWords
-from dreambooth.quoting import printable, quoted, typed
+from dreambooth.quoting import printable, quote_paths, quoted, typed
 from dreambooth.study.finished.runs import Run
 from dreambooth.training.logs.summary import Finished, print_summary
 
@@ -72,3 +72,13 @@ def test_the_command_for_an_unfinished_run_names_its_folder(tmp_path):
         Run.read(folder)
     command = str(caught.value).split("`")[1]
     assert parsed(shlex.split(command)[2:]) == {"hydra.run.dir": str(folder)}
+
+
+def test_a_folder_of_a_sweep_may_be_typed_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("study/ppl=True,subject=dog")
+    folder.mkdir(parents=True)
+    overrides = [f"run={folder}", "subject=dog,cat", f"runs=[{folder}]", f"run='{folder}'"]
+    run, *others = quote_paths([*overrides, "run=study/ppl=True", "-m", "lr=" + "1," * 9999])
+    assert parsed([run]) == {"run": str(folder)}
+    assert others == [*overrides[1:], "run=study/ppl=True", "-m", "lr=" + "1," * 9999]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
+from pathlib import Path
 
 
 def quoted(text: object) -> str:
@@ -17,6 +19,29 @@ def quoted(text: object) -> str:
     # Hydra's strings escape a quote, and backslashes only where they stand before a quote
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), str(text))
     return f"'{escaped}'"
+
+
+def quote_paths(overrides: Iterable[str]) -> list[str]:
+    """Quote values that are paths of this machine: `run=multirun/study/ppl=True,subject=dog`.
+
+    Folders of a sweep are named by their settings, and Hydra would read these as its own grammar.
+    """
+    return [_with_quoted_path(override) for override in overrides]
+
+
+def _with_quoted_path(override: str) -> str:
+    key, _, value = override.partition("=")
+    is_grammar = any(sign in value for sign in ",=[]{}()") and value[:1] not in ("'", '"')
+    if is_grammar and ("/" in value or "=" in value) and _exists(value):
+        return f"{key}={quoted(value)}"
+    return override
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # a text too long for a name, say
+        return False
 
 
 def typed(override: str) -> str:

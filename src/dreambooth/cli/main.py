@@ -30,7 +30,7 @@ from dreambooth.cli.sweeps.jobs import JobFailed, hand_over
 from dreambooth.cli.sweeps.resume_sweep import with_sweep
 from dreambooth.cli.sweeps.sweep_lines import Place
 from dreambooth.errors import UserError
-from dreambooth.quoting import printable
+from dreambooth.quoting import printable, quote_paths
 
 # how long an idle OpenMP thread spins before it sleeps; benchmarks/threads.py chose it
 SPIN_COUNT = "10000"
@@ -53,6 +53,7 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
         end_with_parent()
         try:
             parsed = parse(sys.argv[1:])
+            parsed.overrides = quote_paths(parsed.overrides)
             if command == "train":
                 parsed = without_traces(with_sweep(parsed))
             parsed.overrides = quote_axes(parsed.overrides)

@@ -21,7 +21,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", 
 # What Pillow may try, whatever the suffix says. Other formats are not safe: EPS runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 MIN_SIDE = 16  # pixels
+_FIX = "a folder that holds the photos"
 MAX_PIXELS = 64_000_000  # read from the header, before anything is decompressed
+
+
+def is_photo(path: Path) -> bool:
+    """Tell whether a path has the suffix of a photo."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def list_photos(folder: str | Path) -> list[Path]:
@@ -34,9 +40,11 @@ def list_photos(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"the photo folder {folder} {what}: give a folder that holds the photos.")
+        is_one = folder.exists() and is_photo(folder)
+        fix = f"the folder that it is in, {folder.parent}" if is_one else _FIX
+        raise UserError(f"the photo folder {folder} {what}: give {fix}.")
     found = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    photos = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    photos = sorted(p for p in found if is_photo(p) and not p.is_dir())
     if not photos:
         _point_below(folder, found)
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
@@ -50,7 +58,7 @@ def list_photos(folder: str | Path) -> list[Path]:
 def _point_below(folder: Path, found: Sequence[Path]) -> None:
     """Refuse a folder whose folders hold the photos, by the first of them."""
     for below in sorted(path for path in found if path.is_dir()):
-        if any(p.suffix.lower() in SUFFIXES and p.is_file() for p in below.iterdir()):
+        if any(is_photo(p) and p.is_file() for p in below.iterdir()):
             raise UserError(
                 f"the photo folder {folder} holds no photos, but folders with photos: give the "
                 f"folder of one subject, such as {below}."

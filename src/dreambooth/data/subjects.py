@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from dreambooth.data.photos import list_photos
+from dreambooth.data.photos import is_photo, list_photos
 from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
 from dreambooth.locks import locked
@@ -159,6 +159,11 @@ def subject_folder(
         if (folder / name).is_dir():
             return folder / name
         names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        if not names and any(map(is_photo, folder.iterdir())):
+            raise UserError(
+                f"photos.root={root} holds photos, and not a folder for each subject: give "
+                f"subject.photos={root}."
+            )
         hint = suggest(name, names) if names else "it holds no sub-folder at all."
         raise UserError(f"in photos.root={root}: {hint} ({_OWN_PHOTOS})")
     _require_known(name)

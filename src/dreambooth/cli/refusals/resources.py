@@ -32,10 +32,12 @@ def free_bytes(folder: str | Path) -> int:
 def readable_size(count: float) -> str:
     """Write a number of bytes.
 
-    >>> readable_size(3 * GIB), readable_size(4e6)
-    ('3.0 GiB', '4 MB')
+    >>> readable_size(3 * GIB), readable_size(4e6), readable_size(3e5)
+    ('3.0 GiB', '4 MB', '0.3 MB')
     """
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 1e6:.0f} MB"
+    if count >= GIB / 10:
+        return f"{count / GIB:.1f} GiB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def refuse_full_disk(configs: Sequence[Plain]) -> None:

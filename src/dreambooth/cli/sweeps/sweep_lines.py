@@ -18,8 +18,6 @@ from dreambooth.study.finished.sweeps import FAILED, SWEEP, SweepPlan
 
 MAIN = {"DINO": "DINO", "CLIP-T class_only": "CLIP-T", "PRES": "PRES"}  # names of metrics, short
 SCORES = 3  # in a line
-# overrides that tell no run from another, if anything else does
-PLACES = ("experiment=", "photos.root=", "subject.photos=", "cache_dir=")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class Place:
             jobs = ()
         folders = [sweep / job["folder"] for job in jobs]
         alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else ()
-        parts = [o for o in own if o not in alike and not o.startswith(PLACES)] or own
+        unnamed = hydra.job.config.override_dirname.exclude_keys  # as in the folder's name
+        parts = [o for o in own if o not in alike and o.partition("=")[0] not in unnamed] or own
         number = int(hydra.job.num) + 1
         total = len(jobs) or int(hydra.sweeper.get("n_trials") or number)
         in_parallel = "basic_launcher" not in hydra.launcher._target_

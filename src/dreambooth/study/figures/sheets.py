@@ -48,7 +48,7 @@ def settings_sheet(runs: Sequence[ScoredRun], answer: Answer, subject: str) -> F
         for number, key in enumerate(prompts)
     ]
     phrases = {run.run.record.get("subject_phrase") for _, run in columns}
-    shown = [_words(own[0], key) if len(phrases) == 1 else _general(key) for key in prompts]
+    shown = [_words(own[0], key if len(phrases) == 1 else _without_phrase(key)) for key in prompts]
     return sheet(["photos", *(name for name, _ in columns)], shown, cells, told)
 
 
@@ -67,7 +67,7 @@ def subjects_sheet(runs: Sequence[ScoredRun], names: Sequence[str]) -> Figure | 
         [_at(_photos(run), 0), *(found.get(key) for key in prompts)]
         for (_, run), found in zip(chosen, pictures, strict=True)
     ]
-    shown = [_general(key) for key in prompts]
+    shown = [_without_phrase(key).replace("{class}", "(class noun)") for key in prompts]
     return sheet(["photo", *shown], [name for name, _ in chosen], cells)
 
 
@@ -169,9 +169,9 @@ def _words(run: ScoredRun, key: str) -> str:
     return key
 
 
-def _general(key: str) -> str:
-    """Write a prompt's template for runs with different words."""
-    return key.replace("{subject}", "…").replace("{class}", "(class noun)")
+def _without_phrase(key: str) -> str:
+    """Write a prompt's template for runs that call the subject differently."""
+    return key.replace("{subject}", "…")
 
 
 def _photos(run: ScoredRun) -> Sequence[Path]:

@@ -40,7 +40,7 @@ function lines(id, title, charts) {
 }
 
 function line(title, points, behind = []) {
-  const series = { name: title, colour: "var(--c1)", kind: "line", points: points.map(([x, y]) => ({ x, y, text: `step ${number(x, 0)}: ${number(y)}` })) };
+  const series = { name: title, colour: "var(--c1)", kind: "line", style: behind.length ? "mean" : "", points: points.map(([x, y]) => ({ x, y, text: `step ${number(x, 0)}: ${number(y)}` })) };
   return chart({ title, note: behind.length ? SMOOTH : "", x: "step", series: [...behind, series] });
 }
 

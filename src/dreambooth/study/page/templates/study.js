@@ -150,7 +150,7 @@ function lineCharts(names, pointsOf, spec, behind = null) {
   return names.map((name) => {
     const series = runs.map((run) => ({ run, points: pointsOf(run, name) })).filter((s) => s.points.length)
       .map(({ run, points }) => ({ name: run.label, colour: look(run.row).colour, kind: "line",
-        style: state.chosen.includes(run.i) || runs.length < 5 ? "" : "faint",
+        style: runs.length < 5 ? (behind ? "mean" : "") : state.chosen.includes(run.i) ? "" : "faint",
         points: points.map(([x, y]) => ({ x, y, run: run.i, text: `${run.label}, step ${number(x, 0)}: ${number(y)}` })) }));
     series.push(...meanLines(runs, pointsOf, name));
     if (behind && runs.length < 5) series.unshift(...runs.map((run) => behind(run, name)));
