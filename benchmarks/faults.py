@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
 LONGEST = 120  # seconds of a process, which then counts as crashed
-DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another")
+DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another", "doubled")
 # what a server says to every request, None for nothing; "closed" is a port that nobody listens at
 SERVERS: dict[str, bytes | None] = {
     "closed": None,
@@ -203,6 +203,8 @@ def damage(path: Path, kind: str, another: Path | None = None) -> None:
         path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
     elif kind == "cut":
         path.write_bytes(data[: len(data) * 2 // 3])
+    elif kind == "doubled":
+        path.write_bytes(data + data)
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "garbage":
