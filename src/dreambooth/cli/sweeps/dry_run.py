@@ -27,6 +27,7 @@ Plain = Mapping[str, Any]
 def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     """Print the plan of a sweep; nothing is run, and nothing written."""
     folder, configs = Path(sweep.hydra.sweep.dir), []
+    unnamed = sweep.hydra.job.config.override_dirname.exclude_keys
     title = f"{_counted(len(jobs))}: {escape(str(folder))}"
     table = Table(title=title, title_justify="left")
     table.box, table.pad_edge = SIMPLE_HEAD, False
@@ -35,7 +36,7 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     for number, job in enumerate(jobs):
         state, config = _state(job, folder)
         configs += [config] if config is not None else []
-        own = what_varies(job.overrides, [each.overrides for each in jobs], sweep.hydra)
+        own = what_varies(job.overrides, [each.overrides for each in jobs], unnamed)
         table.add_row(str(number), escape(" ".join(own)), escape(job.folder), escape(state))
     console = _console()
     console.print(table)

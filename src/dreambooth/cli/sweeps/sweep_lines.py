@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from dreambooth.errors import UserError
 from dreambooth.study.finished.sweeps import FAILED, SWEEP, SweepPlan
@@ -53,7 +52,8 @@ class Place:
         except UserError:  # a sweep without a plan
             jobs = ()
         folders = [sweep / job["folder"] for job in jobs]
-        parts = what_varies(own, [job["overrides"] for job in jobs], hydra) or own
+        unnamed = hydra.job.config.override_dirname.exclude_keys
+        parts = what_varies(own, [job["overrides"] for job in jobs], unnamed) or own
         number = int(hydra.job.num) + 1
         total = len(jobs) or int(hydra.sweeper.get("n_trials") or number)
         in_parallel = "basic_launcher" not in hydra.launcher._target_
@@ -84,14 +84,15 @@ class Place:
         return f"{self.number:{len(str(self.total))}}/{self.total}  {self.name}  {what}{ends}"
 
 
-def what_varies(own: Sequence[str], every: Sequence[Sequence[str]], hydra: DictConfig) -> list[str]:
-    """List the overrides that set a run apart from `every` one, without those that no folder names.
+def what_varies(
+    own: Sequence[str], every: Sequence[Sequence[str]], unnamed: Sequence[str]
+) -> list[str]:
+    """List the overrides that set a run apart from `every` one.
 
     Args:
-        hydra: Hydra's configuration; a preset names keys there that follow from others.
+        unnamed: keys that are left out, as in the names of folders; a preset adds to them.
     """
     alike = set.intersection(*map(set, every)) if len(every) > 1 else set()
-    unnamed = hydra.job.config.override_dirname.exclude_keys
     return [o for o in own if o not in alike and o.partition("=")[0] not in unnamed]
 
 
