@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from dreambooth.cli.configuration.configs import CONF
 from dreambooth.cli.drawing.generate import generate
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import StableDiffusion
-from dreambooth.sampling.draw import draw, evaluation_mode
+from dreambooth.sampling.draw import _ShortTruncation, draw, evaluation_mode
 from dreambooth.sampling.spec import Sampling
 
 SAMPLERS = ("DDIMScheduler", "EulerAncestralDiscreteScheduler", "PNDMScheduler")
@@ -146,3 +147,23 @@ def test_what_cannot_be_drawn_is_refused_before_the_model_loads(
     with pytest.raises(UserError, match=expected):
         generate(cfg)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_is_cut_is_told_once_and_in_our_words():
+    pipeline = logging.getLogger("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
+    long = "The following part of your input was truncated because CLIP can only handle sequences"
+    record = pipeline.makeRecord(
+        pipeline.name,
+        logging.WARNING,
+        "",
+        0,
+        "%s",
+        (f"{long} up to 77 tokens: ['on', 'a sea']",),
+        None,
+    )
+    cut = _ShortTruncation()
+    assert cut.filter(record)
+    told = "warning: a prompt is longer than 77 tokens, so this is cut: a sea; on"
+    assert record.getMessage() == told
+    record.msg, record.args = f"{long} up to 77 tokens: ['on']", ()
+    assert not cut.filter(record)

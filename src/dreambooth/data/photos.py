@@ -76,7 +76,8 @@ def own_class_images(folder: str | Path, count: int) -> list[Path]:
 def _point_below(folder: Path, found: Sequence[Path]) -> None:
     """Refuse a folder whose folders hold the photos, by the first of them."""
     for below in sorted(path for path in found if path.is_dir()):
-        if any(is_photo(p) and p.is_file() for p in below.iterdir()):
+        _, _, names = next(os.walk(below), ("", [], []))  # none of what cannot be read
+        if any(is_photo(Path(name)) for name in names):
             raise UserError(
                 f"the photo folder {folder} holds no photos, but folders with photos: give the "
                 f"folder of one subject, such as {below}."

@@ -37,7 +37,9 @@ class _ShortTruncation(logging.Filter):
         texts = re.findall(r"'([^']*)'", cut.replace("<|endoftext|>", ""))
         new = {text for text in texts if text.strip()} - self.known
         self.known |= new
-        record.msg, record.args = "A prompt is too long, so this is cut: %s", ("; ".join(new),)
+        told = "; ".join(sorted(text.strip() for text in new))
+        record.msg = "warning: a prompt is longer than %s tokens, so this is cut: %s"
+        record.args = start.split()[-1], told  # the limit ends diffusers' sentence
         return bool(new)
 
 

@@ -27,6 +27,11 @@ def test_a_drawing_is_named_by_what_was_asked_for():
 def test_pictures_lie_in_a_run_that_has_its_record(tmp_path):
     with pytest.raises(UserError, match="is not a finished run"):
         drawn_in(str(tmp_path))
+    run = tmp_path / "ppl=True"
+    run.mkdir()
+    (run / "run.json").touch()
+    with pytest.raises(UserError, match=f"holds a finished run: give run={run}$"):
+        drawn_in(str(tmp_path))
     (tmp_path / "run.json").touch()
     assert drawn_in(str(tmp_path)) == f"{tmp_path}/generated"
     assert drawn_in(None) == "outputs/generated"

@@ -117,11 +117,14 @@ def drawn_in(run: str | None) -> str:
     """Return the folder of what generate.py draws: in the run's, or without a run in `outputs/`.
 
     Raises:
-        UserError: the run's folder holds no `run.json`.
+        UserError: the folder is no finished run's.
     """
     if run is None:
         return "outputs/generated"
     if not (Path(run) / "run.json").is_file():
+        from dreambooth.study.finished.sweeps import refuse_sweep  # only where it is needed
+
+        refuse_sweep(Path(run))
         raise UserError(
             f"run={run} is not a finished run (it holds no run.json): give the output folder of a "
             "train.py run that has ended."

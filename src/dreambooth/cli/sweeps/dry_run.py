@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dreambooth.cli.refusals.resources import free_bytes, readable_size
 from dreambooth.cli.sweeps.planning import PlannedJob
+from dreambooth.cli.sweeps.sweep_lines import what_varies
 from dreambooth.errors import UserError
 from dreambooth.study.costs.estimates import Earlier, Estimate, estimate
 from dreambooth.study.costs.plan import Work
@@ -26,7 +27,7 @@ Plain = Mapping[str, Any]
 def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     """Print the plan of a sweep; nothing is run, and nothing written."""
     folder, configs = Path(sweep.hydra.sweep.dir), []
-    alike = set.intersection(*(set(job.overrides) for job in jobs))
+    unnamed = sweep.hydra.job.config.override_dirname.exclude_keys
     title = f"{_counted(len(jobs))}: {escape(str(folder))}"
     table = Table(title=title, title_justify="left")
     table.box, table.pad_edge = SIMPLE_HEAD, False
@@ -35,8 +36,8 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     for number, job in enumerate(jobs):
         state, config = _state(job, folder)
         configs += [config] if config is not None else []
-        own = " ".join(override for override in job.overrides if override not in alike)
-        table.add_row(str(number), escape(own), escape(job.folder), escape(state))
+        own = what_varies(job.overrides, [each.overrides for each in jobs], unnamed)
+        table.add_row(str(number), escape(" ".join(own)), escape(job.folder), escape(state))
     console = _console()
     console.print(table)
     earlier = [folder, folder.parent.parent, Path(sweep.hydra.run.dir).parent.parent]

@@ -52,9 +52,8 @@ class Place:
         except UserError:  # a sweep without a plan
             jobs = ()
         folders = [sweep / job["folder"] for job in jobs]
-        alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else ()
-        unnamed = hydra.job.config.override_dirname.exclude_keys  # as in the folder's name
-        parts = [o for o in own if o not in alike and o.partition("=")[0] not in unnamed] or own
+        unnamed = hydra.job.config.override_dirname.exclude_keys
+        parts = what_varies(own, [job["overrides"] for job in jobs], unnamed) or own
         number = int(hydra.job.num) + 1
         total = len(jobs) or int(hydra.sweeper.get("n_trials") or number)
         in_parallel = "basic_launcher" not in hydra.launcher._target_
@@ -83,6 +82,18 @@ class Place:
         left = self.seconds_left()
         ends = "" if left is None or left <= 0 else f"  (all by about {clock(left)})"
         return f"{self.number:{len(str(self.total))}}/{self.total}  {self.name}  {what}{ends}"
+
+
+def what_varies(
+    own: Sequence[str], every: Sequence[Sequence[str]], unnamed: Sequence[str]
+) -> list[str]:
+    """List the overrides that set a run apart from `every` one.
+
+    Args:
+        unnamed: keys that are left out, as in the names of folders; a preset adds to them.
+    """
+    alike = set.intersection(*map(set, every)) if len(every) > 1 else set()
+    return [o for o in own if o not in alike and o.partition("=")[0] not in unnamed]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
 from dreambooth.study.finished.base_model import load_base
+from dreambooth.study.finished.sweeps import refuse_sweep
 
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
@@ -40,6 +41,7 @@ class Run:
             UserError: no such folder, a run that did not end, or an earlier version's record.
         """
         folder = Path(folder)
+        refuse_sweep(folder)
         if not folder.is_dir():
             raise UserError(
                 f"run={folder} is not a folder: give the output folder of a train.py run."

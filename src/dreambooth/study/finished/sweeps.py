@@ -183,3 +183,16 @@ def sweep_name(folder: Path) -> str:
     keys = [text.lstrip("+").partition("=")[0] for text in overrides if re.search("[,(]", text)]
     what = time[2] or "-".join(key.rpartition(".")[2] for key in keys) or "sweep"
     return f"{what} {folder.parent.name} {time[1]}"
+
+
+def refuse_sweep(folder: Path) -> None:
+    """Refuse a folder of runs where one of them is asked for.
+
+    Raises:
+        UserError: counts them, and names the first.
+    """
+    runs = sorted(record.parent for record in folder.glob("*/run.json"))
+    if runs and not (folder / "run.json").exists():
+        several = f"{len(runs)} finished runs: give one of them, such as"
+        told = several if len(runs) > 1 else "a finished run: give"
+        raise UserError(f"run={folder} holds {told} run={runs[0]}")
