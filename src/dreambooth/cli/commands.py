@@ -22,6 +22,7 @@ from dreambooth.cli.sweeps.objective import check_objective, objective_of
 from dreambooth.cli.sweeps.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
+from dreambooth.scratch import remove_leftovers
 from dreambooth.study.costs.step_memory import memory_of
 from dreambooth.training.distributed import is_first
 from dreambooth.training.resuming.finished import finished
@@ -52,6 +53,7 @@ def train(cfg: DictConfig) -> int | float:
     scores = finished(folder, config)
     if scores is not None:
         if is_first():
+            remove_leftovers(folder, deep=True)
             kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
             print(kept if place is None else place.line("was finished before"), flush=True)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
