@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from dreambooth.errors import UserError
-from dreambooth.study.card import _verified, write_card
+from dreambooth.study.card import _training_prompts, _verified, write_card
 from dreambooth.study.push import push, require_token
 
 pytestmark = pytest.mark.slow
@@ -34,6 +34,19 @@ def test_the_card_has_scores_under_their_variants_and_pictures_that_exist(scored
     text = _verified({"diffusers": fine, "kohya": bad})
     assert "| diffusers | draws the same picture | 0.010 |" in text
     assert "| kohya | it cannot be loaded |  |" in text
+
+
+def test_the_card_tells_the_prompts_of_the_photos():
+    token = {"templates": ["a photo of {subject}", "my {subject}"]}
+    phases = [{"unet": "frozen", "text_encoder": "token"}]
+    method = {"token": token, "phases": phases}
+    config = {"instance_prompt": "a <toy>", "subject_phrase": "<toy>", "method": method}
+    assert _training_prompts(config) == "2 prompts such as `a photo of <toy>`"
+    phases.append({"unet": "full", "text_encoder": "frozen"})
+    learned = "`a <toy>`, and while the word was learned with 2 prompts such as `a photo of <toy>`"
+    assert _training_prompts(config) == learned
+    method["token"] = None
+    assert _training_prompts(config) == "`a <toy>`"
 
 
 class FakeApi:

@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from dreambooth.data.prompts import fill
+from dreambooth.data.templates import templates
 from dreambooth.files import atomic, read_csv
 from dreambooth.pocket.embedded import FOLDERS, is_embedded, model_path
 from dreambooth.study.finished.runs import Run
@@ -97,16 +99,27 @@ def _text(run: Run) -> str:
     return "\n\n".join(part for part in _parts(run) if part) + "\n"
 
 
+def _training_prompts(config: Mapping[str, Any]) -> str:
+    """Word what the photos' prompts were: the run's own, or templates while a new word trains."""
+    prompt, method = f"`{config['instance_prompt']}`", config["method"]
+    drawn = templates((method.get("token") or {}).get("templates", "none"))
+    if not drawn:
+        return prompt
+    some = f"{len(drawn)} prompts such as `{fill(drawn[0], None, config['subject_phrase'])}`"
+    others = any(phase["text_encoder"] != "token" for phase in method["phases"])
+    return f"{prompt}, and while the word was learned with {some}" if others else some
+
+
 def _parts(run: Run) -> Iterator[str]:
     record, config = run.record, run.config
     base, subject = record["model"]["path"], record["subject"]
     yield f"# {_title(run)}"
     method, phrase = config["method"]["name"], record["subject_phrase"]
-    what, photos = KINDS[record["export"]].capitalize(), record.get("photos_used")
+    kind, photos = KINDS[record["export"]], record.get("photos_used")
     yield (
-        f"{what}, trained on {photos} photos of a {subject['class_noun']} (method `{method}`) from "
-        f"`{base}`. `{phrase}` names the subject in prompts; the photos were trained with "
-        f"`{config['instance_prompt']}`."
+        f"{kind[0].upper()}{kind[1:]}, trained on {photos} photos of a {subject['class_noun']} "
+        f"(method `{method}`) from `{base}`. `{phrase}` names the subject in prompts; the "
+        f"photos were trained with {_training_prompts(config)}."
     )
     yield _pictures(run)
     yield _use(run)
