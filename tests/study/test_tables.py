@@ -191,4 +191,9 @@ def test_settings_with_a_run_each_are_printed_once(tmp_path, capsys):
     for lr in (1e-3, 1e-4):
         write_run(tmp_path, str(lr), 100 * lr, lr=lr)
     print_tables(tmp_path)
-    assert "means over subjects" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "means over subjects" not in printed and "generate.py" not in printed
+    folder = next(tmp_path.glob("*/run.json")).parent
+    (folder / "model").mkdir()
+    print_tables(tmp_path)
+    assert f"python generate.py run={folder}\n" in capsys.readouterr().out

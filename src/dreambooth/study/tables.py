@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
+from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.answers.answer_files import FILES, write_answer
 from dreambooth.study.answers.answer_rows import build_answer
@@ -107,6 +108,9 @@ def print_tables(
     looks = write_looks(folder, runs, answer)
     written = ", ".join(("runs.csv", "settings.csv", *FILES, *looks))
     console.print(Text(f"Written to {folder}: {written}"))
+    drawing = next((r.run.folder for r in runs if (r.run.folder / "model").is_dir()), None)
+    if drawing is not None:  # printed without rich, which would break the line
+        print("Draw with a run, such as: python generate.py", typed(f"run={quoted(drawing)}"))
     if wandb:
         from dreambooth.study.wandb_summary import log_study  # matplotlib takes a second
 
