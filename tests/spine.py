@@ -17,6 +17,7 @@ from PIL import Image
 from dreambooth.cli.configuration import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configuration.configs import CONF
 from dreambooth.cli.refusals.checks import check
+from dreambooth.scratch import make_scratch
 
 if TYPE_CHECKING:
     from dreambooth.training.spec import TrainSpec
@@ -132,3 +133,10 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return a == b
+
+
+def left_behind(target: Path) -> Path:
+    """Make the temporary folder that a process left which was killed while it wrote `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = make_scratch(target)
+    return scratch.rename(str(scratch).replace(f"-{os.getpid()}-", "-999999999-"))

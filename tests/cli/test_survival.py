@@ -15,11 +15,10 @@ import pytest
 
 from dreambooth.files import read_csv
 from dreambooth.sampling.samples import SampleSet
-from dreambooth.scratch import make_scratch
 from dreambooth.study.finished.sweeps import find_unfinished
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.module import DreamBooth
-from spine import ROOT, Spine
+from spine import ROOT, Spine, left_behind
 
 pytestmark = [
     pytest.mark.slow,
@@ -131,8 +130,7 @@ def test_a_sweep_killed_at_its_worst_moments_ends_with_the_same_table(sweep, who
     for point in POINTS:
         assert sweep(folder, point) == -signal.SIGKILL, point
     assert [run.name for run in find_unfinished(folder)] == ["1"]
-    record, left = (folder / "0/run.json").stat(), make_scratch(folder / "0/run.json")
-    left = left.rename(str(left).replace(f"-{os.getpid()}-", "-999999999-"))  # a dead process
+    record, left = (folder / "0/run.json").stat(), left_behind(folder / "0/run.json")
     assert sweep(folder) == 0
     assert (folder / "0/run.json").stat() == record and not left.exists()
     assert settings_and_scores(folder) == whole and len(whole) == 2

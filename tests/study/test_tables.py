@@ -19,6 +19,7 @@ from dreambooth.study.finished.sweeps import Unfinished
 from dreambooth.study.fitting import Block
 from dreambooth.study.tables import ReportSpec, print_tables, report, runs_table
 from run_records import DINO, metrics_file, read_metrics, write_metrics, write_run
+from spine import left_behind
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -63,8 +64,10 @@ def test_a_row_is_what_differs_the_scores_and_the_costs(tmp_path):
 def test_means_and_intervals_are_printed_and_written(tmp_path, capsys):
     for subject, score in (("dog", 0.2), ("cat", 0.6)):
         write_run(tmp_path, subject, score, subject)
+    left = left_behind(tmp_path / "runs.csv")
     print_tables(tmp_path)
     printed = capsys.readouterr().out
+    assert not left.exists()
     assert "0.400" in printed and "0.200 to 0.600" in printed
     (row,) = table(tmp_path / "settings.csv")
     assert float(row[DINO]) == pytest.approx(0.4) and row["subjects"] == "2"

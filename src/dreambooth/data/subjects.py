@@ -19,6 +19,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import atomic, file_hash
 from dreambooth.locks import locked
 from dreambooth.pocket.embedded import rendered_photos, require_class
+from dreambooth.scratch import remove_leftovers
 
 PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
 _FIX = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
@@ -204,6 +205,7 @@ def fetch_dataset(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / ".fetch"):
+            remove_leftovers(root, deep=True)
             missing = _missing(root, entries)
             log.info(
                 "downloading %d files (%.1f MB) of the DreamBooth dataset from %s into %s",

@@ -15,6 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_csv
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.draw import torch_device
+from dreambooth.scratch import remove_leftovers
 from dreambooth.study.answers.answer_files import FILES, write_answer
 from dreambooth.study.answers.answer_rows import build_answer
 from dreambooth.study.answers.settings import by_setting, in_order, varying
@@ -96,6 +97,8 @@ def print_tables(
     names = {run.name for run in unfinished}
     runs = in_order([run for run in runs if run.name not in names])
     answer = build_answer(runs, unfinished)
+    for place in (folder, folder / "figures"):
+        remove_leftovers(place)
     write_csv(folder / "runs.csv", runs_table(runs, unfinished))
     write_csv(folder / "settings.csv", by_setting(runs, varying(runs)))
     write_answer(folder, answer)

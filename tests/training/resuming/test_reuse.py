@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 from dreambooth.files import folder_hash
-from dreambooth.scratch import make_scratch
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.resuming import trained
 from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.resuming.resume import Start
 from dreambooth.training.resuming.reuse import Claim
 from dreambooth.training.resuming.trained import Trained
-from spine import CONSTANT, checkpoint, copy_checkpoint, same
+from spine import CONSTANT, checkpoint, copy_checkpoint, left_behind, same
 
 pytestmark = pytest.mark.slow
 
@@ -214,8 +213,7 @@ def test_what_a_killed_run_left_of_its_last_step_is_removed(tmp_path):
     ours = Trained(tmp_path / "cache", "key", 1.0, tmp_path / "run", 2, 0)
     path = ours.run / "checkpoints/phase-0/step-000002.ckpt"
     publish(ours, path, "key")
-    left = make_scratch(ours.folder / path.name)
-    left = left.rename(str(left).replace(f"-{os.getpid()}-", "-999999999-"))  # of a dead process
+    left = left_behind(ours.folder / path.name)
     start = Start(path.parent, {}, path, ours)
     spec: Any = SimpleNamespace(curve=None)
     assert Claim(spec, ours, None).made(start, may_take=True) is start
