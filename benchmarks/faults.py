@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
-LONGEST = 120  # seconds of a process, which then counts as crashed
+LONGEST = 300  # seconds of a process, which then counts as crashed
 DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another", "doubled")
 # what a server says to every request, None for nothing; "closed" is a port that nobody listens at
 SERVERS: dict[str, bytes | None] = {
