@@ -15,7 +15,6 @@ from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos, load_photo
 from dreambooth.errors import UserError
 from dreambooth.model.stable_diffusion import StableDiffusion
-from spine import left_behind
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +110,3 @@ def test_an_interrupted_encoding_leaves_nothing(spine, model, tmp_path, monkeypa
     with pytest.raises(OSError, match="interrupted"):
         encode_examples(model, list_photos(spine.photos), ["a"] * 3, Crops(16), 0, tmp_path)
     assert [p.suffix for p in (tmp_path / "latents").iterdir()] in ([], [".lock"])
-
-
-def test_what_a_killed_process_left_is_removed_when_latents_are_read(spine, model, tmp_path):
-    left = left_behind(tmp_path / "latents" / "0.safetensors")
-    encode_examples(model, list_photos(spine.photos), ["a"] * 3, Crops(16), 0, tmp_path)
-    assert not left.exists()

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.samples import SampleSet
-from spine import CONSTANT, checkpoint, copy_checkpoint, same
+from spine import CONSTANT, checkpoint, copy_checkpoint, left_behind, same
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,10 @@ def test_a_finished_run_is_not_trained_again(spine, four_steps, tmp_path, monkey
     out = tmp_path / "run"
     copy_checkpoint(four_steps, out, "checkpoints/phase-0/step-000004.ckpt")
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)
+    places = (spine.cache / "latents/0.safetensors", spine.cache / "trained/0/step-000004.ckpt")
+    left = [left_behind(place) for place in (*places, out / "run.json")]  # by killed runs
     spine.run(out, *CONSTANT)
+    assert not any(place.exists() for place in left)
     before, after = (
         StableDiffusion.from_pretrained(str(run / "model")) for run in (four_steps, out)
     )

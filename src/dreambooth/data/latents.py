@@ -19,7 +19,6 @@ from dreambooth.data.photos import image_hash, load_photos
 from dreambooth.files import cache_key
 from dreambooth.locks import locked
 from dreambooth.model.interface import BaseModel
-from dreambooth.scratch import remove_leftovers
 from dreambooth.tensors import Damaged, read_tensors, write_tensors
 
 BATCH_SIZE = 8  # views that the VAE encodes at a time
@@ -79,7 +78,6 @@ def encode_examples(
         **asdict(crops),
     )
     file = Path(cache_dir) / "latents" / f"{key}.safetensors"
-    remove_leftovers(file.parent)
     latents = _read(file)  # without the lock, so that a read-only cache works too
     if latents is None:
         with locked(file):

@@ -13,6 +13,7 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
 from dreambooth.locks import held
+from dreambooth.scratch import remove_leftovers
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finish import Finish
 from dreambooth.training.logs.costs import STOPPED, Costs
@@ -54,6 +55,8 @@ def run(spec: TrainSpec, estimated_gib: float | None = None) -> Outcome:
             the first step if it can be found there.
     """
     with held(spec.folder) if is_first() else nullcontext():
+        if is_first():  # what is whole is read without coming to the places that tidy up
+            remove_leftovers(spec.cache_dir, deep=True)
         return _run(spec, estimated_gib)
 
 

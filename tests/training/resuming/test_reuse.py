@@ -21,7 +21,7 @@ from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.resuming.resume import Start
 from dreambooth.training.resuming.reuse import Claim
 from dreambooth.training.resuming.trained import Trained
-from spine import CONSTANT, checkpoint, copy_checkpoint, left_behind, same
+from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
 pytestmark = pytest.mark.slow
 
@@ -207,17 +207,6 @@ def test_the_curve_of_a_run_that_was_trained_anew_is_not_taken(tmp_path):
     start = Start(b.run / "checkpoints/phase-0", {}, None, b)
     assert Claim(spec, b, curve).made(start, may_take=True).checkpoint is None
     b.release()
-
-
-def test_what_a_killed_run_left_of_its_last_step_is_removed(tmp_path):
-    ours = Trained(tmp_path / "cache", "key", 1.0, tmp_path / "run", 2, 0)
-    path = ours.run / "checkpoints/phase-0/step-000002.ckpt"
-    publish(ours, path, "key")
-    left = left_behind(ours.folder / path.name)
-    start = Start(path.parent, {}, path, ours)
-    spec: Any = SimpleNamespace(curve=None)
-    assert Claim(spec, ours, None).made(start, may_take=True) is start
-    assert not left.exists() and not ours.lock.is_locked
 
 
 def test_a_cache_that_cannot_be_used_stops_no_run(tmp_path, caplog):

@@ -13,7 +13,6 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import cache_key
 from dreambooth.sampling.samples import step_name
-from dreambooth.scratch import remove_leftovers
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.run_log import CURVE
 from dreambooth.training.prepare import Prepared
@@ -114,7 +113,6 @@ class Claim:
     def made(self, start: Start, may_take: bool) -> Start:
         """Take the newest checkpoint that this run can use, and the lock if steps are left."""
         last, holds = self.trained.last, False
-        remove_leftovers(self.trained.folder)  # also of a run that was killed after its last step
         while start.step < last:
             for found in self.trained.published(start.step) if may_take else []:
                 if (holds or found.step == last) and (taken := self._take(start, found)):
