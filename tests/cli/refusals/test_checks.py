@@ -30,6 +30,7 @@ TRAIN = {
     "identifier='  '": "identifier must be a text in quotes",
     "samples.prompts=[' ']": "samples.prompts must be a list",
     "cache_dir=5": "cache_dir must be a text in quotes",
+    "optimizer._target_=0": "optimizer._target_ must be a text in quotes",
     "model.path=null": "model.path must be a text in quotes",
     "subject.photos=[a,b]": "subject.photos must be null or a folder",
     "subject.photos=''": "subject.photos must be null or a folder",

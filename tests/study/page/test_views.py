@@ -67,7 +67,8 @@ def test_a_study_has_rows_labels_and_the_two_scores_of_the_tradeoff(folder):
 def test_a_map_is_over_two_settings_that_are_numbers(tmp_path):
     for lr in (1e-5, 1e-4):
         for steps in (100, 200):
-            write_run(tmp_path, f"{lr}-{steps}", 0.5, lr=lr, max_steps=steps, ppl=steps > 100)
+            varied = {"lr": lr, "max_steps": steps, "ppl": steps > 100, "targets": [steps]}
+            write_run(tmp_path, f"{lr}-{steps}", 0.5, **varied)
     assert number_settings(read_runs(tmp_path)) == ["max_steps", "lr"]
     assert numbers(read_runs(tmp_path), "lr") == [1e-5, 1e-4]
-    assert not numbers(read_runs(tmp_path), "ppl")
+    assert not numbers(read_runs(tmp_path), "ppl") and not numbers(read_runs(tmp_path), "targets")

@@ -87,7 +87,7 @@ OPTIONAL = {
 SEEDS = ("seed", "prior.seed")
 TEXTS = ("instance_prompt", "class_prompt", "subject_phrase", "identifier", "cache_dir")
 TEXTS += ("output_dir", "model.name", "model.path", "method.name", "subject.name")
-TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name")
+TEXTS += ("subject.class_noun", "scheduler.name", "prior.sampler.name", "optimizer._target_")
 FOLDERS = ("subject.photos", "photos.root", "prior.images_dir")
 LISTS = {
     "samples.prompts": ('["a {subject}"]', lambda v: isinstance(v, str) and bool(v.strip())),

@@ -92,9 +92,9 @@ def number_settings(runs: Sequence[ScoredRun]) -> list[str]:
 
 def numbers(runs: Sequence[ScoredRun], key: str) -> list[float]:
     """List a setting's values in order; none if they are not numbers."""
-    values = {run.settings.get(key) for run in runs}
+    values = [run.settings.get(key) for run in runs]  # lists and tables cannot be hashed
     found = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return sorted(found) if len(found) == len(values) else []
+    return sorted(set(found)) if len(found) == len(values) else []
 
 
 def shown(value: Any) -> str:
