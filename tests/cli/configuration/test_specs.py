@@ -244,4 +244,4 @@ def test_more_processes_than_cores_are_refused(spine, tmp_path):
 
 def test_a_value_of_another_kind_is_one_sentence(spine, tmp_path):
     with pytest.raises(UserError, match="value of another kind than its key takes"):
-        spine.spec(tmp_path, "photos.root=[1]", "samples.prompts=['a {subject}']", "logger.tags=5")
+        spine.spec(tmp_path, "method.phases=5")

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from dreambooth.errors import UserError
 from dreambooth.files import disk_full, file_hash, link, write_json
+from dreambooth.scratch import remove_leftovers
 from dreambooth.training.logs.run_log import CURVE, read_rows
 from dreambooth.training.resuming.checkpoints import read_record, record_path
 
@@ -85,6 +86,7 @@ class Trained:
             return False
         note.write_text(str(self.run), "utf-8")
         self._wanted(self.last).unlink(missing_ok=True)
+        remove_leftovers(self.folder)  # of a run that died while this one waited
         return True
 
     def release(self) -> None:
