@@ -4,8 +4,9 @@
 
 Each case is a fault in a run of the embedded model, and what became of it. Cases are drawn in one
 fixed order; what is done is kept in `DIR/cases.jsonl`, and a later call goes on after it, for so
-many seconds. The table counts cases by outcome: a *traceback* is an error without words, *silent*
-is another result without a word, *lost* is a run that the same command cannot finish.
+many seconds. A page that is there keeps what stands below its first heading `##`. The table counts
+cases by outcome: a *traceback* is an error without words, *silent* is another result without a
+word, *lost* is a run that the same command cannot finish.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
+import commands
 import faults
+import soak
 from PIL import Image
 
 from dreambooth.cli import startup
@@ -33,15 +35,8 @@ from dreambooth.study.finished.runs import find_runs
 with startup.postponed_imports():
     from dreambooth.cli import main as cli
 
-    for room in (
-        "cli.commands",
-        "cli.scoring.evaluate",
-        "cli.drawing.generate",
-        "study.tables",
-        "training.job",
-    ):
-        import_module(f"dreambooth.{room}")  # forks have it in memory
-    import soak
+    faults.import_rooms("cli.commands", "cli.drawing.generate", "cli.scoring.evaluate")
+    faults.import_rooms("study.tables", "training.job")
     import wrong_input
 
 OUT = faults.ROOT / "docs/results/reliability.md"
@@ -388,7 +383,7 @@ def main() -> None:
     campaign.go_on(chosen.seconds, {kind for kind in chosen.only.split(",") if kind})
     text = page(campaign, sys.argv[1:])
     print(text)
-    chosen.out.write_text(text)
+    commands.write_page(chosen.out, text)
 
 
 if __name__ == "__main__":

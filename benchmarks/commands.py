@@ -41,6 +41,13 @@ def run(
     return {"whole": whole, "cpu": _cpu_seconds() - cpu}
 
 
+def write_page(path: Path, text: str) -> None:
+    """Write a page of results; one that is there keeps what stands below its first heading `##`."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    _, heading, rest = before.partition("\n## ")
+    path.write_text(text + heading + rest, encoding="utf-8")
+
+
 def _cpu_seconds() -> float:
     """Return what finished child processes have computed; other work on the machine leaves it."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ class Ended:
     def crashed(self) -> bool:
         """Whether it ended with a traceback, or after too long a time."""
         return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
+
+
+def import_rooms(*names: str) -> None:
+    """Import modules of the package, such as `training.job`, so that forks have them in memory."""
+    for name in names:
+        import_module(f"dreambooth.{name}")
 
 
 def fork(work: Callable[[], Any], log: Path, seconds: int = LONGEST) -> int:

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -329,9 +330,7 @@ def page(records: Sequence[Record], args: argparse.Namespace, jobs: Sequence[Job
         "",
         *(f"![{subject}, one row for each method]({name})" for subject, name in names.items()),
     ]
-    before = args.page.read_text(encoding="utf-8") if args.page.exists() else ""
-    _, heading, rest = before.partition("\n## ")
-    args.page.write_text("\n".join(lines) + "\n" + heading + rest, encoding="utf-8")
+    commands.write_page(args.page, "\n".join(lines) + "\n")
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import faults
@@ -30,14 +29,8 @@ from dreambooth.files import read_csv
 from dreambooth.study.finished.sweeps import SWEEP, SweepPlan, find_unfinished
 
 with startup.postponed_imports():
-    for room in (
-        "cli.commands",
-        "cli.configuration.specs",
-        "study.page.write",
-        "study.tables",
-        "training.job",
-    ):
-        import_module(f"dreambooth.{room}")  # forks have it in memory
+    faults.import_rooms("cli.commands", "cli.configuration.specs")
+    faults.import_rooms("study.page.write", "study.tables", "training.job")
 
 RUNS = 4
 SETTINGS = (
