@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake that the user can fix.
@@ -24,3 +27,11 @@ def reason(error: BaseException) -> str:
     ('no such file', 'KeyError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(". ")
+
+
+def suggest(word: str, choices: Iterable[str], what: str = "subject") -> str:
+    """Write the error message for a word that is none of `choices`: name the nearest, or all."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(word.lower(), choices, n=1)
+    fix = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
+    return f"unknown {what} {word[:80]!r}: {fix}"

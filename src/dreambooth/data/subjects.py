@@ -1,31 +1,19 @@
-"""Find a subject's photos; download the DreamBooth dataset once, from its own repository."""
+"""Find a subject's photos: in a folder that was given, rendered, or in the DreamBooth dataset."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import urlopen
 
+from dreambooth.data.dataset import FIX, dataset_subjects, fetch_dataset
 from dreambooth.data.photos import is_photo, list_photos
-from dreambooth.errors import UserError
-from dreambooth.files import atomic, file_hash
-from dreambooth.locks import locked
+from dreambooth.errors import UserError, suggest
 from dreambooth.pocket.embedded import rendered_photos, require_class
-from dreambooth.scratch import remove_leftovers
 
-PHOTOS_VARIABLE = "DREAMBOOTH_PHOTOS"
-_FIX = f"point photos.root=DIR or the environment variable {PHOTOS_VARIABLE} at a copy"
 _OWN_PHOTOS = "photos of your own: subject.photos=DIR"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TIMEOUT = 60  # seconds without a byte
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +30,6 @@ def check_name(name: str) -> str:
             "or '-'."
         )
     return name
-
-
-def suggest(word: str, choices: Iterable[str], what: str = "subject") -> str:
-    """Write the error message for a word that is none of `choices`: name the nearest, or all."""
-    choices = sorted(choices)
-    near = difflib.get_close_matches(word.lower(), choices, n=1)
-    fix = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
-    return f"unknown {what} {word[:80]!r}: {fix}"
 
 
 def find_photos(
@@ -156,7 +136,7 @@ def subject_folder(
     if root is not None:
         folder = Path(root).expanduser()
         if not folder.is_dir():
-            raise UserError(f"photos.root={root} is not a folder: {_FIX} of the dataset.")
+            raise UserError(f"photos.root={root} is not a folder: {FIX} of the dataset.")
         if (folder / name).is_dir():
             return folder / name
         names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
@@ -171,103 +151,6 @@ def subject_folder(
     return fetch_dataset(Path(cache_dir) / "dreambooth", [name]) / name
 
 
-def dataset_subjects() -> tuple[str, ...]:
-    """List the names of the dataset's 30 subjects, sorted."""
-    names = {_subject(entry) for entry in _manifest()["files"]}
-    return tuple(sorted(name for name in names if name is not None))
-
-
-def fetch_dataset(
-    root: Path,
-    subjects: Iterable[str] | None = None,
-    base_url: str = "https://raw.githubusercontent.com",
-) -> Path:
-    """Download the DreamBooth dataset (or some `subjects`) with its attribution into `root`, once.
-
-    Every file is compared with its SHA-256 in `dataset_manifest.json` and is either whole or
-    absent. Files that are already right are not downloaded again. Processes take turns under a
-    file lock. Source: github.com/google/dreambooth (CC BY 4.0) at the manifest's commit.
-
-    Returns:
-        `root`, which holds one folder per subject.
-
-    Raises:
-        UserError: an unknown subject, no network, other content, or a full disk.
-    """
-    manifest = _manifest()
-    wanted = set(dataset_subjects() if subjects is None else subjects)
-    for name in sorted(wanted.difference(dataset_subjects())):
-        raise UserError(suggest(name, dataset_subjects()))
-    entries = [entry for entry in manifest["files"] if _subject(entry) in wanted | {None}]
-    if not _missing(root, entries):  # without the lock, so that a read-only copy works too
-        return root
-    source = f"{base_url}/{manifest['repository']}/{manifest['commit']}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(root / ".fetch"):
-            remove_leftovers(root, deep=True)
-            missing = _missing(root, entries)
-            log.info(
-                "downloading %d files (%.1f MB) of the DreamBooth dataset from %s into %s",
-                len(missing),
-                sum(entry["bytes"] for entry in missing) / 1e6,
-                source,
-                root,
-            )
-            for entry in missing:
-                data = _download(f"{source}/{quote(entry['path'])}", entry)
-                with atomic(_local(root, entry)) as file:
-                    file.write_bytes(data)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the dataset into {root} ({error.strerror or error}): "
-            f"free some space, choose another folder, or {_FIX}."
-        ) from error
-    return root
-
-
 def _require_known(name: str) -> None:
     if name not in dataset_subjects():
         raise UserError(f"{suggest(name, dataset_subjects())} ({_OWN_PHOTOS})")
-
-
-def _manifest() -> dict:
-    return json.loads((resources.files("dreambooth.data") / "dataset_manifest.json").read_text())
-
-
-def _subject(entry: dict) -> str | None:
-    """Return the subject of a manifest entry: "dog" for dataset/dog/00.jpg, None for the texts."""
-    parts = entry["path"].split("/")
-    return parts[1] if len(parts) == 3 else None
-
-
-def _local(root: Path, entry: dict) -> Path:
-    return root / entry["path"].removeprefix("dataset/")
-
-
-def _missing(root: Path, entries: list[dict]) -> list[dict]:
-    return [entry for entry in entries if not _is_right(_local(root, entry), entry)]
-
-
-def _is_right(path: Path, entry: dict) -> bool:
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        return False
-    return file_hash(path) == entry["sha256"]
-
-
-def _download(url: str, entry: dict) -> bytes:
-    try:
-        with urlopen(url, timeout=_TIMEOUT) as response:
-            data = response.read(entry["bytes"] + 1)  # never more than expected
-    except Exception as error:  # URLError, timeouts, http.client's own, broken proxies
-        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
-        raise UserError(
-            f"cannot download {url} ({reason}): run again with a network, or {_FIX} of the dataset."
-        ) from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != entry["sha256"]:
-        raise UserError(
-            f"{url} has SHA-256 {digest[:16]}..., not {entry['sha256'][:16]}..., and was "
-            f"discarded: run again, or {_FIX} of the dataset."
-        )
-    return data

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from dreambooth.data.photos import SUFFIXES
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.data.prompts import prompts as prompt_set
-from dreambooth.data.subjects import suggest
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, suggest
 from dreambooth.evaluation.benchmark import Benchmark, BenchmarkSpec, SubjectImages
 from dreambooth.evaluation.layout import Layout, Place
 from dreambooth.evaluation.prompt_names import PromptName, find_prompt, number_of

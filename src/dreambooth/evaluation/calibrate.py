@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dreambooth.data.dataset import fetch_dataset
 from dreambooth.data.photos import list_photos
-from dreambooth.data.subjects import fetch_dataset
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
 from dreambooth.metrics.aggregate import bootstrap_interval, macro, mean

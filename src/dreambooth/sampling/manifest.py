@@ -17,8 +17,8 @@ SLUG_BYTES = 160  # of a file name's 255, with room for a seed, a hash and a tem
 class Item:
     """One image of a folder; `class_only` is its prompt without the identifier.
 
-    `set` is `subject`, `class` for images of the class prompt, or `other` for those of another
-    class; `seed` is -1 if unknown.
+    `set` is `subject`, or `class` for images of the class prompt, or `other` for images of another
+    class. `seed` is -1 if unknown.
     """
 
     set: str

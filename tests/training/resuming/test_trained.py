@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth import scratch
-from dreambooth.scratch import make_scratch
 from dreambooth.training.resuming import trained
 from dreambooth.training.resuming.checkpoints import (
     VerifiedCheckpointIO,
@@ -19,6 +17,7 @@ from dreambooth.training.resuming.checkpoints import (
     verify,
 )
 from dreambooth.training.resuming.trained import Trained, prune
+from spine import left_behind
 
 FACTS = {"lr": 1e-3}
 
@@ -117,12 +116,10 @@ def test_on_the_way_only_the_newest_stays_and_what_others_wait_for(tmp_path, cap
     b.release()
 
 
-def test_who_gets_the_lock_clears_what_a_killed_process_left(tmp_path, monkeypatch):
+def test_who_gets_the_lock_clears_what_a_killed_process_left(tmp_path):
     a = place(tmp_path)
-    a.folder.mkdir(parents=True)
-    torn = make_scratch(a.folder / "step-000008.ckpt")
+    torn = left_behind(a.folder / "step-000008.ckpt")
     (torn / "step-000008.ckpt").write_bytes(b"half")
-    monkeypatch.setattr(scratch, "_is_alive", lambda pid: False)
     assert a.hold() and not torn.exists()
     a.release()
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dreambooth.data.subjects import suggest
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, suggest
 from dreambooth.pocket.pretraining import shards
 
 STAGE_NEEDS = {
