@@ -290,12 +290,18 @@ def flux2_spine(tiny_flux2_model_dir, tmp_path_factory) -> Spine:
     return Spine(tiny_flux2_model_dir, tmp_path_factory.mktemp("flux2_spine"), own)
 
 
+QWEN_WORDS = ("photo", "cat", "dog", "in", "on", "red", "toy", "beach", "qzv", "frogs")
+
+
 def _qwen_tokenizer() -> Qwen2Tokenizer:
-    """Every byte a token, and Qwen3's chat as far as a prompt goes."""
+    """Every byte a token, a few words by frequency, and Qwen3's chat as far as a prompt goes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    # a word behind a space, whose letter is Ġ, grows by one letter in each merge
+    merges = {("Ġ" + word[:n], word[n]): None for word in QWEN_WORDS for n in range(len(word))}
+    tokens = [*letters, *("".join(pair) for pair in merges), *marks]
     tokenizer = Qwen2Tokenizer(
-        vocab={token: number for number, token in enumerate([*letters, *marks])}, merges=[]
+        vocab={token: number for number, token in enumerate(tokens)}, merges=[*merges]
     )
     tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
     tokenizer.chat_template = (

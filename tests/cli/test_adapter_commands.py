@@ -80,3 +80,28 @@ def test_words_are_ranked_with_a_table_and_a_sheet(spine, encoders_dir, tmp_path
         assert sheet.height > 3 * 128
     assert len(list((tmp_path / "images").glob("*.png"))) == 2 * 2 + 4
     assert "2 of 3 words" in capsys.readouterr().out
+
+
+def test_words_of_a_byte_level_vocabulary_are_ranked(
+    tiny_flux2_model_dir, encoders_dir, tmp_path, capsys
+):
+    """Qwen's marks a space before a word where CLIP's marks a word's end."""
+    own = ("model=flux2_klein", f"model.path='{tiny_flux2_model_dir}'", "model.resolution=16")
+    own += ("model.max_sequence_length=32", f"cache_dir='{tmp_path / 'cache'}'", "encoders=pocket")
+    more = (f"encoders_dir='{encoders_dir}'", "num_inference_steps=1", "images=2", "drawn=1")
+    assert call("tokens", *own, *more, f"output_dir='{tmp_path}'") == 0
+    rows = read_csv(tmp_path / "tokens.csv")
+    pieces = ("fro", "frog", "frogs", "qzv")  # the last of QWEN_WORDS, as their merges grow
+    assert sorted((row["word"], row["tokens"]) for row in rows) == [(p, "1") for p in pieces]
+    assert "1 of 4 words" in capsys.readouterr().out
+
+
+def test_a_vocabulary_without_rare_words_is_one_sentence_before_a_picture(
+    spine, encoders_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dreambooth.cli.tokens.rare", lambda tokenizer, path: [])
+    own = (f"model.path='{spine.model}'", "model.resolution=16", f"cache_dir='{spine.cache}'")
+    rare = "no word to try: none of .* is a rare word of three to five letters.*candidates="
+    with pytest.raises(UserError, match=rare):
+        call("tokens", *own, f"encoders_dir='{encoders_dir}'", f"output_dir='{tmp_path}'")
+    assert not list(tmp_path.iterdir())

@@ -10,21 +10,45 @@ from dreambooth.model.identifiers import known_warning, rare
 
 
 class Vocabulary:
-    """A hundred words of which the first are the common ones, as CLIP's merges are ordered."""
+    """Twenty words, the common ones first as CLIP's merges are ordered, and pieces of others."""
 
-    words = ["dog</w>", "to", *(f"w{'ab'[n % 2]}{chr(97 + n // 2 % 26)}{n}" for n in range(90))]
+    letters = "abcdefghijklmno"
+    common = ["to", "dog", *(f"word{letter}" for letter in letters[:14])]
+    rare = ["sks", "toolong", "xq", "qzv"]
     padding = 0
-    words += ["sks</w>", "zwx</w>", "frag", "toolong</w>", "xq</w>", "qzv</w>", "q9v</w>", "x</w>"]
+
+    @staticmethod
+    def spelled(word: str) -> str:
+        return f"{word}</w>"
 
     def get_vocab(self) -> dict[str, int]:
-        words = [*self.words, *(f"piece{n}" for n in range(self.padding))]
-        return {word: number for number, word in enumerate(words)}
+        words = [self.spelled(word) for word in (*self.common, *self.rare)]
+        pieces = [*self.letters, "frag", *(f"piece{n}" for n in range(self.padding))]
+        return {token: number for number, token in enumerate([*words, *pieces, "q9v</w>"])}
 
 
 class ClipVocabulary(Vocabulary):
     """As many words as CLIP's, in which `sks` has a meaning."""
 
-    padding = 49_408 - len(Vocabulary.words)
+    padding = 49_408
+
+
+class BytePairs(Vocabulary):
+    """As Qwen's: a third of its tokens are other languages' and come last."""
+
+    padding = 10
+
+    @staticmethod
+    def spelled(word: str) -> str:
+        return f"Ġ{word}"
+
+
+class SentencePieces(Vocabulary):
+    """As T5's."""
+
+    @staticmethod
+    def spelled(word: str) -> str:
+        return f"▁{word}"
 
 
 @pytest.mark.parametrize(
@@ -32,9 +56,10 @@ class ClipVocabulary(Vocabulary):
     [
         ("hub/sd", "sks", None),
         ("hub/sd", "zwx", None),
-        ("hub/sd", "Dog", "common word of the model's vocabulary .token 0 of 100"),
+        ("hub/sd", "Dog", "common word of the model's vocabulary .token 1 of 37"),
         ("hub/sd", "<dog>", None),
         ("hub/sd", "ohwx dog", "common word"),
+        ("hub/sd", "frag", None),
         ("pocket", "sks", None),
         ("pocket", "santa", "stands in the embedded model's captions"),
     ],
@@ -49,6 +74,12 @@ def test_a_rare_word_with_a_meaning_of_its_own_is_named():
     assert "also a rifle" in str(known_warning(ClipVocabulary(), "hub/sd", "sks"))
 
 
-def test_candidates_are_the_rare_whole_words_of_few_letters():
-    assert rare(Vocabulary(), "hub/sd") == ["sks", "zwx", "qzv"]
+@pytest.mark.parametrize("vocabulary", [Vocabulary, ClipVocabulary, BytePairs, SentencePieces])
+def test_candidates_are_the_rare_whole_words_of_few_letters(vocabulary):
+    assert rare(vocabulary(), "hub/sd") == ["sks", "qzv"]
+    assert "a common word" in str(known_warning(vocabulary(), "hub/sd", "dog"))
+    assert known_warning(vocabulary(), "hub/sd", "qzv") is None
+
+
+def test_candidates_of_the_embedded_model_are_its_identifiers():
     assert "zwx" in rare(Vocabulary(), "pocket") and "santa" not in rare(Vocabulary(), "pocket")

@@ -48,6 +48,7 @@ def tokens(cfg: DictConfig) -> int:
         cfg.encoders, ["dino", "div"], device, cfg.encoders_dir, str(cfg.cache_dir)
     )
     model = weights.load().to(device)
+    candidates = _candidates(cfg, model)
     shown = Provenance(weights.describe(), sampling, LOADED_DTYPES)
     store = ImageStore(folder / "images", shown.facts, shown.text)
 
@@ -68,7 +69,6 @@ def tokens(cfg: DictConfig) -> int:
 
     drawn([], "Pictures of the class")
     images = [Image.open(path) for path in files("")[: cfg.images]]
-    candidates = _candidates(cfg, model)
     shifts = prediction_shifts(model, words, candidates, images)
     best = sorted(candidates, key=lambda word: (shifts[word], word))[: cfg.drawn]
     drawn(best, "Pictures of the words")
@@ -92,7 +92,10 @@ def _candidates(cfg: DictConfig, model: BaseModel) -> list[str]:
         return list(dict.fromkeys(word.strip() for word in cfg.candidates))
     words = rare(model.tokenizer, cfg.model.path)
     if not words:
-        raise UserError("this model's vocabulary has no rare words: give candidates=[sks,zwx].")
+        raise UserError(
+            f"no word to try: none of {len(model.tokenizer)} tokens of {cfg.model.path} is a rare "
+            "word of three to five letters. Name words to rank, such as 'candidates=[sks,zwx]'."
+        )
     order = torch.randperm(len(words), generator=keyed_generator(cfg.seed, "tokens")).tolist()
     return sorted(words[number] for number in order[: cfg.screened])
 
