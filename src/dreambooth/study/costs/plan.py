@@ -11,6 +11,7 @@ from dreambooth.data.prompts import prompts
 from dreambooth.training.resuming.fingerprint import (
     CONTENT,
     WEIGHTS,
+    counted_prior,
     depends_on_length,
     flat,
     is_under,
@@ -20,6 +21,7 @@ Plain = Mapping[str, Any]
 # parts of CONTENT that name no content, or that a phase says by itself
 NAMES = ("model.name", "model.recommended", "model.scale", "model.sampling", "model.encoders")
 BY_PHASE = ("method", "max_steps", "lr")
+BY_USE = ("ppl", "prior", "class_prompt")  # as `counted_prior` says
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
     facts = {
         key: value
         for key, value in flat(config).items()
-        if is_under(key, sides) and not is_under(key, (*NAMES, *BY_PHASE))
+        if is_under(key, sides) and not is_under(key, (*NAMES, *BY_PHASE, *BY_USE))
     }
+    facts |= counted_prior(config, _uses_prior(config))
     facts |= {part: config["method"][part] for part in ("adapter", "token")}
     is_shared = config.get("reuse", {"enabled": True})["enabled"] and config["resume"] == "auto"
     facts |= {} if is_shared else {"run": run}

@@ -51,7 +51,8 @@ WEIGHTS = (
 )
 # trained weights depend on the content that these name, or on a part of them: see `facts_of`;
 # sampling.dtype is that of the class images; class_noun, of experiment=paper_table4, is in prompts;
-# checkpoint.patience may end a phase before max_steps, and each step's weights are the same
+# checkpoint.patience may end a phase before max_steps, and each step's weights are the same;
+# of `prior` and class_prompt only what the prior loss uses counts: see `counted_prior`
 CONTENT = (
     "model",
     "subject",
@@ -63,6 +64,9 @@ CONTENT = (
     "sampling.dtype",
     "class_noun",
 )
+# of `prior`: what the images that a run draws depend on; the user's own count by their content alone
+DRAWN_PRIOR = ("num_class_images", "seed", "sampler", "num_inference_steps", "guidance_scale")
+
 # images, scores or costs of a run depend on these; weights do not, but for rounding
 RESULTS = (
     "identifier",
@@ -121,6 +125,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """List what the weights of all phases depend on, as plain values that a user can compare."""
     facts = {key: _select(spec.config, key) for key in WEIGHTS}
+    facts |= counted_prior(facts, spec.prior is not None)
     if depends_on_length(spec.config):
         facts["max_steps"] = spec.config["max_steps"]
     if spec.init_adapter is not None:
@@ -132,6 +137,23 @@ def facts_of(
         "class_images": None if batches.prior is None else batches.prior.key,
         "prompts": sorted(set(batches.instance.prompts)),
     }
+
+
+def counted_prior(facts: Mapping[str, Any], is_used: bool) -> dict[str, Any]:
+    """Return `ppl`, `prior` and `class_prompt` without what no training depends on.
+
+    That is all of them without a prior loss; with one, the last weight of a schedule that there is
+    not, and how class images are drawn where none are.
+    """
+    if not is_used:
+        return {"ppl": False, "prior": None, "class_prompt": None}
+    prior, unused = facts["prior"], ["images_dir"]
+    if prior.get("weight_schedule") == "constant":
+        unused.append("weight_end")
+    if prior.get("kind") == "prediction" or prior["images_dir"] is not None:
+        unused += DRAWN_PRIOR
+    kept = {key: value for key, value in prior.items() if key not in unused}
+    return {"ppl": True, "prior": kept, "class_prompt": facts["class_prompt"]}
 
 
 def _content_of_adapter(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.training.resuming.checkpoints import read_record, verify
-from dreambooth.training.resuming.fingerprint import facts_of_phases, flat
+from dreambooth.training.resuming.fingerprint import counted_prior, facts_of_phases, flat
 from dreambooth.training.resuming.trained import Published, Trained
 from dreambooth.training.spec import TrainSpec
 
@@ -113,7 +113,11 @@ def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the keys that differ, with both values.
     """
-    before, now = flat(read_record(path)["facts"]), flat(facts)
+    recorded = read_record(path)["facts"]
+    # an earlier version counted settings of a prior loss that no training depends on
+    if recorded.get("prior") is not None:
+        recorded |= counted_prior(recorded, recorded["class_images"] is not None)
+    before, now = flat(recorded), flat(facts)
     differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if differing:
         pairs = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in differing)
