@@ -16,13 +16,14 @@ from spine import CONSTANT, Spine, checkpoint, copy_checkpoint, same
 
 pytestmark = pytest.mark.slow
 
-FACTS = {"lr": 1e-3, "prior": {"weight": 1.0, "seed": 0}, "phase": {"unet": "full"}}
+PRIOR = {"kind": "images", "weight": 1.0, "seed": 0, "num_inference_steps": 20}
+FACTS = {"lr": 1e-3, "ppl": True, "prior": PRIOR, "class_prompt": "a dog", "class_images": "a key"}
 
 
-def save(path: Path, step: int) -> Path:
+def save(path: Path, step: int, **facts: object) -> Path:
     """A checkpoint that knows its step."""
     state = {"global_step": step, "state_dict": {}}
-    VerifiedCheckpointIO(FACTS).save_checkpoint(state, path)
+    VerifiedCheckpointIO({**FACTS, **facts}).save_checkpoint(state, path)
     return path
 
 
@@ -40,16 +41,42 @@ def test_auto_takes_the_newest_that_is_whole(tmp_path, caplog):
 def test_other_facts_are_named_with_both_values(tmp_path):
     path = save(tmp_path / "a.ckpt", 1)
     refuse_other_facts(path, json.loads(json.dumps(FACTS)))
-    changed = {"lr": 2e-3, "prior": {"weight": 1.0}, "phase": {"unet": "full"}, "ppl": True}
+    changed = {**FACTS, "lr": 2e-3, "prior": {**PRIOR, "seed": 1}, "phase": {"unet": "full"}}
     with pytest.raises(UserError) as caught:
         refuse_other_facts(path, changed)
     for part in (
         "lr (was 0.001, is 0.002)",
-        "ppl (was None, is True)",
-        "prior.seed (was 0, is None)",
+        "phase.unet (was None, is full)",
+        "prior.seed (was 0, is 1)",
     ):
         assert part in str(caught.value)
-    assert "weight" not in str(caught.value) and "phase" not in str(caught.value)
+    assert "weight" not in str(caught.value) and "class_prompt" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"ppl": False, "class_images": None}, {}),
+        ({"class_images": None}, {}),  # a method without a prior loss
+        ({"prior": {**PRIOR, "kind": "prediction"}}, {"kind": "prediction", "weight": 1.0}),
+        ({"prior": {**PRIOR, "images_dir": "DIR"}}, {"kind": "images", "weight": 1.0}),
+    ],
+)
+def test_a_checkpoint_that_counted_unused_settings_of_the_prior_is_gone_on_from(
+    tmp_path, before, now
+):
+    """As an earlier version wrote it."""
+    path, used = save(tmp_path / "a.ckpt", 1, **before), bool(now)
+    counted = {"ppl": used, "prior": now or None, "class_prompt": "a dog" if used else None}
+    refuse_other_facts(path, {**FACTS, **before, **counted})
+    with pytest.raises(UserError, match="lr .was 0.001, is 1"):
+        refuse_other_facts(path, {**FACTS, **before, **counted, "lr": 1})
+
+
+def test_of_a_prior_that_is_gone_one_key_is_named(tmp_path):
+    gone = {"ppl": False, "prior": None, "class_prompt": None, "class_images": None}
+    with pytest.raises(UserError, match=r"configuration: ppl \(was True, is False\)\. Restore"):
+        refuse_other_facts(save(tmp_path / "a.ckpt", 1), {**FACTS, **gone})
 
 
 def test_two_steps_continue_to_four_at_a_constant_rate(spine, four_steps, tmp_path):

@@ -64,7 +64,7 @@ CONTENT = (
     "sampling.dtype",
     "class_noun",
 )
-# of `prior`: what the images that a run draws depend on; the user's own count by their content alone
+# of `prior`: what class images that are drawn depend on; a user's own count by their content
 DRAWN_PRIOR = ("num_class_images", "seed", "sampler", "num_inference_steps", "guidance_scale")
 
 # images, scores or costs of a run depend on these; weights do not, but for rounding
@@ -150,7 +150,7 @@ def counted_prior(facts: Mapping[str, Any], is_used: bool) -> dict[str, Any]:
     prior, unused = facts["prior"], ["images_dir"]
     if prior.get("weight_schedule") == "constant":
         unused.append("weight_end")
-    if prior.get("kind") == "prediction" or prior["images_dir"] is not None:
+    if prior.get("kind") == "prediction" or prior.get("images_dir") is not None:
         unused += DRAWN_PRIOR
     kept = {key: value for key, value in prior.items() if key not in unused}
     return {"ppl": True, "prior": kept, "class_prompt": facts["class_prompt"]}

@@ -10,11 +10,13 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.training.resuming.checkpoints import read_record, verify
-from dreambooth.training.resuming.fingerprint import counted_prior, facts_of_phases, flat
+from dreambooth.training.resuming.fingerprint import counted_prior, facts_of_phases, flat, is_under
 from dreambooth.training.resuming.trained import Published, Trained
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
+
+OF_PRIOR = ("prior", "class_prompt", "class_images")  # facts of a run with a prior loss
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,11 @@ def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:
     recorded = read_record(path)["facts"]
     # an earlier version counted settings of a prior loss that no training depends on
     if recorded.get("prior") is not None:
-        recorded |= counted_prior(recorded, recorded["class_images"] is not None)
+        recorded |= counted_prior(recorded, recorded.get("class_images") is not None)
     before, now = flat(recorded), flat(facts)
     differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if "ppl" in differing:  # says it all
+        differing = [key for key in differing if not is_under(key, OF_PRIOR)]
     if differing:
         pairs = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in differing)
         raise UserError(
