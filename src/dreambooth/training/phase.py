@@ -13,6 +13,7 @@ import torch
 
 from dreambooth.data.batches import DreamBoothData, KeyedBatches
 from dreambooth.data.prompts import fill
+from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.sampling.provenance import Weights
@@ -101,6 +102,7 @@ class _Phase:
         self.module.embed_once(self.batches.prompts)
         stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
         first = history["step"]
+        self._draw_undrawn(start)
         if first < self.phase.max_steps and not self._is_over(first):
             self._fit(start, stop)
         else:
@@ -161,8 +163,20 @@ class _Phase:
         finally:
             stop.give_back()
 
+    def _draw_undrawn(self, start: Start) -> None:
+        """Draw the samples of steps that another run has trained, where their weights are kept."""
+        for step, path in sorted(start.undrawn.items()):
+            try:
+                if path is not None:
+                    self._load(replace(start, checkpoint=path))
+            except UserError as error:  # removed in the meantime, or damaged
+                log.warning("no samples of step %d: %s", self.module.steps_before + step, error)
+                continue
+            with torch.no_grad():
+                self._on_shown_weights(self._draw)(step)
+
     def _load(self, start: Start) -> None:
-        """Load the weights of a phase that is finished."""
+        """Load the weights of a checkpoint."""
         io = checkpoints.VerifiedCheckpointIO(start.facts)
         state = io.load_checkpoint(start.checkpoint)
         self.module.on_load_checkpoint(state)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dreambooth.files import folder_hash
 from dreambooth.training.module import DreamBooth
@@ -68,21 +69,38 @@ def test_more_steps_go_on_and_a_sampler_trains_nothing(spine, alone, shared, tmp
         two = spine.run(tmp_path / "two", *more, "max_steps=2")
         four = spine.run(tmp_path / "four", *more, "checkpoint.keep=1")
         other = spine.run(tmp_path / "other", *more, "scheduler=pndm")
+        prompts = "samples.prompts=['a {subject}','a {subject} on the beach']"
+        asked = spine.run(tmp_path / "asked", *more, prompts, "sampling.batch_size=1")
+    lost = (
+        "no samples of step 1, 3: the run that trained them drew others, and its weights of then "
+        "are gone. reuse=off resume=null trains again and draws them."
+    )
     assert caplog.messages == [
         f"reusing the training of {two} (step 2)",
-        f"reusing the training of {four} (step 4); samples of 4 earlier steps are left out: no run "
-        "of it has them with these settings",
+        f"reusing the training of {four} (step 4)",
+        lost,
+        f"reusing the training of {four} (step 4)",
+        lost,
     ]
-    assert [phase(out)["steps"] for out in (two, four, other)] == [2, 2, 0]
+    assert [phase(out)["steps"] for out in (two, four, other, asked)] == [2, 2, 0, 0]
     assert phase(two)["reused"] is None
-    for out, run, step in ((four, two, 2), (other, four, 4)):
+    for out, run, step in ((four, two, 2), (other, four, 4), (asked, four, 4)):
         reused = phase(out)["reused"]
         assert (reused["run"], reused["step"]) == (str(run), step) and reused["seconds"] > 0
         assert_same_training(out, alone)
         assert losses(out) == losses(alone) and len(losses(out)) == 4
     assert sheets(four) == sheets(alone) and len(sheets(four)) == 5
-    assert sheets(other).keys() == {"final.png"}
+    drawn = {"step-000000.png", "step-000002.png", "final.png"}  # step 2 is kept, where a run ends
+    assert sheets(other).keys() == sheets(asked).keys() == drawn
     assert sheets(other)["final.png"] != sheets(alone)["final.png"]
+    for name in drawn:
+        file = f"samples/{name.removesuffix('.png')}/00_a-sks-dog_seed0.png"
+        assert pixels(asked / file) == pixels(alone / file), name
+
+
+def pixels(file: Path) -> bytes:
+    with Image.open(file) as image:
+        return image.tobytes()
 
 
 def train_until_step_two(spine, out: Path, pipe, overrides) -> None:

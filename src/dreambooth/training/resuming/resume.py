@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class Start:
     """Where a phase begins: its folder, what it depends on, and a checkpoint to resume from.
 
     `trained` is where it is shared with other runs, None if it is not. `taken` is the checkpoint of
-    another run that `checkpoint` is, if it was taken now.
+    another run that `checkpoint` is, if it was taken now. `undrawn` are the earlier steps of this
+    phase whose samples no other run has, each with a checkpoint of it; None is its beginning.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Start:
     checkpoint: Path | None
     trained: Trained | None = None
     taken: Published | None = None
+    undrawn: Mapping[int, Path | None] = field(default_factory=dict)
 
     @property
     def step(self) -> int:

@@ -16,12 +16,15 @@ from dreambooth.sampling.samples import step_name
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.run_log import CURVE
 from dreambooth.training.prepare import Prepared
+from dreambooth.training.resuming.checkpoints import checkpoint_name, record_path
 from dreambooth.training.resuming.fingerprint import rounding_facts
 from dreambooth.training.resuming.resume import Start
 from dreambooth.training.resuming.trained import Published, Trained
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 6  # steps in a sentence
 
 
 @contextmanager
@@ -134,17 +137,27 @@ class Claim:
         if path is None:
             return None
         lacking = self._take_samples(found, runs)
-        note = (
-            f"; samples of {len(lacking)} earlier steps are left out: no run of it has them with "
-            "these settings"
-        )
+        places = [found.path.parent, *(run / "checkpoints" / start.folder.name for run in runs)]
+        undrawn = {step: None if step == 0 else _kept(places, step) for step in lacking}
         log.info(
-            "reusing the training of %s (step %s)%s",
+            "reusing the training of %s (step %s)",
             found.runs[0],
             self.trained.steps_before + found.step,
-            note if lacking else "",
         )
-        return replace(start, checkpoint=path, taken=found)
+        if lost := [step for step, path in undrawn.items() if step and path is None]:
+            log.warning("%s", self._of_lost(lost))
+        kept = {step: path for step, path in undrawn.items() if step not in lost}
+        return replace(start, checkpoint=path, taken=found, undrawn=kept)
+
+    def _of_lost(self, steps: Sequence[int]) -> str:
+        """Say which samples there will not be, why, and how to have them."""
+        named = [str(self.trained.steps_before + step) for step in steps]
+        if len(named) > MOST_NAMED:
+            named = [*named[: MOST_NAMED - 2], "...", named[-1]]
+        return (
+            f"no samples of step {', '.join(named)}: the run that trained them drew others, and "
+            "its weights of then are gone. reuse=off resume=null trains again and draws them."
+        )
 
     def _take_curve(self, found: Published, runs: Sequence[Path]) -> bool:
         """Take the scores of all steps before `found` from one of `runs` that has them, or none."""
@@ -156,18 +169,24 @@ class Claim:
         end = first + found.step if is_point else None
         return any(self.curve.adopt(run, needed, end) for run in runs)
 
-    def _take_samples(self, found: Published, runs: Sequence[Path]) -> list[str]:
-        """Copy the samples of earlier steps from `runs` that have them; name those none has."""
+    def _take_samples(self, found: Published, runs: Sequence[Path]) -> list[int]:
+        """Copy the samples of earlier steps from `runs` that have them; list the phase's others."""
         spec, first, end = self.spec, self.trained.steps_before, found.step
         every, ours, draws = spec.samples.every_n_steps, spec.folder / "samples", spec.samples.set
         if not every:
             return []
         if spec.checkpoint.best is not None and end == self.trained.last:
             end += 1  # the last step is drawn too, and nothing that follows does it
-        names = [step_name(first + step) for step in range(0, end, every)]
+        names = {step: step_name(first + step) for step in range(0, end, every)}
         return [
-            name
-            for name in names
+            step
+            for step, name in names.items()
             if not (ours / f"{name}.png").exists()
             and not any(draws.copy(run / "samples", ours, name) for run in runs)
         ]
+
+
+def _kept(folders: Sequence[Path], step: int) -> Path | None:
+    """Find a checkpoint of a step of this training in one of `folders`."""
+    paths = [folder / checkpoint_name(step) for folder in folders]
+    return next((path for path in paths if path.is_file() and record_path(path).is_file()), None)
