@@ -41,6 +41,28 @@ def slug(text: str) -> str:
     return f"{name[:190]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+# where a machine keeps things: of no run's results, and alike in all runs of a sweep
+PLACES = re.compile(r"(?:^|,)(?:photos\.root|cache_dir|evaluation\.encoders_dir)=.*?(?=,[\w./@+~]+=|$)")
+# the folders before the last name of an absolute path, which begins a value or stands in a list
+FOLDERS = re.compile(r"""(?<=[=,\["'])(?:~|[A-Za-z]:)?[\\/](?:[^,\]"'=]*[\\/])?(?=[^\\/,\]"'=])""")
+
+
+def without_places(text: str) -> str:
+    """Take the paths of a machine out of overrides: `cache_dir=/c,x=/a/b/dog` => `x=dog`."""
+    return FOLDERS.sub("", PLACES.sub("", text).lstrip(","))
+
+
+def run_folder(text: str, sweep: str) -> str:
+    """Name the folder of a sweep's run by its overrides, without paths of the machine.
+
+    A sweep that an earlier version has begun keeps its names, in which these stand.
+    """
+    earlier, plan = slug(text), Path(sweep) / "sweep.json"
+    if plan.is_file() and f'"{earlier}"' in plan.read_text("utf-8"):
+        return earlier
+    return slug(without_places(text))
+
+
 def choose(value: object, *pairs: object) -> object:
     """Return the choice for `value`: `${choose:${noun},right,A,none,B,C}`; the last is for any
     other value.
@@ -107,9 +129,9 @@ def drawing(text: str) -> str:
     A name that lost characters keeps a hash of them, so that two commands never share a folder.
     """
     if not text:
-        return "images"
+        return "default"
     plain = text.replace("'", "")  # the quotes of an axis
-    name, digest = slug(plain), hashlib.sha256(plain.encode()).hexdigest()[:8]
+    name, digest = slug(without_places(plain)), hashlib.sha256(plain.encode()).hexdigest()[:8]
     return name if name == plain or name.endswith(digest) else f"{name[:190]}-{digest}"
 
 
@@ -148,6 +170,7 @@ for name, function in {
     "other_noun": other_noun,
     "last_word": lambda text: text.split()[-1],
     "slug": slug,
+    "run_folder": run_folder,
     "drawing": drawing,
     "drawn_in": drawn_in,
     "help": help_text,
