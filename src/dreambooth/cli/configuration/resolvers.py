@@ -42,7 +42,9 @@ def slug(text: str) -> str:
 
 
 # where a machine keeps things: of no run's results, and alike in all runs of a sweep
-PLACES = re.compile(r"(?:^|,)(?:photos\.root|cache_dir|evaluation\.encoders_dir)=.*?(?=,[\w./@+~]+=|$)")
+PLACES = re.compile(
+    r"(?:^|,)(?:photos\.root|cache_dir|evaluation\.encoders_dir)=.*?(?=,[\w./@+~]+=|$)"
+)
 # the folders before the last name of an absolute path, which begins a value or stands in a list
 FOLDERS = re.compile(r"""(?<=[=,\["'])(?:~|[A-Za-z]:)?[\\/](?:[^,\]"'=]*[\\/])?(?=[^\\/,\]"'=])""")
 
