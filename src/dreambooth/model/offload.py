@@ -28,7 +28,8 @@ def set_aside(model: BaseModel, device: str | torch.device, at_work: Collection[
     model.offloads_from = torch.device(device)
     for name in model.layout.networks:
         if name not in at_work:
-            network = model._modules.pop(name)
+            network = model.network(name)
+            del model._modules[name]
             object.__setattr__(model, name, network)  # nn.Module's own would register it
             _move(network, "cpu")
     model.to(model.device)
@@ -36,7 +37,7 @@ def set_aside(model: BaseModel, device: str | torch.device, at_work: Collection[
 
 @contextmanager
 def alone(model: BaseModel, *networks: str) -> Iterator[None]:
-    """Have these networks alone on the GPU while the context lasts, if `model` has set any aside."""
+    """Have these networks alone on the GPU while the context lasts, if `model` offloads any."""
     if model.offloads_from is None:
         yield
         return
@@ -54,7 +55,7 @@ def alone(model: BaseModel, *networks: str) -> Iterator[None]:
 
 @contextmanager
 def one_at_a_time(model: BaseModel, pipeline: Any) -> Iterator[None]:
-    """Have a pipeline's networks on the GPU one after another, if `model` has set any aside.
+    """Have a pipeline's networks on the GPU one after another, if `model` offloads any.
 
     Those that train leave too while the text is encoded and the pictures are decoded; their
     optimizer's state stays.

@@ -244,9 +244,10 @@ def test_more_processes_than_cores_are_refused(spine, tmp_path):
 
 def test_networks_wait_in_one_process_with_a_gpu(spine, tmp_path, monkeypatch):
     assert spine.spec(tmp_path, "offload=true").hardware.offload is False  # one memory
-    with pytest.raises(UserError, match="offload=true works in one process.*devices=2"):
-        spine.spec(tmp_path, "offload=true", "trainer=ddp", "trainer.accelerator=cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UserError, match="offload=true works in one process.*devices=2"):
+        spine.spec(tmp_path, "offload=true", "trainer=ddp", "trainer.accelerator=gpu")
+    monkeypatch.setattr("dreambooth.cli.configuration.hardware.trainer_factory", lambda _: None)
     hardware = spine.spec(tmp_path, "offload=true", "trainer.accelerator=gpu").hardware
     assert hardware.offload and hardware.device == "cuda"
 
