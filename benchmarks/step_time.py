@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from sd15_random import sd15_random
+from random_pipeline import random_pipeline
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -210,7 +210,7 @@ def main() -> None:
         if args.shrink:
             photos = shrink(photos, args.shrink, folder / "photos")
         if args.model == "sd15-random":
-            args.model = str(sd15_random(folder / "sd15"))
+            args.model = str(random_pipeline("sd15", folder / "sd15"))
         model = StableDiffusion.from_pretrained(model_path(args.model))
         model.to(args.device)
         weights = TrainableWeights(model, seed=0)

@@ -7,15 +7,20 @@ import gc
 import json
 import sys
 import weakref
+from dataclasses import replace
 
 import bitsandbytes  # noqa: F401  it warns once, and pytest keeps the frames of its warning
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
 
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.sampling.samples import SampleSet
+from dreambooth.training import job
 from spine import CONSTANT, checkpoint, copy_checkpoint, left_behind, same
 
 pytestmark = pytest.mark.slow
@@ -42,6 +47,36 @@ def test_what_a_run_leaves(spine, four_steps):
     parts = [float(row[f"loss/{name}"]) for name in ("instance", "prior", "total")]
     assert parts[0] > 0 and parts[1] > 0
     assert parts[2] == pytest.approx(parts[0] + parts[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("spine", ("ema_decay=0.5", "frozen_dtype=bfloat16")),
+        ("flux2_spine", ("method=lora", "prior.kind=prediction")),
+    ],
+)
+def test_networks_that_wait_change_nothing(name, more, request, tmp_path):
+    """A CPU stands for the GPU: what waits is out of the trainer's reach, and in place to draw."""
+    spine = request.getfixturevalue(name)
+    options = (*more, "samples.every_n_steps=1", "max_steps=2")
+    expected = spine.run(tmp_path / "all there/run", *options)
+    spec = spine.spec(tmp_path / "waiting/run", *options)
+    hardware = replace(spec.hardware, offload=True)
+    spec.folder.mkdir(parents=True)
+    assert job.run(replace(spec, hardware=hardware)).code == 0
+    # moved weights are copies at other addresses, where a CPU's kernels round otherwise
+    files = [p.relative_to(expected) for p in (expected / "model").rglob("*.safetensors")]
+    for file in files:
+        before, after = (load_file(folder / file) for folder in (expected, spec.folder))
+        for tensor, value in before.items():
+            torch.testing.assert_close(after[tensor], value, rtol=0, atol=1e-6)
+    drawn = sorted((expected / "samples").rglob("*.png"))
+    assert files and len(drawn) >= 6  # three steps, each with its sheet
+    for path in drawn:
+        pair = (path, spec.folder / path.relative_to(expected))
+        before, after = (np.asarray(Image.open(each)).astype(int) for each in pair)
+        assert abs(before - after).max() <= 1
 
 
 def test_a_finished_run_is_not_trained_again(spine, four_steps, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from dreambooth.data.photos import image_hash, load_photos
 from dreambooth.files import cache_key
 from dreambooth.locks import locked
 from dreambooth.model.interface import BaseModel
+from dreambooth.model.offload import alone
 from dreambooth.tensors import Damaged, read_tensors, write_tensors
 
 BATCH_SIZE = 8  # views that the VAE encodes at a time
@@ -123,11 +124,11 @@ def _read(file: Path) -> dict[str, Tensor] | None:
 @torch.no_grad()
 def _encode(model: BaseModel, views: Iterator[Tensor]) -> dict[str, Tensor]:
     """Encode views `[3,R,R]` in batches => `mean, logvar [M,C,h,w]` float32 on the CPU."""
-    device = next(model.network(model.autoencoder).parameters()).device
     means, logvars = [], []
-    while part := list(itertools.islice(views, BATCH_SIZE)):
-        mean, logvar = model.encode(torch.stack(part).to(device))
-        means.append(mean.float().cpu())
-        logvars.append(logvar.float().cpu())
+    with alone(model, model.autoencoder):
+        while part := list(itertools.islice(views, BATCH_SIZE)):
+            mean, logvar = model.encode(torch.stack(part).to(model.device))
+            means.append(mean.float().cpu())
+            logvars.append(logvar.float().cpu())
     # the posterior's halves are views of one tensor, which safetensors would refuse
     return {"mean": torch.cat(means).contiguous(), "logvar": torch.cat(logvars).contiguous()}

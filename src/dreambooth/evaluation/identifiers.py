@@ -89,7 +89,7 @@ def _noisy_latents(
     model: BaseModel, images: Sequence[Image.Image], seed: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Encode images and add noise, `[N,C,h,w]` and timesteps `[N]` for each level."""
-    device = model.network(model.denoiser).device
+    device = model.device
     arrays = [np.asarray(image.convert("RGB"), np.float32) / 127.5 - 1 for image in images]
     pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
     mean, logvar = model.encode(pixels.to(device))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreambooth.model.adapter_weights import adapter_layers, adapter_parameters
 from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.offload import alone
 
 
 class BasePrediction:
@@ -31,7 +32,7 @@ class BasePrediction:
     def __init__(self, model: BaseModel, prompts: Iterable[str], dtype: torch.dtype) -> None:
         self.model, self._dtype = model, dtype
         unique = sorted(set(prompts))
-        with torch.no_grad():
+        with torch.no_grad(), alone(model, *model.prompt_encoders):
             self._embedded = dict(zip(unique, model.embed(unique), strict=True))
         self._copy: BaseModel | None = None
 

@@ -26,12 +26,12 @@ from dreambooth.model.loading import (
     load_schedulers,
     load_tokenizer,
     refuse_misfit,
+    require_length,
 )
 from dreambooth.model.source import Layout, Source, check_complete, locate
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 LAYERS = (9, 18, 27)  # of Qwen3, whose outputs are a prompt's embedding, side by side
-MOST_TOKENS = 512
 PATCH = 2  # latents in a side of a patch
 
 
@@ -75,7 +75,7 @@ class Flux2Klein(StableDiffusion):
         """
         source = locate(str(path), revision, variant, cls.layout, max_sequence_length)
         check_complete(source)
-        _check_length(source)
+        require_length(source, 1, "tokens of a prompt", "flux2_klein")
         _refuse_distilled(source)
         tokenizer = load_tokenizer(source.folder, "tokenizer", Qwen2Tokenizer)
         schedulers = load_schedulers(source.folder, FlowMatchEulerDiscreteScheduler)
@@ -194,21 +194,6 @@ def _check_sampler(scheduler: Any) -> None:
         raise UserError(
             f"{type(scheduler).__name__} does not sample from FLUX.2 klein, whose pipeline gives "
             "the noise levels: leave scheduler out, or use scheduler=flow_unipc."
-        )
-
-
-def _check_length(source: Source) -> None:
-    """Refuse a length that the pipeline cannot be told, and none at all.
-
-    Raises:
-        UserError: names the length and what it must be.
-    """
-    length = source.max_sequence_length
-    is_whole = isinstance(length, int) and not isinstance(length, bool)
-    if not is_whole or not 1 <= (length or 0) <= MOST_TOKENS:
-        raise UserError(
-            f"model.max_sequence_length={length} must be a whole number from 1 to {MOST_TOKENS} "
-            f"for {source.path}: the tokens of a prompt. model=flux2_klein has a number of them."
         )
 
 

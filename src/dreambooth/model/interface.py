@@ -75,7 +75,8 @@ class BaseModel(nn.Module, ABC):
     their names to those that files of embeddings have for them.
 
     `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
-    quantised while frozen: `{network: {name: tensor}}`.
+    quantised while frozen: `{network: {name: tensor}}`. `offloads_from` is the device that networks
+    leave while they wait (see `offload.py`); None where none waits.
     """
 
     layout: Layout
@@ -92,6 +93,7 @@ class BaseModel(nn.Module, ABC):
     text_encoder: Any
     noise_scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler
     masters: dict[str, dict[str, Tensor]]
+    offloads_from: torch.device | None = None
 
     @classmethod
     @abstractmethod
@@ -213,6 +215,20 @@ class BaseModel(nn.Module, ABC):
         """Names of the encoders of prompts that no phase can train, such as T5."""
         others = (*self.trainable_networks, self.autoencoder)
         return tuple(name for name in self.layout.networks if name not in others)
+
+    @property
+    def prompt_encoders(self) -> tuple[str, ...]:
+        """Names of all networks that embed prompts."""
+        return (*self.text_encoders, *self.frozen_encoders)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the networks compute on, wherever they wait."""
+        if self.offloads_from is None:
+            return next(self.network(self.denoiser).parameters()).device
+        if self.offloads_from.type == "cuda":  # of a list of GPUs, Lightning makes one current
+            return torch.device("cuda", torch.cuda.current_device())
+        return self.offloads_from
 
     @property
     def trains_text(self) -> bool:

@@ -22,6 +22,7 @@ from dreambooth.model.source import Source, fix_for
 # In an exported scheduler_config.json: the config of the training noise schedule, without the
 # options of the sampler that the file describes. diffusers ignores names that begin with `_`.
 TRAINING_SCHEDULE = "_training_schedule"
+MOST_TOKENS = 512  # of max_sequence_length, in the pipelines of SD3 and FLUX.2
 
 
 def load_network(source: Source, network: str) -> Any:
@@ -168,3 +169,21 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+
+
+def require_length(source: Source, least: int, what: str, known: str) -> None:
+    """Refuse a `max_sequence_length` that diffusers' pipelines cannot be told, and none at all.
+
+    Args:
+        what: that many of what, as a message says it.
+        known: the `model=` whose configuration has a length.
+
+    Raises:
+        UserError: names the length and what it must be.
+    """
+    length = source.max_sequence_length
+    if type(length) is not int or not least <= length <= MOST_TOKENS:
+        raise UserError(
+            f"model.max_sequence_length={length} must be a whole number from {least} to "
+            f"{MOST_TOKENS} for {source.path}: the {what}. model={known} has one."
+        )

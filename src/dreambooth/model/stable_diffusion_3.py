@@ -32,6 +32,7 @@ from dreambooth.model.loading import (
     load_schedulers,
     load_tokenizer,
     refuse_misfit,
+    require_length,
 )
 from dreambooth.model.source import Layout, Source, check_complete, locate
 from dreambooth.model.stable_diffusion import StableDiffusion
@@ -90,7 +91,9 @@ class StableDiffusion3(StableDiffusion):
         """
         source = locate(str(path), revision, variant, cls.layout, max_sequence_length)
         check_complete(source)
-        _check_length(source)
+        has_t5 = "text_encoder_3" in source.layout.networks
+        what = "tokens of its T5 encoder, or of the zeros in its place"
+        require_length(source, 1 if has_t5 else 0, what, "sd35_medium")
         tokenizers = {
             name: load_tokenizer(source.folder, name, kind)
             for name, kind in zip(
@@ -209,23 +212,6 @@ class StableDiffusion3(StableDiffusion):
             with torch.no_grad():
                 kept[prompt, encoder.dtype] = encoder(ids.to(encoder.device))[0][0]
         return kept[prompt, encoder.dtype]
-
-
-def _check_length(source: Source) -> None:
-    """Refuse a length that the pipeline cannot be told, and none at all.
-
-    Raises:
-        UserError: names the length and what it must be.
-    """
-    length, has_t5 = source.max_sequence_length, "text_encoder_3" in source.layout.networks
-    least = 1 if has_t5 else 0
-    is_whole = isinstance(length, int) and not isinstance(length, bool)
-    if not is_whole or not least <= (length or 0) <= 512:
-        raise UserError(
-            f"model.max_sequence_length={length} must be a whole number from {least} to 512 for "
-            f"{source.path}: the tokens of its T5 encoder, or of the zeros in its place. "
-            "model=sd35_medium has one."
-        )
 
 
 def _check_fit(source: Source, networks: dict[str, Any]) -> None:

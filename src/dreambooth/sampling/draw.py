@@ -16,6 +16,7 @@ from PIL import Image
 
 from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel
+from dreambooth.model.offload import one_at_a_time
 from dreambooth.sampling.spec import Sampling
 
 
@@ -82,7 +83,11 @@ def draw(
             f"negative_prompt={negative} cannot be used: the pipeline of {model.layout.described} "
             "takes none."
         )
-    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
+    with (
+        one_at_a_time(model, pipeline),
+        evaluation_mode(pipeline),
+        autocast(model, pipeline, sampling.dtype),
+    ):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
@@ -144,18 +149,18 @@ def autocast(model: BaseModel, pipeline: Any, dtype: str) -> Iterator[None]:
         yield
         return
     exact = wanted == torch.float16 and model.overflows_in_float16
-    with torch.autocast(pipeline.device.type, wanted):
-        with _decoded_exactly(pipeline) if exact else nullcontext():
+    with torch.autocast(model.device.type, wanted):
+        with _decoded_exactly(pipeline, model.device.type) if exact else nullcontext():
             yield
 
 
 @contextmanager
-def _decoded_exactly(pipeline: Any) -> Iterator[None]:
+def _decoded_exactly(pipeline: Any, device: str) -> Iterator[None]:
     """Have a pipeline decode outside autocast."""
     vae, decode = pipeline.vae, pipeline.vae.decode
 
     def outside(latents: torch.Tensor, **options: Any) -> Any:
-        with torch.autocast(pipeline.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return decode(latents.float(), **options)
 
     vae.decode = outside

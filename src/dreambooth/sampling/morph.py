@@ -49,7 +49,6 @@ def draw_frames(
 ) -> list[Image.Image]:
     """Draw frames by their numbers, from 0, as one batch: RGB, `resolution` pixels square."""
     pipeline: Any = model.pipeline(sampling.build(model.process))
-    device = next(model.network(model.denoiser).parameters()).device
     with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
         noise = _noise(model, morph.seeds, sampling.resolution)
         prompts, negative = (
@@ -61,7 +60,7 @@ def draw_frames(
         return pipeline(
             **_arguments("", between),
             **_arguments("negative_", negative[[0] * len(numbers)]),
-            latents=latents.to(device, prompts.tokens.dtype),
+            latents=latents.to(model.device, prompts.tokens.dtype),
             generator=[torch.Generator().manual_seed(morph.seeds[0]) for _ in numbers],
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,

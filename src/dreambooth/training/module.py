@@ -18,6 +18,7 @@ from dreambooth.diffusion.loss import (
 )
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.interface import Embeddings
+from dreambooth.model.offload import alone
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.sharding import gathered
 from dreambooth.training.spec import Loss, OptimizerSpec, PhaseSpec
@@ -55,7 +56,7 @@ class DreamBooth(pl.LightningModule):
         """Embed every prompt before training if the text encoder is frozen: no step runs it."""
         if not self.trains_text:
             unique = sorted(set(prompts))
-            with torch.no_grad():
+            with torch.no_grad(), alone(self.model, *self.model.prompt_encoders):
                 self._embedded = dict(zip(unique, self.model.embed(unique), strict=True))
 
     def embeddings(self, prompts: list[str]) -> Embeddings:

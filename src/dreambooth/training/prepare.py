@@ -25,6 +25,7 @@ from dreambooth.model.architectures import load_model
 from dreambooth.model.casting import cast_network
 from dreambooth.model.identifiers import known_warning
 from dreambooth.model.interface import BaseModel
+from dreambooth.model.offload import set_aside
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.pocket.embedded import is_embedded, model_path, unseen_warning
 from dreambooth.sampling.class_images import describe_faults
@@ -88,7 +89,11 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     _refuse_misfits(spec, model)
     for name in model.frozen_encoders:  # first: in float32, a GPU may not hold them beside the rest
         cast_network(model, name, getattr(torch, spec.hardware.frozen_dtype))
-    model.to(spec.hardware.device).requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    if spec.hardware.offload:
+        set_aside(model, spec.hardware.device, _trained_networks(spec, model))
+    else:
+        model.to(spec.hardware.device)
     weights = _weights(spec, model)
     batches = _batches(spec, model, photos[: subject.use], costs)
     compared = kernel_images(spec, model, costs)
@@ -96,6 +101,12 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
     return Prepared(spec, costs, weights, photos, batches, compared)
+
+
+def _trained_networks(spec: TrainSpec, model: BaseModel) -> set[str]:
+    """Name the networks whose weights a step of some phase needs: the denoiser, and what trains."""
+    kinds = [kind for phase in spec.method.phases for kind in phase.parts.kinds(model).items()]
+    return {model.denoiser} | {network for network, kind in kinds if kind != "frozen"}
 
 
 def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:

@@ -173,7 +173,8 @@ class OptimizerSpec:
 class HardwareSpec:
     """Where and how the networks run; `trainer` makes a Lightning Trainer.
 
-    `quantize` is `8bit` or `4bit` for the denoiser's frozen linear layers, or None.
+    `quantize` is `8bit` or `4bit` for the denoiser's frozen linear layers, or None. With `offload`,
+    networks that no step needs wait on the CPU while a GPU trains.
     """
 
     trainer: Callable[..., pl.Trainer]
@@ -182,6 +183,7 @@ class HardwareSpec:
     gradient_checkpointing: bool
     compile: bool
     quantize: str | None = None
+    offload: bool = False
 
 
 @dataclass(frozen=True)

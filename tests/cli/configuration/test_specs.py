@@ -242,6 +242,16 @@ def test_more_processes_than_cores_are_refused(spine, tmp_path):
         spine.spec(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=999")
 
 
+def test_networks_wait_in_one_process_with_a_gpu(spine, tmp_path, monkeypatch):
+    assert spine.spec(tmp_path, "offload=true").hardware.offload is False  # one memory
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UserError, match="offload=true works in one process.*devices=2"):
+        spine.spec(tmp_path, "offload=true", "trainer=ddp", "trainer.accelerator=gpu")
+    monkeypatch.setattr("dreambooth.cli.configuration.hardware.trainer_factory", lambda _: None)
+    hardware = spine.spec(tmp_path, "offload=true", "trainer.accelerator=gpu").hardware
+    assert hardware.offload and hardware.device == "cuda"
+
+
 def test_a_value_of_another_kind_is_one_sentence(spine, tmp_path):
     with pytest.raises(UserError, match="value of another kind than its key takes"):
         spine.spec(tmp_path, "method.phases=5")

@@ -73,6 +73,24 @@ def test_newer_models_hold_their_weights_and_a_step(model, least, most):
     assert memory(*own, *text).activations >= plain.activations
 
 
+def test_networks_that_wait_are_not_counted_but_one_at_a_time():
+    """Of FLUX.2 klein, a step holds the transformer, and Qwen3 comes when it does not step."""
+    own = ("model=flux2_klein", "model.path=nobody/has-it", "photos.root=x", "method=lora")
+    own = (*own, "trainer.precision=bf16-mixed", "frozen_dtype=bfloat16", "batch_size=1")
+    own = (*own, "gradient_checkpointing=true", "ppl=false")
+    plain, less = memory(*own), memory(*own, "offload=true")
+    qwen, vae = 4_022_468_096 * 2 / 2**30, 84_046_115 * 2 / 2**30
+    assert plain.weights - less.weights == pytest.approx(qwen + vae, abs=1e-6)
+    assert plain.activations == less.activations
+    small = memory(*own, "offload=true", "model.quantize=4bit")  # Qwen3 alone needs more
+    assert small.weights == pytest.approx(qwen) and small.optimizer == less.optimizer
+    same = memory(*own, "offload=true", on_gpu=False)  # a CPU's networks are in one memory
+    assert same == memory(*own, on_gpu=False)
+    text = (*SD, "method=lora", "train_text_encoder=true")
+    waits = memory(*text).weights - memory(*text, "offload=true").weights
+    assert waits == pytest.approx(83_653_863 * 4 / 2**30, rel=0.01)
+
+
 def test_a_step_grows_with_pixels_and_rows_and_shrinks_with_what_saves_memory():
     one = ("resolution=512", "batch_size=1", "ppl=false")
     plain = memory(*one)

@@ -26,6 +26,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
     """
     _check_sharding(config)
     _check_processes(config["trainer"])
+    _check_offload(config)
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
     quantize = config["model"]["quantize"]
     if quantize is not None:
@@ -37,6 +38,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         config["gradient_checkpointing"],
         config["compile"],
         quantize,
+        config["offload"] and device == "cuda",  # a CPU's networks are in one memory anyway
     )
 
 
@@ -78,6 +80,24 @@ def _check_processes(trainer: Mapping[str, Any]) -> None:
             f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "
             "a run may use: use fewer."
         )
+
+
+def _check_offload(config: Mapping[str, Any]) -> None:
+    """Refuse moving weights whose gradients several processes share.
+
+    Raises:
+        UserError: names the key.
+    """
+    devices = config["trainer"].get("devices")
+    if config["offload"] and devices not in (1, "1") and not _is_list_of_one(devices):
+        raise UserError(
+            f"offload=true works in one process, and trainer.devices={devices}: use "
+            "trainer.devices=1 or offload=false."
+        )
+
+
+def _is_list_of_one(devices: Any) -> bool:
+    return isinstance(devices, list) and len(devices) == 1
 
 
 def _check_sharding(config: Mapping[str, Any]) -> None:

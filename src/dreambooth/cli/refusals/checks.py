@@ -103,6 +103,7 @@ SWITCHES = (
     "ppl",
     "train_text_encoder",
     "gradient_checkpointing",
+    "offload",
     "compile",
     "augment.random_crop",
     "augment.flip",

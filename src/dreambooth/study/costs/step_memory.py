@@ -10,7 +10,7 @@ import json
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -71,7 +71,26 @@ def memory_of(config: Plain, on_gpu: bool) -> Memory | None:
     if sizes is None or _configs(config) is None:
         return None
     phases = [_phase(config, phase, sizes, on_gpu) for phase in config["method"]["phases"]]
+    if config["offload"] and on_gpu:
+        phases += [_alone(config, phase, sizes) for phase in phases]
     return max(phases, key=lambda memory: memory.total)
+
+
+def _waiting(config: Plain) -> list[str]:
+    """Name the parts of the model that no step of the run needs; see model/offload.py."""
+    phases = config["method"]["phases"]
+    trained = [n for n in NETWORKS for phase in phases if phase.get(n, "frozen") != "frozen"]
+    return [name for name in NETWORKS if name not in ("unet", *trained)]
+
+
+def _alone(config: Plain, phase: Memory, sizes: Mapping[str, int]) -> Memory:
+    """Estimate what is there while the largest part that waits is at work, and trained ones not.
+
+    Activations of drawing are left out: they are small beside those of a training step.
+    """
+    frozen = 4 if config["frozen_dtype"] == "float32" else 2
+    largest = max(sizes[name] for name in _waiting(config))
+    return replace(phase, weights=largest * frozen / GIB, gradients=0.0, activations=0.0)
 
 
 def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) -> Memory:
@@ -82,6 +101,8 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if phase["text_encoder"] == "token":
         trained += _embeddings(config)  # the optimizer is given the whole matrix
     others = sum(sizes.values()) - own
+    if config["offload"] and on_gpu:
+        others -= sum(sizes[name] for name in _waiting(config))
     bits = config["model"].get("quantize")
     # on a CPU the peak is when the exact weights have been copied and are not quantised yet
     linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0

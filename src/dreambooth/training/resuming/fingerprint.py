@@ -83,6 +83,7 @@ RESULTS = (
 NEITHER = (
     "output_dir",
     "cache_dir",
+    "offload",
     "logger",
     "resume",
     "reuse",

@@ -1,0 +1,77 @@
+"""Networks that wait in the machine's memory while a GPU works with others.
+
+diffusers' training scripts have this as `--offload`, its pipelines as `enable_model_cpu_offload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth.model.interface import BaseModel
+
+
+def set_aside(model: BaseModel, device: str | torch.device, at_work: Collection[str]) -> None:
+    """Have every network but those `at_work` wait on the CPU until `device` needs it.
+
+    One that waits is an attribute of the model but no submodule: what moves the model or lists its
+    weights, as Lightning does, leaves it where it is.
+
+    Args:
+        device: of the networks at work, `cuda`.
+        at_work: names of the networks whose weights a training step needs.
+    """
+    model.offloads_from = torch.device(device)
+    for name in model.layout.networks:
+        if name not in at_work:
+            network = model.network(name)
+            del model._modules[name]
+            object.__setattr__(model, name, network)  # nn.Module's own would register it
+            _move(network, "cpu")
+    model.to(model.device)
+
+
+@contextmanager
+def alone(model: BaseModel, *networks: str) -> Iterator[None]:
+    """Have these networks alone on the GPU while the context lasts, if `model` offloads any."""
+    if model.offloads_from is None:
+        yield
+        return
+    parts = [model.network(name) for name in networks]
+    model.to("cpu")
+    try:
+        for part in parts:
+            _move(part, model.device)
+        yield
+    finally:
+        for part in parts:
+            _move(part, "cpu")
+        model.to(model.device)
+
+
+@contextmanager
+def one_at_a_time(model: BaseModel, pipeline: Any) -> Iterator[None]:
+    """Have a pipeline's networks on the GPU one after another, if `model` offloads any.
+
+    Those that train leave too while the text is encoded and the pictures are decoded; their
+    optimizer's state stays.
+    """
+    if model.offloads_from is None:
+        yield
+        return
+    pipeline.enable_model_cpu_offload(device=model.device)
+    try:
+        yield
+    finally:
+        pipeline.remove_all_hooks()
+        for name in model.layout.networks:  # after an error, one of them is not back yet
+            _move(model.network(name), "cpu")
+        model.to(model.device)
+
+
+def _move(network: nn.Module, device: Any) -> None:
+    nn.Module.to(network, device)  # diffusers' own `to` warns of float16 on a CPU
