@@ -51,7 +51,12 @@ FOLDERS = re.compile(r"""(?<=[=,\["'])(?:~|[A-Za-z]:)?[\\/](?:[^,\]"'=]*[\\/])?(
 
 def without_places(text: str) -> str:
     """Take the paths of a machine out of overrides: `cache_dir=/c,x=/a/b/dog` => `x=dog`."""
-    return FOLDERS.sub("", PLACES.sub("", text).lstrip(","))
+    return without_folders(PLACES.sub("", text).lstrip(","))
+
+
+def without_folders(text: str) -> str:
+    """Leave of each absolute path its last part: `x=/a/b/dog` => `x=dog`."""
+    return FOLDERS.sub("", text)
 
 
 def run_folder(text: str, sweep: str) -> str:
