@@ -113,3 +113,9 @@ def test_a_vocabulary_without_rare_words_is_one_sentence_before_a_picture(
     with pytest.raises(UserError, match=rare):
         call("tokens", *own, f"encoders_dir='{encoders_dir}'", f"output_dir='{tmp_path}'")
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_that_are_not_there_are_asked_for_by_this_commands_keys(spine, tmp_path):
+    own = (f"model.path='{spine.model}'", "encoders=canonical", f"output_dir='{tmp_path}'")
+    with pytest.raises(UserError, match="pass encoders_dir=DIR.* encoders=pocket takes"):
+        call("tokens", *own, f"cache_dir='{tmp_path}'")

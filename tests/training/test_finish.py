@@ -123,7 +123,7 @@ def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tm
         "variant": None,
         "max_sequence_length": None,
     }
-    assert record["subject"] == {"name": "folder", "class_noun": "dog", "live": False}
+    assert record["subject"] == {"name": "photos", "class_noun": "dog", "live": False}
     assert record["subject_phrase"] == "sks dog" and record["best_step"] is None
     assert record["photos"] == [str(path) for path in sorted(spine.photos.iterdir())]
     assert record["sampling"]["scheduler"] == "EulerDiscreteScheduler"

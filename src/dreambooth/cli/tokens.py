@@ -18,7 +18,7 @@ from dreambooth.cli.drawing.sources import base_sampling, plain_block
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Measured, Words, measure, prediction_shifts
-from dreambooth.evaluation.networks import load_encoders
+from dreambooth.evaluation.networks import Encoders, load_encoders
 from dreambooth.files import atomic, write_csv
 from dreambooth.model.adapters.additions import Additions
 from dreambooth.model.identifiers import rare, token_count
@@ -44,9 +44,7 @@ def tokens(cfg: DictConfig) -> int:
     subject = SubjectWords(cfg.class_noun, cfg.class_noun, words.prompt(), False)
     source = PlainModel(plain_block(cfg.model), base_sampling(cfg.model), subject)
     sampling, weights = sampling_of(cfg, source), PlainWeights(source, Additions())
-    encoders = load_encoders(
-        cfg.encoders, ["dino", "div"], device, cfg.encoders_dir, str(cfg.cache_dir)
-    )
+    encoders = _encoders(cfg, device)
     model = weights.load().to(device)
     candidates = _candidates(cfg, model)
     shown = Provenance(weights.describe(), sampling, LOADED_DTYPES)
@@ -84,6 +82,15 @@ def tokens(cfg: DictConfig) -> int:
     _print(cfg, rows[: len(found)], len(candidates))
     print(f"{folder / 'tokens.csv'}\n{folder / 'tokens.png'}")
     return 0
+
+
+def _encoders(cfg: DictConfig, device: str) -> Encoders:
+    """Load the networks that compare pictures, whose keys stand in no block here."""
+    try:
+        needed = ["dino", "div"]
+        return load_encoders(cfg.encoders, needed, device, cfg.encoders_dir, str(cfg.cache_dir))
+    except UserError as error:
+        raise UserError(str(error).replace("evaluation.encoders", "encoders")) from error
 
 
 def _candidates(cfg: DictConfig, model: BaseModel) -> list[str]:

@@ -176,7 +176,8 @@ def _read(name: str, source: Source, folder: Path | None) -> pretrained.Pretrain
                 f"the encoder {name} needs {source.repo}, which the model hub did not give "
                 f"({reason(error)}): put its {parts} in DIR/{source.folder} and pass "
                 "evaluation.encoders_dir=DIR, or download it once online, after which "
-                "HF_HUB_OFFLINE=1 works."
+                "HF_HUB_OFFLINE=1 works. evaluation.encoders=pocket takes this package's own small "
+                "networks, whose scores compare with each other alone."
             ) from error
         raise UserError(
             f"the encoder {name} cannot be loaded from {folder} ({reason(error)}): "

@@ -79,3 +79,18 @@ def test_pictures_lie_in_a_run_that_has_its_record(tmp_path):
 def test_they_resolve():
     text = "a: ${if:true,x,y}\nb: ${if:false,x,y}\nc: ${last_word:'rain boot'}\nd: ${slug:'a b'}"
     assert OmegaConf.create(text) == {"a": "x", "b": "y", "c": "boot", "d": "a-b"}
+
+
+@pytest.mark.parametrize(
+    ("photos", "name"),
+    [
+        ("/home/me/my dog!", "my-dog"),
+        ("photos/rex/", "rex"),
+        ("/", "folder"),
+        ("/photos/כלב", "folder"),
+        ("null", "folder"),
+        ("???", "folder"),
+    ],
+)
+def test_a_subject_of_a_folder_has_its_name(photos, name):
+    assert OmegaConf.create(f"name: ${{name_of_photos:}}\nphotos: {photos}").name == name

@@ -160,7 +160,7 @@ def test_phases_are_typed(spine, tmp_path):
     assert [p.parts for p in method.phases] == [Phase("frozen", "token"), Phase("full", "full")]
     assert [p.max_steps for p in method.phases] == [7, 3] and method.phases[1].lr == 0.5
     assert [method.steps_before(i) for i in range(3)] == [0, 7, 10]
-    assert method.export == "full" and method.token.token == "<folder>" and method.adapter is None
+    assert method.export == "full" and method.token.token == "<photos>" and method.adapter is None
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_no_dataset_holds_a_subject_of_the_embedded_world(spine, tmp_path, subje
 def test_a_run_names_itself_to_its_loggers(spine, tmp_path):
     spec = spine.spec(tmp_path, "logger=wandb", "logger.tags=[mine]").logger
     assert spec.wandb and not spec.tensorboard and spec.wait == 5
-    assert (spec.group, spec.name) == ("folder", "folder-ppl-lr1e-3-2")
-    assert list(spec.tags) == ["folder", "pocket", "full", "mine"]
+    assert (spec.group, spec.name) == ("photos", "photos-ppl-lr1e-3-2")
+    assert list(spec.tags) == ["photos", "pocket", "full", "mine"]
     own = spine.spec(tmp_path, "logger.group=own", "logger.name=mine").logger
     assert (own.group, own.name) == ("own", "mine")
 

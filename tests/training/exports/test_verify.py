@@ -47,7 +47,7 @@ def test_other_weights_draw_another_picture(run, record, own):
 
 
 def test_a_tensor_that_matches_no_layer_is_an_error(run, record, own, tmp_path):
-    file = run / "exports/kohya/folder.safetensors"
+    file = run / "exports/kohya/photos.safetensors"
     names = ("to_q", "to_qq")
     state = {k.replace(*names) if "down_blocks" in k else k: x for k, x in load_file(file).items()}
     damaged = tmp_path / "x.safetensors"
@@ -82,18 +82,18 @@ def test_a_failed_verification_is_an_error_after_everything_is_written(
 
 
 def test_files_say_what_they_are(run):
-    with safe_open(run / "exports/kohya/folder.safetensors", "pt") as opened:
+    with safe_open(run / "exports/kohya/photos.safetensors", "pt") as opened:
         metadata, names = opened.metadata(), set(opened.keys())
     assert metadata["modelspec.architecture"].endswith("/lora")
     assert metadata["modelspec.trigger_phrase"] == "sks dog"
-    assert json.loads(metadata["ss_tag_frequency"]) == {"folder": {"a sks dog": 3}}
+    assert json.loads(metadata["ss_tag_frequency"]) == {"photos": {"a sks dog": 3}}
     assert (
         metadata["ss_network_module"] == "networks.lora" and metadata["ss_max_train_steps"] == "1"
     )
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     assert {f"{layer}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")} <= names
     assert torch.equal(
-        load_file(run / "exports/kohya/folder.safetensors")[f"{layer}.alpha"], torch.tensor(4.0)
+        load_file(run / "exports/kohya/photos.safetensors")[f"{layer}.alpha"], torch.tensor(4.0)
     )
 
 

@@ -60,10 +60,10 @@ def test_all_sessions_are_one_run_of_wandb(shown, offline):
     assert len(offline.files) == 3
     runs = offline.of("run")
     assert len({run.run_id for run in runs}) == 1 and all(run.resume for run in runs)
-    assert {run.display_name for run in runs[1:]} == {"folder-ppl-lr1e-3-2"}
-    assert {(run.run_group, run.job_type) for run in runs} == {("folder", "train")}
+    assert {run.display_name for run in runs[1:]} == {"photos-ppl-lr1e-3-2"}
+    assert {(run.run_group, run.job_type) for run in runs} == {("photos", "train")}
     config = offline.config
-    words = {"subject": "folder", "method": "full", "ppl": True, "lr": 1e-3, "max_steps": 2}
+    words = {"subject": "photos", "method": "full", "ppl": True, "lr": 1e-3, "max_steps": 2}
     assert {key: config[key] for key in words} == words
     assert config["settings"]["prior"]["num_class_images"] == 2
 

@@ -267,7 +267,7 @@ def test_a_step_that_is_waited_for_is_saved_when_its_update_is_complete(tmp_path
         (("train_text_encoder=false",), {"unet."}),
         (("train_text_encoder=true",), {"unet.", "text_encoder."}),
         (("method=lora",), {"unet."}),
-        (("method=textual_inversion",), {"token.<folder>"}),
+        (("method=textual_inversion",), {"token.<photos>"}),
     ],
 )
 def test_a_checkpoint_holds_exactly_what_trains(spine, tiny_model_dir, tmp_path, method, names):
@@ -281,7 +281,7 @@ def test_a_checkpoint_holds_exactly_what_trains(spine, tiny_model_dir, tmp_path,
         assert len(state) == 2 * 2 * len(attentions)  # A and B of q, k, v and out
         assert all(".lora_A." in name or ".lora_B." in name for name in state)
     elif "method=textual_inversion" in method:
-        assert {k: tuple(v.shape) for k, v in state.items()} == {"token.<folder>": (8, 32)}
+        assert {k: tuple(v.shape) for k, v in state.items()} == {"token.<photos>": (8, 32)}
     else:
         full = {n for n, _ in model.named_parameters() if n.startswith(tuple(names))}
         assert set(state) == full

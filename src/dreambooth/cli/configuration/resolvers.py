@@ -51,7 +51,12 @@ FOLDERS = re.compile(r"""(?<=[=,\["'])(?:~|[A-Za-z]:)?[\\/](?:[^,\]"'=]*[\\/])?(
 
 def without_places(text: str) -> str:
     """Take the paths of a machine out of overrides: `cache_dir=/c,x=/a/b/dog` => `x=dog`."""
-    return FOLDERS.sub("", PLACES.sub("", text).lstrip(","))
+    return without_folders(PLACES.sub("", text).lstrip(","))
+
+
+def without_folders(text: str) -> str:
+    """Leave of each absolute path its last part: `x=/a/b/dog` => `x=dog`."""
+    return FOLDERS.sub("", text)
 
 
 def run_folder(text: str, sweep: str) -> str:
@@ -156,6 +161,13 @@ def drawn_in(run: str | None) -> str:
     return f"{run}/generated"
 
 
+def name_of_photos(*, _parent_: DictConfig) -> str:
+    """Name a subject after the folder of its photos: `my dog` => `my-dog`; without one `folder`."""
+    photos = None if OmegaConf.is_missing(_parent_, "photos") else _parent_.photos
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(photos or "")).resolve().name)[:64]
+    return name.strip(".-") if photos and name.strip(".-") else "folder"
+
+
 def help_text(command: str, *, _root_: DictConfig) -> str:
     """Return the text of `--help`; `$` is doubled, as Hydra's template needs it."""
     from dreambooth.cli.configuration.help import help_of  # only where it is shown
@@ -175,6 +187,7 @@ for name, function in {
     "run_folder": run_folder,
     "drawing": drawing,
     "drawn_in": drawn_in,
+    "name_of_photos": name_of_photos,
     "help": help_text,
 }.items():
     OmegaConf.register_new_resolver(name, function, replace=True)

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from dreambooth.cli.configuration.resolvers import without_folders
 from dreambooth.errors import UserError
 from dreambooth.study.finished.sweeps import FAILED, SWEEP, SweepPlan
 
@@ -28,7 +29,7 @@ class Place:
         sweep: the sweep's folder.
         number: of the run, from 1.
         total: of runs.
-        name: the overrides that set the run apart.
+        name: the overrides that set the run apart; of a path its last part.
         folders: of all runs; empty where nobody knows them beforehand.
         in_parallel: other runs may run at the same time, on this terminal.
     """
@@ -57,7 +58,8 @@ class Place:
         number = int(hydra.job.num) + 1
         total = len(jobs) or int(hydra.sweeper.get("n_trials") or number)
         in_parallel = "basic_launcher" not in hydra.launcher._target_
-        return cls(sweep, number, max(number, total), " ".join(parts), folders, in_parallel)
+        name = " ".join(without_folders(part) for part in parts)
+        return cls(sweep, number, max(number, total), name, folders, in_parallel)
 
     def ended(self) -> tuple[int, int]:
         """Count the runs that have ended in this session, and those that had before."""
