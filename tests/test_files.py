@@ -96,7 +96,9 @@ def test_a_table_comes_back_as_it_was_written(tmp_path):
     assert os.listdir(path.parent) == ["table.csv"]
 
 
-@pytest.mark.parametrize("data", [None, b"\xff\xfe\x00", b'"' + b"x" * 200_000 + b'"'])
+@pytest.mark.parametrize(
+    "data", [None, b"\xff\xfe\x00", b'"' + b"x" * 200_000 + b'"', b"a,b\n1,2,3\n"]
+)
 def test_what_is_no_table_is_named(tmp_path, data):
     if data is not None:
         (tmp_path / "x.csv").write_bytes(data)

@@ -239,6 +239,9 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+        if any(None in row for row in rows):
+            raise csv.Error("a row has more cells than the header")
+        return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error}): write it as CSV.") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -63,6 +66,11 @@ def test_what_cannot_be_extracted_or_merged_is_one_sentence(scored, spine, tmp_p
     ):
         with pytest.raises(UserError, match=words):
             call(command, *overrides)
+    run = Path(shutil.copytree(scored, tmp_path / "run"))
+    path = run / "model/unet/diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="is not what the run exported"):
+        call("extract", f"run='{run}'")
 
 
 def test_words_are_ranked_with_a_table_and_a_sheet(spine, encoders_dir, tmp_path, capsys):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from shutil import copytree
 
 import pytest
 import torch
 from PIL import Image
 
+from dreambooth.data.photos import contents_hash
 from dreambooth.errors import UserError
 from dreambooth.sampling import draw as draw_module
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.finished.runs import Run
 from dreambooth.training.job import run
+from dreambooth.training.phase import train_phases
 from spine import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -63,7 +66,10 @@ def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, one_
     assert all((kept / path.relative_to(out)).exists() for path in earlier)
 
 
-@pytest.mark.parametrize("error", [UserError("no weights."), torch.OutOfMemoryError("too large")])
+@pytest.mark.parametrize(
+    "error",
+    [UserError("no weights."), torch.OutOfMemoryError("too large"), OSError("read-only cache")],
+)
 def test_a_run_is_not_lost_when_it_cannot_be_scored(
     spine, one_step, tmp_path, monkeypatch, caplog, error
 ):
@@ -81,6 +87,24 @@ def test_a_run_is_not_lost_when_it_cannot_be_scored(
     assert str(error).rstrip(".") in warning
     assert "evaluation=quick" in warning
     assert {path.name for path in spec.folder.iterdir()} >= {"run.json", "model", "samples"}
+
+
+def test_a_photo_that_goes_while_training_costs_nothing(spine, tmp_path, monkeypatch):
+    photos = Path(copytree(spine.photos, tmp_path / "photos"))
+    photo = (photos / "0.png").read_bytes()
+
+    def train(*args):
+        result = train_phases(*args)
+        (photos / "0.png").unlink()
+        return result
+
+    monkeypatch.setattr("dreambooth.training.job.train_phases", train)
+    options = ("max_steps=1", "ppl=false", f"subject.photos='{photos}'")
+    out = spine.run(tmp_path / "run", *options)
+    record = json.loads((out / "run.json").read_text())
+    assert record["finished"] and (out / "model").is_dir()
+    (photos / "0.png").write_bytes(photo)
+    assert record["contents"]["photos"] == contents_hash(sorted(photos.iterdir()))
 
 
 def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tmp_path):

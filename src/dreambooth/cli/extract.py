@@ -70,6 +70,7 @@ def _models(cfg: DictConfig) -> tuple[Mapping[str, Any], Path, Path]:
             f"{run.folder} exported {run.record['export']}: a LoRA is extracted from a run of "
             "method=full."
         )
+    run.check_export()
     return run.base, run.folder / "model", run.folder / name
 
 

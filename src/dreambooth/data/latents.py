@@ -5,10 +5,12 @@ photos => crops => posterior `mean, logvar [M,C,h,w]`
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,6 +46,14 @@ class Examples:
     names: tuple[str, ...]
     sizes: Tensor
     key: str = ""
+
+    @cached_property
+    def content(self) -> str:
+        """Hash the latents: `key` does not tell how a class image was rounded when it was drawn."""
+        digest = hashlib.sha256()
+        for tensor in (self.mean, self.logvar):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.prompts)

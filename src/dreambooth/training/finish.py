@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from dreambooth.errors import UserError
@@ -29,7 +28,7 @@ from dreambooth.training.logs.memory import device_name
 from dreambooth.training.logs.summary import Finished
 from dreambooth.training.prepare import Prepared, make_evaluation
 from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
-from dreambooth.training.resuming.finished import contents, places_of_export
+from dreambooth.training.resuming.finished import places_of_export
 from dreambooth.training.resuming.superseded import FOLDER, set_aside
 from dreambooth.versions import versions
 
@@ -59,7 +58,6 @@ class Finish:
         self.programs: dict[str, str] = {}  # that load the export, by layout
         self.verified: dict[str, dict[str, Any]] = {}
         self.exported: dict[str, str] = {}  # files of the exported model and their hashes
-        self.contents = contents(prepared.photos, self.spec.config)
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
         self.last_step = self.stopped_early_at or self.spec.method.steps_before(last + 1)
@@ -152,7 +150,7 @@ class Finish:
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],
             "photos_used": len(self.prepared.training_photos),
-            "contents": self.contents,
+            "contents": dict(self.prepared.contents),
             "sampling": asdict(spec.sampling),
             "device": device_name(spec.hardware.device),
             "best_step": self.best_step,
@@ -180,7 +178,7 @@ class Finish:
                 evaluation = make_evaluation(self.prepared, settings)
                 scores, record = evaluation.score_model(self.model, weights, images, known)
                 places.append(images)
-        except (UserError, torch.OutOfMemoryError) as error:
+        except (UserError, OSError, RuntimeError) as error:  # of memory too
             log.warning(
                 "%s; the run is complete: score it later with `python evaluate.py %s "
                 "evaluation=%s evaluation.encoders_dir=DIR`.",

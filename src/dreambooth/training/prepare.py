@@ -32,6 +32,7 @@ from dreambooth.sampling.class_images import describe_faults
 from dreambooth.training.distributed import is_first
 from dreambooth.training.frozen_images import class_images_of, kernel_images
 from dreambooth.training.logs.costs import Costs
+from dreambooth.training.resuming.finished import contents
 from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """What the phases of a run work with; `photos` are all of the subject's.
 
-    `base` has the base model's images that the scores compare with, by class prompt.
+    `base` has the base model's images that the scores compare with, by class prompt; `contents` the
+    hashes of the files that the run began with (`resuming.finished.contents`).
     """
 
     spec: TrainSpec
@@ -50,6 +52,7 @@ class Prepared:
     photos: list[Path]
     batches: KeyedBatches
     base: Mapping[str, list[Path]] = field(default_factory=dict)
+    contents: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def training_photos(self) -> list[Path]:
@@ -100,7 +103,8 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
-    return Prepared(spec, costs, weights, photos, batches, compared)
+    began_with = contents(photos, spec.config)  # now: a file may be gone when training is done
+    return Prepared(spec, costs, weights, photos, batches, compared, began_with)
 
 
 def _trained_networks(spec: TrainSpec, model: BaseModel) -> set[str]:

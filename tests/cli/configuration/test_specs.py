@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from dreambooth.cli.configuration.hardware import STARTED_BY
 from dreambooth.cli.configuration.specs import report_spec
 from dreambooth.cli.main import CONF
 from dreambooth.cli.refusals.checks import CHOICES
@@ -237,9 +238,26 @@ def test_a_report_is_typed(tmp_path):
     assert spec.runs == Path(tmp_path) and spec.other_subjects is True
 
 
-def test_more_processes_than_cores_are_refused(spine, tmp_path):
-    with pytest.raises(UserError, match="trainer.devices=999 is more than the .* cores"):
-        spine.spec(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=999")
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=999"),
+            "devices=999 is more than",
+        ),
+        (
+            ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices='999'"),
+            "more than the .* cores",
+        ),
+        (("+trainer.num_nodes=50",), "num_nodes=50 waits for ever .* srun or torchrun"),
+        (("prior.seed=4294967295",), "prior.seed=4294967295 is not usable: 2 class images need"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused(spine, tmp_path, monkeypatch, overrides, said):
+    for name in STARTED_BY:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=said):
+        spine.spec(tmp_path, *overrides)
 
 
 def test_networks_wait_in_one_process_with_a_gpu(spine, tmp_path, monkeypatch):

@@ -136,6 +136,19 @@ def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, evaluate, tmp
     assert all(apart(images[name], one_by_one[name]) <= 1 for name in images)
 
 
+def test_a_strangers_record_imports_nothing_but_peft(scored, draws, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(scored, tmp_path / "stranger"))
+    (run / "evil.py").write_text("raise SystemExit('ran')")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["method"]["adapter"] = {"_target_": "stranger.evil.LoraConfig"}
+    (run / "run.json").write_text(json.dumps(record))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for more in (("grid.x=step=0,1",), ("adapter_weight=0.5",)):
+        with pytest.raises(UserError, match="only classes of PEFT are imported for a record"):
+            draws(run, *more)
+    assert draws(run, "seeds=[0]", folder="whole")  # what was exported needs no class
+
+
 def manifest(folder: Path) -> list[dict[str, str]]:
     with open(folder / "manifest.csv", newline="") as file:
         return list(csv.DictReader(file))

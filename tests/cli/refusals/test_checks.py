@@ -42,6 +42,8 @@ TRAIN = {
     "seed=true": "seed must be a whole number",
     "subject=world subject.identity=rex": "subject.identity must be a whole number",
     "lr=.inf": "lr must be a finite number",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be greater than 0",
+    "trainer.log_every_n_steps=.nan": "trainer.log_every_n_steps must be a whole number",
     "lr_warmup_steps=10": "no effect with lr_schedule=constant: .*constant_with_warmup",
     "trainer.precision=16": "precision must be one of 32-true, bf16-mixed, 16-mixed",
     "trainer.accelerator=typo": "accelerator must be one of auto",

@@ -56,6 +56,13 @@ def test_a_record_that_cannot_be_used_is_one_sentence(tmp_path, content, expecte
         Run.read(tmp_path / "absent")
 
 
+def test_damaged_phases_are_one_sentence(tmp_path):
+    run = Run.read(write_run(tmp_path, "a", 0.5))
+    run.record["config"]["method"] = {"phases": [{"max_steps": "x"}, 5]}
+    with pytest.raises(UserError, match="run.json is damaged"):
+        run.last_step  # noqa: B018
+
+
 @pytest.mark.parametrize("damage", ["bit", "removed"])
 def test_a_damaged_export_is_refused_by_name(scored, tmp_path, damage):
     run = Run.read(shutil.copytree(scored, tmp_path / "run"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreambooth.training.logs.loggers import make_loggers
+from dreambooth.training.logs.loggers import Loggers, make_loggers
+from dreambooth.training.logs.run_log import RunLog, read_rows
 from dreambooth.training.logs.shown_names import shown_numbers
 from dreambooth.training.logs.wandb_run import WandbRun
 from spine import Spine
@@ -141,6 +142,24 @@ def test_tensorboard_shows_the_same(shown, offline):
     images = [tag for tag in tags["images"] if tag.startswith("samples/")]
     assert len(images) == 2 and {event.step for event in events.Images(images[0])} == {0, 1, 2}
     assert len([tag for tag in tags["images"] if tag.startswith("photos/")]) == 3
+
+
+def test_a_viewer_that_fails_is_no_error_of_the_run(tmp_path, caplog):
+    told = []
+
+    class Broken:
+        def numbers(self, *_):
+            told.append(1)
+            raise OSError("the server is gone")
+
+    loggers = Loggers(RunLog(tmp_path), [Broken()])  # pyright: ignore[reportArgumentType]
+    loggers.numbers({"loss": 1.0}, 0)
+    loggers.numbers({"loss": 2.0}, 1)
+    loggers.end({})
+    assert (
+        told == [1] and "Broken failed and is shown nothing more: the server is gone" in caplog.text
+    )
+    assert [row["loss"] for row in read_rows(tmp_path)] == ["1.0", "2.0"]
 
 
 def test_only_the_first_process_shows_anything(spine, shown, tmp_path, monkeypatch):

@@ -176,6 +176,7 @@ CHANGES_NO_WEIGHT = {
     "checkpoint.best": ("checkpoint.best=harmonic", "evaluation.every_n_steps=1"),
     "checkpoint.patience": ("checkpoint.patience=2", "evaluation.every_n_steps=1"),
     "gradient_checkpointing": ("gradient_checkpointing=true",),
+    "offload": ("offload=true",),
     "compile": ("compile=true",),
     "trainer": ("+trainer.benchmark=true",),
     "output_dir": ("output_dir=elsewhere",),
@@ -246,8 +247,10 @@ def test_a_later_phase_depends_on_the_earlier_ones(spine, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_taken_over_agrees_in_the_last_bits_too(spine, tmp_path, monkeypatch):
-    def rounding(*overrides: str, captions: tuple[str, ...] = ("a dog", "a cat")) -> dict:
-        examples = SimpleNamespace(key="latents", prompts=captions)
+    def rounding(
+        *overrides: str, captions: tuple[str, ...] = ("a dog", "a cat"), content: str = "x"
+    ) -> dict:
+        examples = SimpleNamespace(key="latents", content=content, prompts=captions)
         batches = SimpleNamespace(instance=examples, prior=None)
         return rounding_facts(spine.spec(tmp_path, *overrides), batches)
 
@@ -263,6 +266,7 @@ def test_what_is_taken_over_agrees_in_the_last_bits_too(spine, tmp_path, monkeyp
     ):
         assert differing(rounding(*overrides)) == differs
     assert differing(rounding(captions=("a cat", "a dog"))) == {"examples"}
+    assert differing(rounding(content="drawn again")) == {"examples"}
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     assert differing(rounding()) == {"threads"}
     assert None not in before["versions"].values() and len(before["code"]) == 16

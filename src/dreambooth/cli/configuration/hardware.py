@@ -16,6 +16,8 @@ from dreambooth.training.spec import HardwareSpec
 # adapters of PEFT that need no more of a layer than its outputs, or read quantised weights (DoRA);
 # others have updates of the weights' shape, which 4 bits do not keep
 UNDER_QUANTIZED = ("LoraConfig", "OFTConfig")
+# what launchers of several machines tell each process
+STARTED_BY = ("SLURM_JOB_ID", "MASTER_ADDR", "TORCHELASTIC_RUN_ID")
 
 
 def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
@@ -66,15 +68,23 @@ def _check_quantization(config: Mapping[str, Any], bits: str, device: str) -> No
 
 
 def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Refuse more processes on a CPU than it has cores.
+    """Refuse more processes on a CPU than it has cores, and machines that nothing starts.
 
     Raises:
         UserError: names the key, and how many there are.
     """
+    nodes = trainer.get("num_nodes", 1)
+    if nodes != 1 and not any(name in os.environ for name in STARTED_BY):
+        raise UserError(
+            f"trainer.num_nodes={nodes} waits for ever for processes on other machines, and no "
+            "launcher started this one: use srun or torchrun, or trainer.num_nodes=1."
+        )
     devices, on_gpu = trainer.get("devices"), trainer["accelerator"] in ("gpu", "cuda", "mps")
     if on_gpu or torch.cuda.is_available() and trainer["accelerator"] == "auto":
         return  # Lightning counts the GPUs
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(devices, str) and devices.isdecimal():  # which Lightning takes too
+        devices = int(devices)
     if isinstance(devices, int) and devices > (cores or 1):
         raise UserError(
             f"trainer.devices={devices} is more than the {cores} cores of this machine's CPU that "

@@ -162,6 +162,12 @@ def _data(config: Mapping[str, Any]) -> DataSpec:
 def _prior(config: Mapping[str, Any]) -> PriorSpec | None:
     """Build the prior loss's settings; they are checked even if the run does not use them."""
     prior = config["prior"]
+    last = prior["seed"] + prior["num_class_images"] - 1
+    if last >= 2**32:
+        raise UserError(
+            f"prior.seed={prior['seed']} is not usable: {prior['num_class_images']} class images "
+            f"need the seeds up to {last}, and a seed must be less than 2^32."
+        )
     spec = PriorSpec(
         prior["kind"],
         prior["num_class_images"],

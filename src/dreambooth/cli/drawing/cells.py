@@ -10,10 +10,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.configuration.blocks import method_spec
 from dreambooth.cli.configuration.configs import CONF, files_of
 from dreambooth.cli.drawing.axes import PLACES, Axis, label, parse_axes
-from dreambooth.cli.drawing.sources import NO_SUBJECT, additions_of, source_of, weights_of
+from dreambooth.cli.drawing.sources import (
+    NO_SUBJECT,
+    additions_of,
+    recorded_method,
+    source_of,
+    weights_of,
+)
 from dreambooth.cli.refusals.suggest import no_choice
 from dreambooth.data.prompts import SubjectWords, fill
 from dreambooth.errors import UserError
@@ -152,7 +157,7 @@ class Cells:
     def _check_scalable(self, run: Run | PlainModel) -> None:
         """Refuse an adapter_weight other than 1 where it would change nothing."""
         if isinstance(run, Run):
-            adapter, kind = method_spec(run.config["method"]).adapter, run.record["export"]
+            adapter, kind = recorded_method(run).adapter, run.record["export"]
             if kind not in ("lora", "adapter"):
                 raise UserError(
                     f"adapter_weight needs a run with an adapter, and {run.folder} exported "

@@ -15,6 +15,7 @@ from dreambooth.sampling.spec import Sampling
 from dreambooth.study.finished.base_model import PlainModel, PlainWeights
 from dreambooth.study.finished.run_weights import RunWeights
 from dreambooth.study.finished.runs import Run
+from dreambooth.training.spec import MethodSpec
 
 NO_SUBJECT = "give its words, such as 'subject_phrase=\"sks dog\"'"
 
@@ -57,12 +58,30 @@ def weights_of(
         UserError: a step of a base model, which has none.
     """
     if isinstance(source, Run):
-        with source.reading():
-            method = method_spec(source.config["method"])
+        method = None if step is None else recorded_method(source)
         return RunWeights(source, method, step, additions)
     if step is not None:
         raise UserError(f"step={step} needs a run: a base model has no steps.")
     return PlainWeights(source, additions)
+
+
+def recorded_method(run: Run) -> MethodSpec:
+    """Build the method that a run's record names.
+
+    A record is data, maybe a stranger's: no class is imported for it but PEFT's own.
+
+    Raises:
+        UserError: a damaged record, or an adapter of another package.
+    """
+    with run.reading():
+        method = run.config["method"]
+        target = str((method.get("adapter") or {}).get("_target_", "peft.LoraConfig"))
+        if target.partition(".")[0] == "peft":
+            return method_spec(method)
+    raise UserError(
+        f"{run.folder / 'run.json'} names the adapter {target}, and only classes of PEFT are "
+        "imported for a record: draw with the exported model, without step and adapter_weight."
+    )
 
 
 def plain_block(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ POSITIVE = (
     "reuse.keep_gib",
     "export.rank",
     "logger.wait",
+    "trainer.log_every_n_steps",
 )
 NOT_NEGATIVE = (
     "prior.weight",
@@ -64,6 +65,7 @@ WHOLE = (
     "sampling.batch_size",
     "samples.every_n_steps",
     "export.rank",
+    "trainer.log_every_n_steps",
 )
 OPTIONAL = {
     "text_encoder_lr": ("null or greater than 0", lambda v: v > 0),

@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 class RunWeights:
     """Weights of a finished run; `step` None is the exported model, 0 the model before training.
 
-    `additions` are put in afterwards; `adapter_weight` multiplies the run's own adapter only.
+    `method` is the run's, and None where no step is asked for. `additions` are put in afterwards;
+    `adapter_weight` multiplies the run's own adapter only.
     """
 
     run: Run
-    method: MethodSpec
+    method: MethodSpec | None
     step: int | None = None
     additions: Additions = Additions()
 
@@ -58,8 +59,8 @@ class RunWeights:
     def steps(self) -> list[int]:
         """List the steps that can be loaded, from 0, which is the model before training."""
         found = [0]
-        for number in range(len(self.method.phases)):
-            before = self.method.steps_before(number)
+        for number in range(len(self._method.phases)):
+            before = self._method.steps_before(number)
             for path in sorted(self._folder(number).glob("step-*.ckpt")):
                 found.append(before + int(path.stem.removeprefix("step-")))
         return found
@@ -92,6 +93,11 @@ class RunWeights:
             log.info(line)
         return model.requires_grad_(False).eval()
 
+    @property
+    def _method(self) -> MethodSpec:
+        assert self.method is not None, "a step needs the run's method"
+        return self.method
+
     def _base_hash(self) -> str:
         return base_hash(self.run.base)
 
@@ -102,11 +108,11 @@ class RunWeights:
         weights = TrainableWeights(
             model,
             config["seed"],
-            self.method.adapter,
-            self.method.token,
+            self._method.adapter,
+            self._method.token,
             initial=InitialAdapter(model, start) if start else None,
         )
-        for phase in self.method.phases[: self._phase() + 1]:
+        for phase in self._method.phases[: self._phase() + 1]:
             weights.prepare(phase.parts)
         checkpoint = self._checkpoint()
         if checkpoint is not None:
@@ -120,8 +126,8 @@ class RunWeights:
 
     def _phase(self) -> int:
         """The number of the phase that ends with or after this step; the last one if none does."""
-        numbers = range(len(self.method.phases))
-        reached = (n for n in numbers if (self.step or 0) <= self.method.steps_before(n + 1))
+        numbers = range(len(self._method.phases))
+        reached = (n for n in numbers if (self.step or 0) <= self._method.steps_before(n + 1))
         return next(reached, numbers[-1])
 
     def _checkpoint(self) -> Path | None:
@@ -129,7 +135,7 @@ class RunWeights:
         if not self.step:
             return None
         number = self._phase()
-        own = self.step - self.method.steps_before(number)
+        own = self.step - self._method.steps_before(number)
         return self._folder(number) / checkpoint_name(own)
 
     def _folder(self, number: int) -> Path:

@@ -117,8 +117,9 @@ class Run:
     @property
     def last_step(self) -> int:
         """The optimizer steps of all phases, up to where the run stopped."""
-        steps = sum(phase["max_steps"] for phase in self.config["method"]["phases"])
-        return self.record.get("stopped_early_at") or steps
+        with self.reading():
+            steps = sum(phase["max_steps"] for phase in self.config["method"]["phases"])
+            return int(self.record.get("stopped_early_at") or steps)
 
     @property
     def evaluations(self) -> list[str]:

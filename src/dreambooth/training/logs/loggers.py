@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from dreambooth.errors import reason
 from dreambooth.evaluation.record import Scores
 from dreambooth.sampling.manifest import Item
 from dreambooth.training.distributed import is_first
@@ -41,28 +42,25 @@ class Loggers:
     """A run's log, and its viewers."""
 
     def __init__(self, log: RunLog, viewers: Sequence[Viewer] = ()) -> None:
-        self.log, self.viewers = log, viewers
+        self.log, self.viewers = log, list(viewers)
 
     def numbers(self, numbers: Mapping[str, float], step: int) -> None:
         """Log numbers of a step, under their full names."""
         self.log.add(numbers, step)
-        for viewer in self.viewers:
-            viewer.numbers(shown_numbers(numbers), step)
+        self._show(lambda viewer: viewer.numbers(shown_numbers(numbers), step))
 
     def samples(self, folder: Path, items: Sequence[Item], step: int) -> None:
         """Show sample images, which lie in `folder`, by their prompts."""
-        for viewer in self.viewers:
-            viewer.samples(folder, items, step)
+        self._show(lambda viewer: viewer.samples(folder, items, step))
 
     def photos(self, files: Sequence[Path]) -> None:
         """Show the photos that the run trains on."""
-        for viewer in self.viewers:
-            viewer.photos(files)
+        self._show(lambda viewer: viewer.photos(files))
 
     def scores(self, scores: Scores, evaluation: str | None, folder: Path, step: int) -> None:
         """Show the scores of images that lie in `folder`; the run's own evaluation is None."""
-        for viewer in self.viewers:
-            viewer.scores(shown_scores(scores, evaluation), folder, step)
+        shown = shown_scores(scores, evaluation)
+        self._show(lambda viewer: viewer.scores(shown, folder, step))
 
     def end(
         self, costs: Mapping[str, Any], export: Path | None = None, failed: bool = False
@@ -73,8 +71,17 @@ class Loggers:
         try:
             self.log.write()
         finally:  # a viewer left open would take the numbers of a sweep's next run
-            for viewer in self.viewers:
-                viewer.end(shown, export, failed)
+            self._show(lambda viewer: viewer.end(shown, export, failed))
+
+    def _show(self, action: Callable[[Viewer], None]) -> None:
+        """Act on each viewer; one that fails is told nothing more."""
+        for viewer in tuple(self.viewers):
+            try:
+                action(viewer)
+            except Exception as error:  # of whatever library it is
+                name = type(viewer).__name__
+                log.warning("%s failed and is shown nothing more: %s.", name, reason(error))
+                self.viewers.remove(viewer)
 
 
 def make_loggers(spec: TrainSpec, done: int) -> Loggers:

@@ -205,7 +205,9 @@ def rounding_facts(spec: TrainSpec, batches: KeyedBatches) -> dict[str, Any]:
     on_gpu = spec.hardware.device == "cuda"
     libraries = ["torch", "diffusers", "transformers", "peft", "pytorch-lightning"]
     return {
-        "examples": [[each.key, *each.prompts] for each in examples if each is not None],
+        "examples": [
+            [each.key, each.content, *each.prompts] for each in examples if each is not None
+        ],
         "trainer": {k: v for k, v in config["trainer"].items() if k != "log_every_n_steps"},
         "gradient_checkpointing": config["gradient_checkpointing"],
         "compile": config["compile"],
