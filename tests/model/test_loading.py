@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.diffusion.samplers import make_scheduler
 from dreambooth.errors import UserError
-from dreambooth.model import source
+from dreambooth.model import architectures, source
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 NETWORKS = tuple(StableDiffusion.layout.networks)
@@ -37,6 +37,20 @@ def hub(monkeypatch) -> list[str]:
     monkeypatch.setattr(source.HfApi, "model_info", lambda self, repo, **options: refuse(repo))
     monkeypatch.setattr(source, "is_offline_mode", lambda: False)
     return asked
+
+
+def test_without_a_network_no_download_is_tried(hub, monkeypatch):
+    """A download retries for a minute or more; the first file tells the architecture."""
+    tried = []
+
+    def download(path, name, local_files_only=False, **options):
+        tried.append(local_files_only)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(architectures, "hf_hub_download", download)
+    monkeypatch.setattr(architectures, "is_offline_mode", lambda: False)
+    assert architectures.architecture_of("org/name") is StableDiffusion
+    assert tried == [True] and hub == ["org/name"]
 
 
 def refusal(path, **options) -> str:

@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download, is_offline_mode
 from dreambooth.errors import UserError
 from dreambooth.model.flux2_klein import Flux2Klein
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.source import is_local
+from dreambooth.model.source import ask_hub, is_local
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.stable_diffusion_3 import StableDiffusion3
 from dreambooth.model.stable_diffusion_xl import StableDiffusionXL
@@ -71,4 +71,5 @@ def _index(path: str, revision: str | None) -> Path:
     except Exception:
         if is_offline_mode():
             raise
-        return Path(hf_hub_download(path, name, revision=revision, etag_timeout=10))
+        ask_hub(path, revision)
+        return Path(hf_hub_download(path, name, revision=revision))

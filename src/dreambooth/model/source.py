@@ -145,6 +145,15 @@ def is_local(path: str) -> bool:
     return written or Path(path).expanduser().exists()
 
 
+def ask_hub(path: str, revision: str | None) -> None:
+    """Ask the hub one quick question: without a network its downloads retry for a minute or more.
+
+    Raises:
+        Exception: of the client's HTTP library; there is no network, or no such model.
+    """
+    HfApi().model_info(path, revision=revision, timeout=10)
+
+
 def locate(
     path: str,
     revision: str | None,
@@ -188,8 +197,7 @@ def locate(
     try:
         if is_offline_mode():
             raise OSError("HF_HUB_OFFLINE is set and the local cache lacks it")
-        # One quick question, for the download retries for minutes when there is no network.
-        HfApi().model_info(path, revision=revision, timeout=10)
+        ask_hub(path, revision)
         return snapshot(only_cached=False)
     except Exception as error:  # the client raises its HTTP library's own types
         raise UserError(

@@ -29,6 +29,11 @@ from dreambooth.errors import UserError
         ("report", "images", "report has no key images: it belongs to evaluate and tokens."),
         ("evaluate", "trainer", "evaluate has no key trainer: it belongs to train."),
         ("pretrain", "vae.chanels", "did you mean vae.channels?"),
+        ("train", "steps", "did you mean max_steps?"),
+        ("generate", "steps", "did you mean num_inference_steps?"),
+        ("train", "rank", "did you mean method.adapter.r?"),
+        ("train", "device", "did you mean trainer?"),
+        ("tokens", "class", "did you mean class_noun?"),
         ("train", "method.lora.rank", "did you mean method.adapter.r?"),
     ],
 )

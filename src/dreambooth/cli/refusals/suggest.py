@@ -23,6 +23,21 @@ DIFFUSERS = {
     "snr_gamma": "loss.min_snr_gamma",
 }
 
+# what other programs and their users call it; of several the first that a command has
+OTHERS = {
+    "steps": ("max_steps", "num_inference_steps"),
+    "epochs": ("max_steps",),
+    "rank": ("method.adapter.r",),
+    "network_dim": ("method.adapter.r",),
+    "alpha": ("method.adapter.lora_alpha",),
+    "network_alpha": ("method.adapter.lora_alpha",),
+    "class": ("subject.class_noun", "class_noun"),
+    "sampler": ("scheduler",),
+    "device": ("trainer",),
+    "gpu": ("trainer", "device"),
+    "ema": ("ema_decay",),
+}
+
 # what earlier versions called it
 EARLIER = {
     "method.lora.rank": "method.adapter.r",
@@ -45,9 +60,11 @@ def no_choice(group: str, name: str, names: Iterable[str]) -> str:
 def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
     """Say that a command has no such key, and name the nearest one or the command that has it.
 
-    A key is also found by its last word, and by the name that diffusers' script gives it.
+    A key is also found by its last word, and by the name that diffusers' script or others give it.
     """
-    own, here = keys_of(command, folders), {**DIFFUSERS, **EARLIER}.get(key, key)
+    own, names = keys_of(command, folders), {**DIFFUSERS, **EARLIER}
+    names |= {name: k for name, keys in OTHERS.items() for k in reversed(keys) if k in own}
+    here = names.get(key, key)
     if key in own:  # of a group without a choice
         group = key.partition(".")[0]
         return f"{key} needs a choice of {group}: give {group}=NAME too; --help lists them."
@@ -56,8 +73,10 @@ def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
         what = "it" if here == key else here
         named = f"{', '.join(owners[:-1])} and {owners[-1]}" if owners[1:] else owners[0]
         return f"{command} has no key {key}: {what} belongs to {named}."
-    last_words = {k.rpartition(".")[2]: k for k in sorted(own)}
-    aliases = {alias: k for alias, k in {**DIFFUSERS, **EARLIER}.items() if k in own}
+    # of a model's file no user sets what it recommends and how studies are scaled
+    asked = [k for k in sorted(own) if not k.startswith(("model.recommended.", "model.scale."))]
+    last_words = {k.rpartition(".")[2]: k for k in asked}
+    aliases = {alias: k for alias, k in names.items() if k in own}
     meant = last_words | aliases | {k: k for k in own}
     near = get_close_matches(key, sorted(meant), n=1)
     hint = f"did you mean {meant[near[0]]}?" if near else "--help lists every key."

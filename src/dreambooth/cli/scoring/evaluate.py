@@ -66,7 +66,10 @@ def _images(cfg: DictConfig) -> int:
     if (folder / "manifest.csv").exists():
         items = read_manifest(folder)
     else:
-        items = [Item("subject", path.name, "", "", -1) for path in list_photos(folder)]
+        try:
+            items = [Item("subject", path.name, "", "", -1) for path in list_photos(folder)]
+        except UserError as error:
+            raise UserError(f"images: {error}") from None
         metrics = [metric for metric in metrics if metric in IMAGE_METRICS]
         notes = [f"{folder} has no manifest.csv with prompts: DINO and CLIP-I alone are scored."]
     if not metrics:
