@@ -97,18 +97,31 @@ STUDIES: dict[str, tuple[int, dict[str, set]]] = {
         2 * 6,
         HF | {"ppl": {True}, "lr": {5e-6, 2e-6, 1e-6}, "max_steps": {800, 1200}, "batch_size": {2}},
     ),
-    "hf_ppl": (2 * 4, HF | {"ppl": {False, True}, "lr": {2e-6}, "max_steps": {1200}}),
+    "hf_ppl": (
+        2 * 4,
+        HF | {"ppl": {False, True}, "lr": {2e-6}, "max_steps": {1200}, "batch_size": {2}},
+    ),
     "hf_schedulers": (
         2 * 6,
         HF
         | {
             "scheduler.name": {"PNDMScheduler", "LMSDiscreteScheduler", "DDIMScheduler"},
             "sampling.num_inference_steps": {50, 100},
+            "ppl": {False},
+            "batch_size": {2},
+            "lr": {5e-6},  # the high rate, whose model is overfit
+            "max_steps": {1200},
         },
     ),
     "hf_text_encoder": (
         2 * 4,
-        HF | {"train_text_encoder": {False, True}, "lr": {2e-6}, "max_steps": {800}},
+        HF
+        | {
+            "train_text_encoder": {False, True},
+            "lr": {2e-6},
+            "max_steps": {800},
+            "batch_size": {2},
+        },
     ),
     "hf_ti_then_dreambooth": (
         3 * 4,
@@ -118,6 +131,7 @@ STUDIES: dict[str, tuple[int, dict[str, set]]] = {
             "method.token_max_steps": {None, 2000},
             "lr": {2e-6, 1e-6},
             "max_steps": {800, 500},
+            "batch_size": {2},
         },
     ),
     "fabric_lora": (
@@ -130,6 +144,9 @@ STUDIES: dict[str, tuple[int, dict[str, set]]] = {
             "method.adapter.r": {4},
             "method.adapter.lora_alpha": {32},
             "prior.num_class_images": {100},
+            "prior.num_inference_steps": {30},
+            "prior.guidance_scale": {7.5},
+            "prior.weight": {1.0},
             "instance_prompt": {"a sks african fabric pattern"},
             "class_prompt": {"a fabric pattern"},
             "samples.every_n_steps": {100},
@@ -234,6 +251,17 @@ def test_the_settings_are_the_published_ones(name):
     assert len(jobs) == count == len({tuple(sorted(job)) for job in jobs})
     for key, values in published.items():
         assert {run.get(key) for run in runs} == values, key
+
+
+@pytest.mark.slow
+def test_lists_are_the_published_ones():
+    (lora,), (inversion,) = composed("fabric_lora", "sd15"), composed("fabric_ti", "sd15")
+    options = lora.method.adapter
+    targets = options.get("target_modules") or lora.model.adapter_targets
+    assert {"to_q", "to_k", "to_v", "to_out.0"} <= set(targets) and not options.get("lora_dropout")
+    assert len(set(inversion.method.token.templates)) == 15
+    prompts = {cfg.instance_prompt.rsplit(" ", 2)[0] for cfg in composed("cornell", "sd15")}
+    assert prompts == {"a photo of a"}
 
 
 @pytest.mark.slow

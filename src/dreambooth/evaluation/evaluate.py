@@ -12,7 +12,7 @@ from PIL import Image
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.evaluation.networks import Encoders
 from dreambooth.evaluation.plan import EvaluationSpec
-from dreambooth.evaluation.record import BOOTSTRAP_SEED, References, Scores
+from dreambooth.evaluation.record import BOOTSTRAP_SEED, TRAINING, References, Scores
 from dreambooth.evaluation.score import score_files
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.draw import draw
@@ -37,7 +37,7 @@ class Evaluation:
     sampling: Sampling
     photos: Sequence[Path]
     encoders: Encoders
-    references: str = "training photos"  # what kind of photos they are
+    references: str = TRAINING  # what kind of photos they are
     gallery: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     base: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 

@@ -14,6 +14,8 @@ from dreambooth.metrics.aggregate import bootstrap_interval, mean
 from dreambooth.metrics.preprocess import ImageLike
 
 BOOTSTRAP_SEED = 0
+# what photos are called that scores compare with
+TRAINING, TRAINING_AND_OTHER = "training photos", "training and other photos"
 
 
 @dataclass(frozen=True)

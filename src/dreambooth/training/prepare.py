@@ -20,6 +20,7 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
 from dreambooth.evaluation.networks import load_encoders
 from dreambooth.evaluation.plan import EvaluationSpec
+from dreambooth.evaluation.record import TRAINING, TRAINING_AND_OTHER
 from dreambooth.model.adapters.continuation import InitialAdapter
 from dreambooth.model.architectures import load_model
 from dreambooth.model.casting import cast_network
@@ -63,7 +64,7 @@ class Prepared:
     def references(self) -> str:
         """The kind of photos that scores compare with, in words."""
         all_train = self.training_photos == self.photos
-        return "training photos" if all_train else "training and other photos"
+        return TRAINING if all_train else TRAINING_AND_OTHER
 
     @property
     def model(self) -> BaseModel:

@@ -30,9 +30,9 @@ def test_what_changes_no_weight_trains_once_and_more_steps_continue():
 
 
 def test_without_a_prior_its_settings_make_no_other_training():
-    runs = [("max_steps=9", f"prior.num_inference_steps={n}") for n in (10, 20)]
-    assert trained(work(*runs)) == (2, 18, 18)
-    assert trained(work(*((*run, "ppl=false") for run in runs))) == (1, 9, 18)
+    configs = [composed("max_steps=9", f"prior.num_inference_steps={n}") for n in (10, 20)]
+    assert trained(Work.of(configs)) == (2, 18, 18)
+    assert trained(Work.of([{**config, "ppl": False} for config in configs])) == (1, 9, 18)
 
 
 def test_a_first_phase_is_shared_by_different_second_ones():

@@ -24,6 +24,9 @@ def test_everything_that_scores_depend_on_is_compared(scored):
             assert key in ("export", "base") or compared[f"scored.{key}"] == value
     assert compared["scored.name"] == "quick"
     assert compared["scored.references"] == "training photos"
+    for what, counts_as in (("training and other photos", "training photos"), ("others", "others")):
+        other = {**record, "references": {**record["references"], "what": what}}
+        assert scored_with(other)["scored.references"] == counts_as
     for network in ("dino", "clip", "lpips"):
         assert compared[f"scored.{network}.weights"] == record["encoders"][network]["weights"]
 

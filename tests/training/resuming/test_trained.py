@@ -127,11 +127,14 @@ def test_who_gets_the_lock_clears_what_a_killed_process_left(tmp_path):
 def test_the_least_recently_used_go_first_but_for_what_a_process_trains(tmp_path):
     places = [place(tmp_path, key=key) for key in ("first", "second", "third")]
     for age, each in zip((300, 200, 100), places, strict=True):
-        each.publish(save(each, 8))
+        each.publish(saved := save(each, 8))
+        saved.unlink()  # as a finished run may do
         record = record_path(each.published()[0].path)
         os.utime(record, (record.stat().st_atime, record.stat().st_mtime - age))
     first, second, third = places
-    assert first.take(first.published()[0], tmp_path / "b")  # now the most recently used
+    taken = first.take(first.published()[0], tmp_path / "b")  # now the most recently used
+    assert taken is not None
+    taken.unlink()
     size = first.published()[0].path.stat().st_size
     two, one = 2.5 * size / 2**30, 1.5 * size / 2**30
     prune(first.root, two)
@@ -144,7 +147,17 @@ def test_the_least_recently_used_go_first_but_for_what_a_process_trains(tmp_path
     third.release()
     prune(first.root, 0.0)
     assert steps(third) == []
-    verify(second.run / "step-000008.ckpt")  # a run's own stay
+
+
+def test_what_a_runs_folder_holds_too_takes_no_room(tmp_path):
+    own = place(tmp_path)
+    saved = save(own, 8)
+    own.publish(saved)
+    prune(own.root, 0.0)
+    assert steps(own) == [8]  # a later run of a sweep need not train it again
+    saved.unlink()
+    prune(own.root, 0.0)
+    assert steps(own) == []
 
 
 def test_what_cannot_be_published_is_a_warning(tmp_path, monkeypatch, caplog):

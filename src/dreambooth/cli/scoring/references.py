@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreambooth.data.photos import list_photos
 from dreambooth.errors import UserError
 from dreambooth.evaluation.networks import Encoders, load_encoders
+from dreambooth.evaluation.record import TRAINING, TRAINING_AND_OTHER
 from dreambooth.files import file_hash
 from dreambooth.sampling.draw import torch_device
 
@@ -40,7 +41,7 @@ def references_of(
         )
     if not trained_on:
         return own, "photos", "photos"
-    what = "training photos" if own == trained_on else "training and other photos"
+    what = TRAINING if own == trained_on else TRAINING_AND_OTHER
     return own, what, what
 
 
@@ -51,9 +52,9 @@ def _kind(photos: list[Path], trained_on: list[Path]) -> tuple[str, str]:
     seen = sum(digest in known for digest in given)
     count = f"{seen} of {len(given)} are training photos"
     if seen == len(given):
-        return ("training photos" if set(given) == known else "some training photos"), count
+        return (TRAINING if set(given) == known else "some training photos"), count
     if seen:
-        return "training and other photos", count
+        return TRAINING_AND_OTHER, count
     if not trained_on or not all(path.is_file() for path in trained_on):
         return "photos", "whether a model trained on them is not known"
     return "other photos", count

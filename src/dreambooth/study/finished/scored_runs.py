@@ -9,6 +9,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import PROTOCOL
+from dreambooth.evaluation.record import TRAINING, TRAINING_AND_OTHER
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import reading
 from dreambooth.study.finished.runs import Run, find_runs
@@ -130,11 +131,13 @@ def scored_with(metrics: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     protocol, drawn = metrics.get("protocol", {}), metrics.get("provenance", {})
     networks = {k: v for k, v in metrics["encoders"].items() if isinstance(v, dict)}
+    what = metrics["references"]["what"]
     scored = {
         "name": metrics["evaluation"],
         **{key: protocol.get(key) for key in (*PROTOCOL, "templates")},
         **{key: drawn.get(key) for key in DRAWN},
-        "references": metrics["references"]["what"],
+        # all of a subject's, of which a run may train on some: the same photos
+        "references": TRAINING if what == TRAINING_AND_OTHER else what,
         **{f"{name}.weights": network.get("weights") for name, network in networks.items()},
     }
     return {f"scored.{key}": value for key, value in scored.items()}

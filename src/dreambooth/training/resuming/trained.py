@@ -177,14 +177,17 @@ class Trained:
 def prune(root: Path, keep_gib: float) -> None:
     """Remove the least recently used checkpoints below `root` until at most `keep_gib` are left.
 
-    What a running process trains stays, even where that is more.
+    What a running process trains stays, even where that is more. One that a run's folder holds too,
+    by a link, does not count: removing it here would free nothing, and cost a training.
     """
     used: dict[Path, tuple[float, int]] = {}
     for path in root.glob("*/step-*.ckpt"):
         try:
             record = record_path(path)
             times = record if record.exists() else path
-            used[path] = times.stat().st_mtime, path.stat().st_size
+            found = path.stat()
+            if found.st_nlink == 1:
+                used[path] = times.stat().st_mtime, found.st_size
         except FileNotFoundError:  # another process has removed it
             continue
     kept = sum(size for _, size in used.values())
