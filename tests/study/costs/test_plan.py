@@ -30,15 +30,11 @@ from transformers import (
 
 from dreambooth.cli.configuration import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configuration.configs import CONF
+from dreambooth.study.costs.disk import disk_of, disk_of_runs
 from dreambooth.study.costs.estimates import Earlier, Rates, estimate
 from dreambooth.study.costs.known_models import KNOWN
 from dreambooth.study.costs.plan import Work
-from dreambooth.study.costs.sizes import (
-    PARAMETERS,
-    PER_RANK,
-    disk_of,
-    disk_of_runs,
-)
+from dreambooth.study.costs.sizes import PARAMETERS, PER_RANK
 
 OWN = ("output_dir=out", "trainer=cpu", "samples.seeds=[0,1]", "samples.every_n_steps=0")
 
@@ -174,6 +170,17 @@ def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
     pictures = 60 * disk.images / 1e9  # 132 and those of other classes, and 4 samples
     assert study(*half, "method=lora", "export.kind=lora") - pictures < 3
     assert study(*half, "export.kind=none") == pytest.approx(pictures)
+
+
+def test_runs_of_one_training_have_its_checkpoints_once():
+    runs = [composed("max_steps=100", f"scheduler={name}") for name in ("ddim", "pndm", "lms")]
+    others = [composed("max_steps=100", f"seed={seed}") for seed in range(3)]
+    one, disk = disk_of_runs(runs[:1]), disk_of(runs[0])
+    same, apart = disk_of_runs(runs), disk_of_runs(others)
+    assert disk is not None and one is not None and same is not None and apart is not None
+    assert disk.checkpoints > 1e8  # float32 weights and two moments of 9.6 M parameters
+    assert same - one == pytest.approx(2 * (disk.left - disk.checkpoints))
+    assert apart - one == pytest.approx(2 * disk.left)
 
 
 CLIP_L = CLIPTextConfig(**KNOWN["sdxl"]["text_encoder"], projection_dim=768)

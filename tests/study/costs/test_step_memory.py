@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -13,7 +12,7 @@ from dreambooth.cli.refusals.resources import refuse_small_memory
 from dreambooth.errors import UserError
 from dreambooth.pocket.embedded import FOLDER
 from dreambooth.study.costs.sizes import parameters_of
-from dreambooth.study.costs.step_memory import Memory, _Live, memory_of
+from dreambooth.study.costs.step_memory import Memory, memory_of
 from dreambooth.weights_files import read_header
 
 pytestmark = pytest.mark.thorough
@@ -40,24 +39,6 @@ def test_measured_peaks_are_met():
     small = ("resolution=64", "batch_size=1", "train_text_encoder=true")
     assert memory(*SD, *small, on_gpu=False).total == pytest.approx(16.2, rel=0.05)
     assert memory(on_gpu=False).total == pytest.approx(1.12, rel=0.1)
-
-
-def test_live_bytes_of_a_step_are_those_of_a_sum_by_hand():
-    """x [4,8] -> h [4,16] -> relu -> y [4,2] -> mean: 128 + 256 + 256 + 32 + 4 bytes forward."""
-    with torch.device("meta"):
-        first, second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)
-    first.requires_grad_(False)
-    live = _Live([*first.parameters(), *second.parameters()])
-    with torch.device("meta"), live.watched():
-        x = torch.empty(4, 8)
-        h = first(x)
-        a = torch.relu(h)
-        y = second(a)
-        y.mean()
-        assert live.now == live.peak - 4 == 128 + 256 + 256 + 32
-        del h
-        assert live.now == 128 + 256 + 32
-    assert live.peak == 128 + 256 + 256 + 32 + 4
 
 
 @pytest.mark.parametrize(("model", "least", "most"), [("sdxl", 6.8, 30), ("flux2_klein", 15, 60)])

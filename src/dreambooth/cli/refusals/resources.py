@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.study.costs.sizes import GIB, disk_of_runs
+from dreambooth.study.costs.disk import disk_of_runs
+from dreambooth.study.costs.sizes import GIB
 from dreambooth.study.costs.step_memory import Memory
 
 Plain = Mapping[str, Any]

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dreambooth.study.costs.disk import disk_of_runs
 from dreambooth.study.costs.plan import Training, Work, final_samples, scored_images
-from dreambooth.study.costs.sizes import disk_of_runs
 from dreambooth.study.costs.step_memory import memory_of
 
 Plain = Mapping[str, Any]
