@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,9 @@ def grid(tmp_path) -> np.ndarray:
 
 
 def test_an_effect_is_the_mean_over_matched_pairs(grid, tmp_path):
-    found = effects(in_order(read_runs(tmp_path)))
+    runs = in_order(read_runs(tmp_path))
+    found = effects(runs)
+    assert effects([replace(run, scores={}) for run in runs]) == ()
     by_hand = grid.mean(axis=-1)
     expected = {
         ("ppl", False, True): by_hand[:, 1] - by_hand[:, 0],

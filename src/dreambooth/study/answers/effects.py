@@ -60,8 +60,7 @@ def effects(runs: Sequence[ScoredRun]) -> tuple[Effect, ...]:
         groups = _matched(runs, key, keys)
         for value in others:
             pairs = [(group[value], group[base]) for group in groups if {value, base} <= {*group}]
-            if len(pairs) > 1:
-                differences = _differences(pairs)
+            if len(pairs) > 1 and (differences := _differences(pairs)):
                 found.append(
                     Effect(key, json.loads(base), json.loads(value), len(pairs), differences)
                 )

@@ -1,4 +1,4 @@
-"""What runs leave on the disk, by the sizes of their models' networks."""
+"""What a run writes, in bytes, by the sizes of its model's networks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dreambooth.study.costs.sizes import (
     GIB,
     NETWORKS,
     is_own,
+    lora_parameters,
     moments,
     parameters_of,
-    parameters_of_rank,
     trained_parameters,
 )
 
@@ -124,7 +124,7 @@ def _exported(config: Plain, sizes: Mapping[str, int]) -> tuple[float, float]:
             adapters |= {n: count for n, count in trained if phase.get(n) != "full"}
             if kind == "lora":
                 own = (n for n in NETWORKS if is_own(phase.get(n)))
-                adapters |= {n: parameters_of_rank(config, n, block["rank"]) for n in own}
+                adapters |= {n: lora_parameters(config, n, block["rank"]) for n in own}
         return sum(adapters.values()) * size, 0.0
     changed = {n for phase in phases for n in NETWORKS if phase.get(n, "frozen") != "frozen"}
     own = sum(sizes[n] for n in changed)

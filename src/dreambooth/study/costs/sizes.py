@@ -1,4 +1,4 @@
-"""How many parameters the networks of a run have, and how many of them train."""
+"""How large a model's networks are: their parameters, and those that a phase trains."""
 
 from __future__ import annotations
 
@@ -71,12 +71,10 @@ def _adapter(config: Plain, network: str) -> float:
     settings = config["method"].get("adapter") or {}
     is_lora = settings.get("_target_") == "peft.LoraConfig"
     rank, targets = settings.get("r", 0) * is_lora, settings.get("target_modules", ())
-    return parameters_of_rank(
-        config, network, rank, tuple(f".{target}.weight" for target in targets)
-    )
+    return lora_parameters(config, network, rank, tuple(f".{target}.weight" for target in targets))
 
 
-def parameters_of_rank(
+def lora_parameters(
     config: Plain, network: str, rank: int, ends: str | tuple[str, ...] = ".weight"
 ) -> float:
     """Count the parameters of a LoRA on the layers whose weights' names have one of the ends.

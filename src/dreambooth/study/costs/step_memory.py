@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dreambooth.study.costs.activations import Kind, clip_encoders, peak_of_step
 from dreambooth.study.costs.known_models import KNOWN
 from dreambooth.study.costs.plan import rows_of_step
 from dreambooth.study.costs.sizes import (
@@ -19,7 +21,6 @@ from dreambooth.study.costs.sizes import (
     parameters_of,
     trained_parameters,
 )
-from dreambooth.study.costs.step_peak import Kind, clip_encoders, linear_weights, peak_of_step
 
 Plain = Mapping[str, Any]
 # bytes of a quantised weight, with its scales: one of 8 bits for each output, which is little; of
@@ -94,7 +95,7 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
         others -= sum(sizes[name] for name in _waiting(config))
     bits = config["model"].get("quantize")
     # on a CPU the peak is when the exact weights have been copied and are not quantised yet
-    linear = linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
+    linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
     saved = linear * (frozen - STORED[bits]) if bits else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
@@ -162,3 +163,18 @@ def _tokens(config: Plain, settings: Plain) -> tuple[int, int]:
     """Count a prompt's tokens: CLIP's, and those of a text encoder that never trains."""
     clip = max((e.get("max_position_embeddings", 77) for e in clip_encoders(settings)), default=0)
     return clip, config["model"].get("max_sequence_length") or 0
+
+
+@cache
+def _linear_weights(configs: str) -> int:
+    """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
+    import diffusers
+    import torch
+
+    from dreambooth.model.quantization import linear_layers
+
+    settings = json.loads(configs)["unet"]
+    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
+    with torch.device("meta"):
+        layers = linear_layers(kind.from_config(settings))
+    return sum(layer.weight.numel() for layer in layers.values())

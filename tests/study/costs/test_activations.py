@@ -1,10 +1,10 @@
-"""Bytes that are alive at once, against a sum by hand."""
+"""The bytes that are alive in a step, against a sum by hand; test_step_memory.py has real steps."""
 
 from __future__ import annotations
 
 import torch
 
-from dreambooth.study.costs.live_bytes import LiveBytes
+from dreambooth.study.costs.activations import Live
 
 
 def test_live_bytes_of_a_step_are_those_of_a_sum_by_hand():
@@ -12,7 +12,7 @@ def test_live_bytes_of_a_step_are_those_of_a_sum_by_hand():
     with torch.device("meta"):
         first, second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)
     first.requires_grad_(False)
-    live = LiveBytes([*first.parameters(), *second.parameters()])
+    live = Live([*first.parameters(), *second.parameters()])
     with torch.device("meta"), live.watched():
         x = torch.empty(4, 8)
         h = first(x)

@@ -1,4 +1,4 @@
-"""The most memory that the activations of a training step take, by the architecture alone.
+"""What a training step computes with in memory, from the networks' architecture.
 
 A step is run on PyTorch's meta device, which knows shapes and computes nothing, and the tensors
 that are alive at once are added up.
@@ -7,41 +7,18 @@ that are alive at once are added up.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.study.costs.live_bytes import LiveBytes
-
 if TYPE_CHECKING:  # read where torch is not needed
     from torch import Tensor, nn
 
 Plain = Mapping[str, Any]
 Kind = str | tuple[str, ...]  # how a network trains: a word, or patterns of its weights' names
-
-
-def clip_encoders(settings: Plain) -> list[Plain]:
-    """List the configurations of the text encoders that can train: all are CLIP's."""
-    names = ("text_encoder", "text_encoder_2")
-    found = [settings[name] for name in names if name in settings]
-    return [each for each in found if each.get("model_type") != "qwen3"]
-
-
-@cache
-def linear_weights(configs: str) -> int:
-    """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
-    import diffusers
-    import torch
-
-    from dreambooth.model.quantization import linear_layers
-
-    settings = json.loads(configs)["unet"]
-    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
-    with torch.device("meta"):
-        layers = linear_layers(kind.from_config(settings))
-    return sum(layer.weight.numel() for layer in layers.values())
 
 
 @cache
@@ -76,7 +53,7 @@ def peak_of_step(
         unet.enable_gradient_checkpointing()
     halvings = len(settings.get("vae", {}).get("block_out_channels", range(4))) - 1
     rows, clip, others = sizes
-    live = LiveBytes([p for network in (unet, *texts) for p in network.parameters()])
+    live = Live([p for network in (unet, *texts) for p in network.parameters()])
     with torch.device("meta"), _attention(), live.watched():
         inputs = _inputs(unet, rows, resolution // 2**halvings, clip + others, dtype)
         if texts:
@@ -166,3 +143,49 @@ def _attention() -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = own
+
+
+class Live:
+    """Count the bytes of the storages that are alive, but for those of some parameters."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.now = self.peak = 0
+        self._parameters = [p.untyped_storage() for p in parameters]  # kept, as ids name them
+        self._seen = {id(storage) for storage in self._parameters}
+
+    def watched(self) -> Any:
+        """Make a context in which every new storage is counted until it is freed."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_leaves
+
+        note = self._note
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+                result = func(*args, **(kwargs or {}))
+                for leaf in tree_leaves(result):
+                    if hasattr(leaf, "untyped_storage"):
+                        note(leaf.untyped_storage())
+                return result
+
+        return Watch()
+
+    def _note(self, storage: Any) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def clip_encoders(settings: Plain) -> list[Plain]:
+    """List the configurations of the text encoders that can train: all are CLIP's."""
+    names = ("text_encoder", "text_encoder_2")
+    found = [settings[name] for name in names if name in settings]
+    return [each for each in found if each.get("model_type") != "qwen3"]
