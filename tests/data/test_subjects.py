@@ -10,6 +10,7 @@ from dreambooth.data import dataset, subjects
 from dreambooth.data.dataset import dataset_subjects
 from dreambooth.data.subjects import (
     check_name,
+    describe_copies,
     find_photos,
     gallery_photos,
     subject_folder,
@@ -154,3 +155,14 @@ def test_the_gallery_is_from_where_the_subjects_photos_are(tmp_path):
     rendered = gallery_photos(names, "dog", None, None, 2, tmp_path)
     assert {name: len(paths) for name, paths in rendered.items()} == {"dog2": 2, "dog3": 2}
     assert gallery_photos((), "vase", None, None, 2, tmp_path) == {}
+
+
+def test_copies_of_a_photo_are_named(tmp_path):
+    photos = [tmp_path / f"{name}.jpg" for name in "abcd"]
+    for photo, content in zip(photos, "xyxx", strict=True):
+        photo.write_text(content)
+    assert describe_copies(photos[:2]) is None
+    assert describe_copies(photos) == (
+        "c.jpg is a copy of a.jpg, d.jpg is a copy of a.jpg: each is trained on and counts as a "
+        "photo."
+    )

@@ -50,6 +50,7 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
     folders = [CONF]
     with interruptible():
         prepare_environment()
+        _silence_libraries()
         end_with_parent()
         try:
             parsed = parse(sys.argv[1:])
@@ -71,13 +72,17 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
             sys.exit(2)
 
 
+def _silence_libraries() -> None:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
+
+
 def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) -> float | None:
     """Run one job and return its objective; exit where it returns an exit code other than 0.
 
     Raises:
         JobFailed: after printing the error, so that every launcher reports the job as failed.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of unused kernels
+    _silence_libraries()  # a launcher may have started another process
     details = None
     try:
         refuse_unused_launcher()

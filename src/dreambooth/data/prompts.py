@@ -134,6 +134,7 @@ def fill(template: str, identifier: str | None, class_noun: str) -> str:
     text = template.replace("{subject}", subject)
     if "{" in text or "}" in text:
         raise UserError(
-            f"the prompt {text!r} has braces left over: {{subject}} is the only field allowed."
+            f"the prompt {text!r} has braces left over: {{subject}} is the field that is "
+            "filled, in generate.py {class_noun} too."
         )
     return text

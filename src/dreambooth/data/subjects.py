@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreambooth.data.dataset import FIX, dataset_subjects, fetch_dataset
 from dreambooth.data.photos import is_photo, list_photos
 from dreambooth.errors import UserError, suggest
+from dreambooth.files import file_hash
 from dreambooth.pocket.embedded import rendered_photos, require_class
 
 _OWN_PHOTOS = "photos of your own: subject.photos=DIR"
@@ -88,6 +89,17 @@ def require_so_many(use: int | None, count: int, name: str) -> None:
             f"photos.use={use} is more than the {count} photo{'s' * (count != 1)} of {name}: "
             "use fewer, or null for all."
         )
+
+
+def describe_copies(photos: Sequence[Path]) -> str | None:
+    """Name photos whose files are equal in one sentence, None where none are."""
+    first: dict[str, Path] = {}
+    copies = []
+    for path in photos:
+        original = first.setdefault(file_hash(path), path)
+        if original is not path:
+            copies.append(f"{path.name} is a copy of {original.name}")
+    return f"{', '.join(copies)}: each is trained on and counts as a photo." if copies else None
 
 
 def gallery_photos(

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth.data.photos import load_photo, to_rgb
+from dreambooth.data.colors import to_rgb
+from dreambooth.data.photos import load_photo
 from dreambooth.errors import UserError
 from dreambooth.png_text import hash_without_text
 

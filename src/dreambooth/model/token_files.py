@@ -47,18 +47,19 @@ def save_token(
 
 
 def find_token(path: str | Path) -> Path:
-    """Find the file at `path`, or `learned_embeds.safetensors` in a folder.
+    """Find the file at `path`, or `learned_embeds.safetensors` in a folder or a finished run.
 
     Raises:
         UserError: there is none.
     """
-    file = Path(path) / TOKEN_FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"there is no textual inversion at {path}: give a .safetensors file or a folder with "
-            f"{TOKEN_FILE}."
-        )
-    return file
+    path = Path(path)
+    for file in (path, path / TOKEN_FILE, path / "model" / TOKEN_FILE):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"there is no textual inversion at {path}: give a .safetensors file, the folder of a run "
+        f"that trained one, or a folder with {TOKEN_FILE}."
+    )
 
 
 @dataclass(frozen=True)

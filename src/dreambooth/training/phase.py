@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +17,11 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.model.base_prediction import BasePrediction
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.offload import put_to_work
-from dreambooth.sampling.provenance import Weights
-from dreambooth.sampling.samples import step_name
+from dreambooth.training.actions import Actions
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.memory import free_memory
-from dreambooth.training.logs.progress import EveryNSteps, LogEveryNSteps, Rates, TrainingBar
+from dreambooth.training.logs.progress import LogEveryNSteps, Rates, TrainingBar
 from dreambooth.training.module import DreamBooth
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.resuming import checkpoints
@@ -32,7 +30,6 @@ from dreambooth.training.safety import (
     StopAtStepBoundary,
     StopOnNonFinite,
     StopWithoutFolder,
-    StopWithoutProgress,
 )
 from dreambooth.training.spec import TrainSpec
 
@@ -86,13 +83,13 @@ class _Phase:
     ) -> None:
         self.spec, self.weights, self.model = prepared.spec, prepared.weights, prepared.model
         self.number, self.phase = number, self.spec.method.phases[number]
-        self.is_last = number == len(self.spec.method.phases) - 1
-        self.loggers, self.curve = loggers, curve
+        self.loggers = loggers
         self.module = self._module(base)
         self.trained = list(self.weights.parameters().values())
         self.batches = self._batches(prepared.batches)
         decay = self.spec.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(self.trained, decay)
+        self.actions = Actions(self.spec, number, self.model, loggers, curve, self.average)
         images = self.batches.batch_size
         images += self.batches.prior_batch_size if self.batches.prior else 0
         self.rates = Rates(images * self.spec.optimizer.accumulate)
@@ -113,7 +110,7 @@ class _Phase:
         stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
         first = history["step"]
         self._draw_undrawn(start)
-        if first < self.phase.max_steps and not self._is_over(first):
+        if first < self.phase.max_steps and not self.actions.is_over(first):
             self._fit(start, stop)
         else:
             self._load(start)
@@ -183,7 +180,7 @@ class _Phase:
                 log.warning("no samples of step %d: %s", self.module.steps_before + step, error)
                 continue
             with torch.no_grad():
-                self._on_shown_weights(self._draw)(step)
+                self.actions.draw(step)
 
     def _load(self, start: Start) -> None:
         """Load the weights of a checkpoint."""
@@ -208,7 +205,7 @@ class _Phase:
                 LogEveryNSteps(self.module.steps_before, self.loggers.numbers),
                 TrainingBar(has_prior=self.batches.prior is not None),
                 *average,  # before the actions, which show it
-                *self._actions(),
+                *self.actions.callbacks,
                 StopOnNonFinite(lambda: list(self.weights.parameters().values()), 10),
                 checkpoints.Checkpoints(
                     start.folder,
@@ -234,58 +231,3 @@ class _Phase:
             "seconds": round(before["seconds"] + self.rates.seconds, 2),
             "reused": before["reused"],
         }
-
-    def _actions(self) -> list[pl.Callback]:
-        """Draw samples and score the curve every n steps.
-
-        The phase's last step is left out: `Finish` draws and scores it, or the next phase begins
-        with it. Where `Finish` exports the best step instead, the last one is drawn here.
-        """
-        spec, actions, last = self.spec, [], self.phase.max_steps
-        exports_best = spec.checkpoint.best is not None and self.is_last
-        if every := spec.samples.every_n_steps:
-            draw = self._on_shown_weights(self._draw)
-            until = None if exports_best else last
-            actions.append(EveryNSteps(every, draw, until, self._is_drawn))
-        if spec.curve is not None and self.curve is not None:
-            score = self._on_shown_weights(self._score)
-            actions.append(EveryNSteps(spec.curve.every_n_steps, score, last, self._is_scored))
-            actions.append(StopWithoutProgress(spec.curve.every_n_steps, self._is_over))
-        return actions
-
-    def _is_drawn(self, step: int) -> bool:
-        name = step_name(self.module.steps_before + step)
-        return (self.spec.folder / "samples" / f"{name}.png").exists()
-
-    def _is_scored(self, step: int) -> bool:
-        assert self.curve is not None
-        scored = self.curve.last_step
-        return scored is not None and scored >= self.module.steps_before + step
-
-    def _is_over(self, step: int) -> bool:
-        """Tell whether the curve up to a step of this phase says that the phase ends there."""
-        patience, before = self.spec.checkpoint.patience, self.module.steps_before
-        if patience is None or self.curve is None or not self.is_last:
-            return False
-        return self.curve.points_since_best(before, before + step) >= patience
-
-    def _on_shown_weights(self, action: Callable[[int], None]) -> Callable[[int], None]:
-        """Make an action on the run's step, and on the average if there is one."""
-
-        def act(step: int) -> None:
-            with self.average.swapped_in() if self.average is not None else nullcontext():
-                action(self.module.steps_before + step)
-
-        return act
-
-    def _draw(self, step: int) -> None:
-        samples = self.spec.samples.set
-        spec, base = self.spec, {"base": self.model.weights_hash()}
-        weights = Weights(spec.model.name, spec.method.export, spec.folder.name, base, step)
-        folder, name = spec.folder / "samples", step_name(step)
-        samples.draw(self.model, weights, folder, name)
-        self.loggers.samples(folder / name, samples.items, step)
-
-    def _score(self, step: int) -> None:
-        assert self.curve is not None
-        self.loggers.numbers(self.curve.score(step), step)

@@ -14,7 +14,12 @@ from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import captions
-from dreambooth.data.subjects import find_photos, gallery_photos, require_so_many
+from dreambooth.data.subjects import (
+    describe_copies,
+    find_photos,
+    gallery_photos,
+    require_so_many,
+)
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Evaluation
@@ -104,6 +109,8 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
     warn_of_unseen_words(base.path, prompts_of(spec), spec.subject.identifier)
     if known := known_warning(model.tokenizer, base.path, spec.subject.identifier):
         log.warning(known)
+    if copies := describe_copies(photos[: subject.use]):
+        log.warning("%s", copies)
     began_with = contents(photos, spec.config)  # now: a file may be gone when training is done
     return Prepared(spec, costs, weights, photos, batches, compared, began_with)
 

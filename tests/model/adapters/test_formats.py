@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import UserError
-from dreambooth.model.adapters.formats import read_lora
+from dreambooth.model.adapters.formats import find_lora, read_lora
 from dreambooth.model.adapters.lora_files import load_lora, save_lora
 from dreambooth.model.stable_diffusion import StableDiffusion
+from dreambooth.model.token_files import find_token
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -133,6 +134,14 @@ def test_an_empty_or_damaged_or_absent_file_is_refused(fresh, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_lora(fresh, tmp_path / name)
+
+
+def test_a_run_is_as_good_as_its_file(tmp_path):
+    for file in ("pytorch_lora_weights", "learned_embeds"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / f"{file}.safetensors").touch()
+    assert find_lora(tmp_path) == tmp_path / "model" / "pytorch_lora_weights.safetensors"
+    assert find_token(tmp_path) == tmp_path / "model" / "learned_embeds.safetensors"
 
 
 @pytest.mark.parametrize("config", [None, "{", "{}", '{"peft_type": "LOHA", "lora_alpha": 1}'])

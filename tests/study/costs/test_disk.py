@@ -47,3 +47,14 @@ def test_the_disk_of_a_local_model_is_read_from_its_files():
     assert pocket is not None and lora is not None
     assert pocket.left - pocket.images == pytest.approx(38.6e6, rel=0.01)
     assert 1e5 < lora.left - lora.images < 1e6
+
+
+def test_runs_of_one_training_have_its_checkpoints_once():
+    runs = [composed("max_steps=100", f"scheduler={name}") for name in ("ddim", "pndm", "lms")]
+    others = [composed("max_steps=100", f"seed={seed}") for seed in range(3)]
+    one, disk = disk_of_runs(runs[:1]), disk_of(runs[0])
+    same, apart = disk_of_runs(runs), disk_of_runs(others)
+    assert disk is not None and one is not None and same is not None and apart is not None
+    assert disk.checkpoints > 1e8  # float32 weights and two moments of 9.6 M parameters
+    assert same - one == pytest.approx(2 * (disk.left - disk.checkpoints))
+    assert apart - one == pytest.approx(2 * disk.left)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.training.spec import ExportSpec, MethodSpec
+from dreambooth.training.output_spec import ExportSpec
+from dreambooth.training.spec import MethodSpec
 
 # layouts of what a run can export, and what it is in words
 LAYOUTS = {

@@ -33,17 +33,8 @@ from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.sampling.spec import Sampling
 from dreambooth.study.tables import ReportSpec
-from dreambooth.training.spec import (
-    CurveSpec,
-    DataSpec,
-    LoggerSpec,
-    ModelSpec,
-    PriorSpec,
-    ReuseSpec,
-    SamplesSpec,
-    SubjectSpec,
-    TrainSpec,
-)
+from dreambooth.training.output_spec import CurveSpec, LoggerSpec, ReuseSpec, SamplesSpec
+from dreambooth.training.spec import DataSpec, ModelSpec, PriorSpec, SubjectSpec, TrainSpec
 
 
 def train_spec(cfg: DictConfig) -> TrainSpec:

@@ -69,7 +69,8 @@ def score_drawn(cfg: DictConfig) -> int:
     if isinstance(source, Run) and place == source.folder:
         show_scores(source, scores, settings.name, output)
     print_scores(scores, f"{settings.name}: {place}", references)
-    print(f"{record['images_made']} of {record['images']} images made, the others were there.")
+    made, images = record["images_made"], record["images"]
+    print(f"{made} of {images} images made{', the others were there' if made < images else ''}.")
     print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
     return 0
 

@@ -150,6 +150,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _name(file: Path) -> str:
-    """Name a file without the path of this machine; a usual name by its folder."""
+    """Name a file without the path of this machine; a usual name by its folder or its run's."""
     usual = ("pytorch_lora_weights", "adapter_model", "learned_embeds")
-    return file.resolve().parent.name if file.stem in usual else file.stem
+    folder = file.resolve().parent
+    folder = folder.parent if folder.name == "model" else folder
+    return folder.name if file.stem in usual else file.stem

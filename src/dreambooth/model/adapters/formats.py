@@ -45,18 +45,18 @@ class Adapter:
 
 
 def find_lora(path: str | Path) -> Path:
-    """Find the safetensors file at `path`, a file or a folder.
+    """Find the safetensors file at `path`, a file, a folder or a finished run.
 
     Raises:
         UserError: there is none.
     """
     path = Path(path)
-    for file in (path, path / LORA_FILE, path / PEFT_FILE):
+    for file in (path, path / LORA_FILE, path / PEFT_FILE, path / "model" / LORA_FILE):
         if file.is_file():
             return file
     raise UserError(
-        f"there is no LoRA at {path}: give a .safetensors file or a folder with {LORA_FILE}, or "
-        f"with {PEFT_FILE} and {PEFT_CONFIG}."
+        f"there is no LoRA at {path}: give a .safetensors file, the folder of a run that trained "
+        f"one, or a folder with {LORA_FILE}, or with {PEFT_FILE} and {PEFT_CONFIG}."
     )
 
 

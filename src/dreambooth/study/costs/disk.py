@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.study.costs.plan import final_samples, scored_images
+from dreambooth.study.costs.plan import final_samples, scored_images, trainings_of
 from dreambooth.study.costs.sizes import (
     GIB,
     NETWORKS,
@@ -30,6 +30,7 @@ class Disk:
 
     Args:
         left: what its folder keeps when it has finished, without what runs share.
+        checkpoints: of `left`, its checkpoints, which runs of one training have once.
         while_training: what it needs beside that until it has finished.
         last: its newest checkpoints, which it shares with others through the cache.
         shared: networks that do not train, of which all runs have one copy.
@@ -37,6 +38,7 @@ class Disk:
     """
 
     left: float
+    checkpoints: float
     while_training: float
     last: float
     shared: float
@@ -60,14 +62,15 @@ def disk_of(config: Plain) -> Disk | None:
         last += one
     own, shared = _exported(config, sizes)
     images = (final_samples(config) + scored_images(config)) * config["resolution"] ** 2 * PNG
-    return Disk(own + kept + images, max(0.0, most - kept), last, shared, images)
+    return Disk(own + kept + images, kept, max(0.0, most - kept), last, shared, images)
 
 
 def disk_of_runs(configs: Iterable[Plain]) -> float | None:
     """Add up what runs write, one after another, in bytes; None if one's model is unknown.
 
-    Shared parts count once where links can be made between the runs' folders and the cache. The
-    cache's shared trainings count within their bound, but not what is there already.
+    What runs share, networks that do not train and checkpoints of one training, counts once where
+    links can be made between the runs' folders and the cache. The cache's shared trainings count
+    within their bound, but not what is there already.
     """
     configs = list(configs)
     disks = [disk_of(config) for config in configs]
@@ -75,11 +78,16 @@ def disk_of_runs(configs: Iterable[Plain]) -> float | None:
     if len(known) < len(disks) or not known:
         return None
     shared: dict[str, float] = {}
-    for config, disk in zip(configs, known, strict=True):
+    total, ends = sum(disk.left for disk in known), set[Any]()
+    for number, (config, disk) in enumerate(zip(configs, known, strict=True)):
         linked = _device(config["cache_dir"]) == _device(config["output_dir"])
+        end = tuple((key, each.steps) for key, each in trainings_of(config, number))
+        if linked and end in ends:
+            total -= disk.checkpoints
+        ends.add(end)
         where = "" if linked else str(config["output_dir"])
         shared[f"{config['model']['path']} {config['export']['dtype']} {where}"] = disk.shared
-    total = sum(disk.left for disk in known) + sum(shared.values())
+    total += sum(shared.values())
     return total + max(disk.while_training for disk in known) + _cached(configs, known)
 
 

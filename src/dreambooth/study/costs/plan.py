@@ -79,7 +79,7 @@ class Work:
         trainings: dict[str, Training] = {}
         drawn: dict[str, tuple[Plain, int]] = {}
         for number, config in enumerate(configs):
-            for key, training in _trainings(config, number):
+            for key, training in trainings_of(config, number):
                 known = trainings.get(key)
                 if known is None or known.steps < training.steps:
                     trainings[key] = training
@@ -140,7 +140,7 @@ def final_samples(config: Plain) -> int:
     return len(config["samples"]["prompts"]) * len(config["samples"]["seeds"])
 
 
-def _trainings(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
+def trainings_of(config: Plain, run: int) -> Iterator[tuple[str, Training]]:
     """List a run's phases, each under what its weights depend on, as `facts_of_phases` does."""
     sides = (*WEIGHTS, *CONTENT)
     facts = {

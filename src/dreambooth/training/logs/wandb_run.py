@@ -16,7 +16,7 @@ from dreambooth.files import write_json
 from dreambooth.sampling.manifest import Item, slug
 from dreambooth.training.logs.shown_names import Shown
 from dreambooth.training.logs.wandb_session import FOLDER, Run, Session, WandbNames
-from dreambooth.training.spec import LoggerSpec
+from dreambooth.training.output_spec import LoggerSpec
 
 NOTE = "this_run.json"  # in the folder of W&B's files: what W&B calls the run
 PHOTO = 512  # side of a photo, pixels; W&B shows smaller ones

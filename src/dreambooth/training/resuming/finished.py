@@ -40,6 +40,8 @@ def contents(photos: Sequence[Path], config: Plain) -> dict[str, str | None]:
     initial = {}
     if (start := config.get("init_adapter")) is not None:
         place = Path(start)
+        if (place / "model").is_dir():  # a run's folder, in which pictures may be drawn
+            place /= "model"
         initial["init_adapter"] = file_hash(place) if place.is_file() else folder_hash(place)
     path = config["model"]["path"]
     return initial | {
