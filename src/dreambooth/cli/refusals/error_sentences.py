@@ -68,6 +68,8 @@ def composition_error(command: str, error: Exception, folders: Sequence[Path]) -
         return no_key(command, unknown[1], folders)
     if several := re.match(r"Ambiguous value for argument '(\S+?)=(.*)'$", first):
         key, values = several.groups()
+        if command == "report":
+            return f"{key}={values} is no folder: give the one that all these runs lie in."
         is_group = key in groups_of(command) or "/" in key  # of which one choice is taken
         one_list = "" if is_group else f", or write '{key}=[{values}]' for one list"
         return f"{key}={values} holds several values: add -m to run once with each{one_list}."

@@ -93,7 +93,7 @@ def refuse_small_memory(config: Plain, memory: Memory | None, there: float) -> N
         return
     advice = {
         "activations": "lower resolution or batch_size, or set gradient_checkpointing=true",
-        "weights": "choose a smaller model or adapter, or frozen_dtype=float16",
+        "weights": "choose a smaller model or adapter, frozen_dtype=float16, or offload=true",
     }
     parts = {field.name: getattr(memory, field.name) for field in fields(memory)}
     largest = max(parts, key=lambda name: parts[name])
