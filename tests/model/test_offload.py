@@ -11,7 +11,7 @@ from torch import nn
 
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.offload import alone, one_at_a_time, set_aside
+from dreambooth.model.offload import alone, one_at_a_time, put_to_work, set_aside
 from dreambooth.sampling.draw import draw
 from dreambooth.sampling.spec import Sampling
 
@@ -62,11 +62,16 @@ def test_pictures_are_the_same_and_each_network_runs_where_it_should(tiny, monke
     prompts, seeds = ["a dog", "a cat", "a dog"], [0, 1, 2]
     expected = [np.asarray(image) for image in draw(model, prompts, seeds, sampling)]
     places = Places(model, monkeypatch)
-    set_aside(model, GPU, {model.denoiser})
+    set_aside(model, GPU)
+    assert not list(model.parameters()) and set(places.now.values()) == {torch.device("cpu")}
+    early = [np.asarray(image) for image in draw(model, prompts, seeds, sampling)]
+    assert set(places.now.values()) == {torch.device("cpu")}  # class images, before any training
+    put_to_work(model, [model.denoiser])
     waiting = set(model.layout.networks) - {model.denoiser}
     assert waiting.isdisjoint(name.split(".")[0] for name, _ in model.named_parameters())
     images = [np.asarray(image) for image in draw(model, prompts, seeds, sampling)]
-    assert all((a == b).all() for a, b in zip(expected, images, strict=True))
+    for a, b, c in zip(expected, early, images, strict=True):
+        assert (a == b).all() and (a == c).all()
     assert {name for name, _ in places.ran} == set(model.layout.networks)
     assert {place for _, place in places.ran} == {GPU}
     assert {name for name, place in places.now.items() if place == GPU} == {model.denoiser}
@@ -78,10 +83,13 @@ def test_prompts_and_photos_are_encoded_without_the_denoiser(tiny, monkeypatch):
     with torch.no_grad():
         expected = model.embed(["a dog"]).tokens
     places = Places(model, monkeypatch)
-    set_aside(model, GPU, {model.denoiser})
+    set_aside(model, GPU)
+    put_to_work(model, [model.denoiser])
     with alone(model, *model.prompt_encoders), torch.no_grad():
         assert places.now[model.denoiser] == torch.device("cpu")
         assert torch.equal(model.embed(["a dog"]).tokens, expected)
+    with alone(model):
+        assert set(places.now.values()) == {torch.device("cpu")}
     with alone(model, model.autoencoder), torch.no_grad():
         model.encode(torch.zeros(1, 3, 16, 16))
     assert {place for _, place in places.ran} == {GPU}
@@ -91,7 +99,8 @@ def test_prompts_and_photos_are_encoded_without_the_denoiser(tiny, monkeypatch):
 def test_after_an_error_everything_is_in_its_place(tiny, monkeypatch):
     model, sampling = tiny
     places = Places(model, monkeypatch)
-    set_aside(model, GPU, {model.denoiser})
+    set_aside(model, GPU)
+    put_to_work(model, [model.denoiser])
     pipeline = model.pipeline(sampling.build(model.process))
     with pytest.raises(RuntimeError, match="out of memory"), one_at_a_time(model, pipeline):
         model.network(model.denoiser).to(GPU)

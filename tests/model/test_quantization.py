@@ -8,6 +8,7 @@ from torch import nn
 
 from dreambooth.errors import UserError
 from dreambooth.model import quantization
+from dreambooth.model.casting import quantize_network
 from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.phases import Phase
 from dreambooth.model.quantization import check_quantization, quantize_layers, unquantize_layers
@@ -70,6 +71,20 @@ def test_layers_keep_their_bias_mode_and_place():
     assert unquantize_layers(network) and not unquantize_layers(network)
     assert type(network[0]) is nn.Linear and network[0].weight.shape == (32, 64)
     assert network[0].bias is bias and not network[0].training
+
+
+def test_layers_are_quantised_where_the_model_computes(model, monkeypatch):
+    """Not on the CPU where a network waits for its turn: its own layer alone reaches the GPU."""
+    asked = []
+
+    def note(layer: nn.Linear, bits: str, device: torch.device) -> nn.Linear:
+        asked.append((bits, device))
+        return layer
+
+    monkeypatch.setattr(quantization, "_quantized", note)
+    model.offloads_from = torch.device("cpu", 0)  # stands for a GPU
+    quantize_network(model, "unet", "8bit")
+    assert set(asked) == {("8bit", torch.device("cpu", 0))}
 
 
 def test_a_device_that_cannot_is_refused(monkeypatch):

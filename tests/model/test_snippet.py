@@ -182,3 +182,5 @@ def test_device_dtype_and_odd_characters(model):
         '        prompt="a \\"sks\\" dog\\\\",',
     ]
     assert '        negative_prompt="blurry",' in lines
+    less = snippet(model, "full", Path("x"), scheduler, replace(picture, offload=True))
+    assert less.splitlines()[4] == "pipe.enable_model_cpu_offload()"

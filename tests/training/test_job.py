@@ -53,7 +53,7 @@ def test_what_a_run_leaves(spine, four_steps):
     ("name", "more"),
     [
         ("spine", ("ema_decay=0.5", "frozen_dtype=bfloat16")),
-        ("flux2_spine", ("method=lora", "prior.kind=prediction")),
+        ("flux2_spine", ("method=lora", "prior.kind=prediction", "model.quantize=4bit")),
     ],
 )
 def test_networks_that_wait_change_nothing(name, more, request, tmp_path):

@@ -35,11 +35,14 @@ def cast_network(model: BaseModel, network: str, dtype: torch.dtype) -> None:
 
 
 def quantize_network(model: BaseModel, network: str, bits: str) -> None:
-    """Quantise a frozen network's own linear layers, keeping its float32 masters."""
+    """Quantise a frozen network's own linear layers, keeping its float32 masters.
+
+    They are on the device that the model computes on, where the rest of it follows.
+    """
     if network not in model.masters:
         _keep_master(model, network)
     module = model.network(network)
-    quantize_layers(module, bits, adapter_names(module))
+    quantize_layers(module, bits, adapter_names(module), model.device)
 
 
 def _keep_master(model: BaseModel, network: str) -> None:

@@ -5,7 +5,7 @@ diffusers' training scripts have this as `--offload`, its pipelines as `enable_m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,29 +15,39 @@ from torch import nn
 from dreambooth.model.interface import BaseModel
 
 
-def set_aside(model: BaseModel, device: str | torch.device, at_work: Collection[str]) -> None:
-    """Have every network but those `at_work` wait on the CPU until `device` needs it.
+def set_aside(model: BaseModel, device: str | torch.device) -> None:
+    """Have every network wait on the CPU until `device`, `cuda`, needs it.
 
     One that waits is an attribute of the model but no submodule: what moves the model or lists its
     weights, as Lightning does, leaves it where it is.
-
-    Args:
-        device: of the networks at work, `cuda`.
-        at_work: names of the networks whose weights a training step needs.
     """
     model.offloads_from = torch.device(device)
     for name in model.layout.networks:
-        if name not in at_work:
+        network = model.network(name)
+        del model._modules[name]
+        object.__setattr__(model, name, network)  # nn.Module's own would register it
+        _move(network, "cpu")
+
+
+def put_to_work(model: BaseModel, networks: Iterable[str]) -> None:
+    """Have these networks wait no longer, if `model` offloads any: a training step needs them.
+
+    They go with the model from now on, which is still on the CPU: what comes before the training,
+    such as casting them, needs no room on the GPU.
+    """
+    for name in sorted(networks):
+        if name not in model._modules:
             network = model.network(name)
-            del model._modules[name]
-            object.__setattr__(model, name, network)  # nn.Module's own would register it
-            _move(network, "cpu")
-    model.to(model.device)
+            object.__delattr__(model, name)
+            model.add_module(name, network)
 
 
 @contextmanager
 def alone(model: BaseModel, *networks: str) -> Iterator[None]:
-    """Have these networks alone on the GPU while the context lasts, if `model` offloads any."""
+    """Have these networks alone on the GPU while the context lasts, if `model` offloads any.
+
+    Without a name nothing is there.
+    """
     if model.offloads_from is None:
         yield
         return

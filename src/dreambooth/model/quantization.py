@@ -43,17 +43,23 @@ def check_quantization(bits: str, device: str) -> None:
         ) from error
 
 
-def quantize_layers(network: nn.Module, bits: str, without: Collection[str] = ()) -> None:
-    """Put `8bit` or `4bit` layers in the place of a network's linear layers, on their device.
+def quantize_layers(
+    network: nn.Module,
+    bits: str,
+    without: Collection[str] = (),
+    device: torch.device | None = None,
+) -> None:
+    """Put `8bit` or `4bit` layers in the place of a network's linear layers.
 
     Those that embed timesteps, sizes or inputs stay as they are.
 
     Args:
         without: names of weights whose layers are left as they are, such as those of adapters.
+        device: where they are quantised, and stay; None is where they are.
     """
     for name, layer in linear_layers(network).items():
         if f"{name}.weight" not in without:
-            network.set_submodule(name, _quantized(layer, bits))
+            network.set_submodule(name, _quantized(layer, bits, device or layer.weight.device))
 
 
 def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
@@ -82,7 +88,7 @@ def _is_quantized(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("bitsandbytes.")  # no import where none can be
 
 
-def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
+def _quantized(layer: nn.Linear, bits: str, device: torch.device) -> nn.Module:
     import bitsandbytes.nn  # takes a second
 
     bnb: Any = bitsandbytes.nn
@@ -98,4 +104,4 @@ def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
         # on some CPUs it would compute pictures otherwise, in bfloat16, than a step of training
         new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias
-    return new.to(weight.device).train(layer.training)  # which quantises
+    return new.to(device).train(layer.training)  # which quantises

@@ -21,7 +21,8 @@ from dreambooth.model.token_files import TOKEN_FILE, read_token
 class Picture:
     """One picture of a run; `resolution` is pixels a side.
 
-    A `dtype` other than `float32` draws under autocast, as the run does.
+    A `dtype` other than `float32` draws under autocast, as the run does, and `offload` with one
+    network at a time on the GPU.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Picture:
     negative_prompt: str = ""
     device: str = "cpu"
     dtype: str = "float32"
+    offload: bool = False
 
 
 def snippet(
@@ -158,6 +160,7 @@ def _draw(model: BaseModel, picture: Picture) -> list[str]:
         under = f'with torch.autocast("{picture.device}", torch.{picture.dtype}):'
         call = [under, *(f"    {line}" for line in call)]
     before = [f'pipe.to("{picture.device}")'] if picture.device != "cpu" else []
+    before = ["pipe.enable_model_cpu_offload()"] if picture.offload else before
     if picture.dtype == "float16" and model.overflows_in_float16:
         outside = f'torch.autocast("{picture.device}", enabled=False)'
         decode = "lambda latents, **options: decode(latents.float(), **options)"

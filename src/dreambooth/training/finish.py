@@ -17,6 +17,7 @@ from dreambooth.evaluation.evaluate import Pair
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, file_hashes, write_json
+from dreambooth.model.offload import alone
 from dreambooth.quoting import quoted, typed
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
@@ -67,8 +68,10 @@ class Finish:
         self.model.to(self.spec.hardware.device)
         if self.curve is not None:
             self._finish_curve(self.curve)
-        self.prepared.weights.unquantize()  # pictures and scores are of what is exported
-        exported, kind = self._export(), self.spec.export.kind
+        kind = self.spec.export.kind
+        with alone(self.model):
+            self.prepared.weights.unquantize()  # pictures and scores are of what is exported
+            exported = self._export()
         shown = self.spec.method.export if kind == "none" else kind
         weights = Weights(self.spec.model.name, shown, self.folder.name, exported.hashes)
         with self.costs.stage("samples") as places:
@@ -77,7 +80,7 @@ class Finish:
             photos = self.prepared.training_photos
             images = samples.draw(self.model, weights, places[-1], FINAL, photos)
             self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
-        with self.costs.stage("verification"):
+        with self.costs.stage("verification"), alone(self.model):
             self.verified = verify(self.prepared, exported, images[0])
         drawn = zip(samples.items, images, strict=True)
         known = {(item.prompt, item.seed): image for item, image in drawn}

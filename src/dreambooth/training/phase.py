@@ -15,6 +15,8 @@ from dreambooth.data.prompts import fill
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.model.base_prediction import BasePrediction
+from dreambooth.model.interface import BaseModel
+from dreambooth.model.offload import put_to_work
 from dreambooth.training.actions import Actions
 from dreambooth.training.average import MovingAverage
 from dreambooth.training.logs.loggers import Loggers
@@ -29,6 +31,7 @@ from dreambooth.training.safety import (
     StopOnNonFinite,
     StopWithoutFolder,
 )
+from dreambooth.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def train_phases(
 ) -> tuple[dict[str, dict], int | None]:
     """Train every phase; return their costs, and the signal that stopped the last one, if any."""
     costs, stopped, base = {}, None, _base_prediction(prepared)
+    put_to_work(prepared.model, _trained_networks(prepared.spec, prepared.model))
     for number, start in enumerate(starts):
         phase = _Phase(prepared, number, loggers, curve, base)
         costs[f"phase_{number}"] = result = phase.train(start)
@@ -49,6 +53,12 @@ def train_phases(
         if stopped is not None:
             break
     return costs, stopped
+
+
+def _trained_networks(spec: TrainSpec, model: BaseModel) -> set[str]:
+    """Name the networks whose weights a step of some phase needs: the denoiser, and what trains."""
+    kinds = [kind for phase in spec.method.phases for kind in phase.parts.kinds(model).items()]
+    return {model.denoiser} | {network for network, kind in kinds if kind != "frozen"}
 
 
 def _base_prediction(prepared: Prepared) -> BasePrediction | None:

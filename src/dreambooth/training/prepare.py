@@ -100,7 +100,7 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         cast_network(model, name, getattr(torch, spec.hardware.frozen_dtype))
     model.requires_grad_(False).eval()
     if spec.hardware.offload:
-        set_aside(model, spec.hardware.device, _trained_networks(spec, model))
+        set_aside(model, spec.hardware.device)
     else:
         model.to(spec.hardware.device)
     weights = _weights(spec, model)
@@ -113,12 +113,6 @@ def prepare(spec: TrainSpec, costs: Costs) -> Prepared:
         log.warning("%s", copies)
     began_with = contents(photos, spec.config)  # now: a file may be gone when training is done
     return Prepared(spec, costs, weights, photos, batches, compared, began_with)
-
-
-def _trained_networks(spec: TrainSpec, model: BaseModel) -> set[str]:
-    """Name the networks whose weights a step of some phase needs: the denoiser, and what trains."""
-    kinds = [kind for phase in spec.method.phases for kind in phase.parts.kinds(model).items()]
-    return {model.denoiser} | {network for network, kind in kinds if kind != "frozen"}
 
 
 def _refuse_misfits(spec: TrainSpec, model: BaseModel) -> None:

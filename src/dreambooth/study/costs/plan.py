@@ -187,6 +187,11 @@ def _base_images(config: Plain) -> list[tuple[str, int]]:
     return [(json.dumps([*drawn, noun], sort_keys=True), block["class_images"]) for noun in nouns]
 
 
+def draws_base_model(config: Plain) -> bool:
+    """Tell whether a run draws with the base model before it trains, unless the cache has it."""
+    return _draws_class_images(config) or bool(_base_images(config))
+
+
 def _other_classes(config: Plain) -> list[str]:
     block, own = config["evaluation"], config["subject"]["class_noun"]
     asked = block["other_classes"] if "kernel" in block["metrics"] else []

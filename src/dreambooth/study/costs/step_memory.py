@@ -11,7 +11,7 @@ from typing import Any
 
 from dreambooth.study.costs.activations import Kind, clip_encoders, peak_of_step
 from dreambooth.study.costs.known_models import KNOWN
-from dreambooth.study.costs.plan import rows_of_step
+from dreambooth.study.costs.plan import draws_base_model, rows_of_step
 from dreambooth.study.costs.sizes import (
     GIB,
     NETWORKS,
@@ -56,14 +56,38 @@ class Memory:
 
 
 def memory_of(config: Plain, on_gpu: bool) -> Memory | None:
-    """Estimate the phase of a run that needs most; None for a model that is not known or here."""
+    """Estimate what of a run needs most; None for a model that is not known or here.
+
+    That is one of its phases or, on a GPU, what comes before or after: see `_before`, `_alone`
+    and `_after`.
+    """
     sizes = parameters_of(config)
     if sizes is None or _configs(config) is None:
         return None
-    phases = [_phase(config, phase, sizes, on_gpu) for phase in config["method"]["phases"]]
+    stages = [_phase(config, phase, sizes, on_gpu) for phase in config["method"]["phases"]]
     if config["offload"] and on_gpu:
-        phases += [_alone(config, phase, sizes) for phase in phases]
-    return max(phases, key=lambda memory: memory.total)
+        stages += [_alone(config, phase, sizes) for phase in stages]
+    if on_gpu:
+        stages += [_before(config, sizes), _after(config, sizes)]
+    return max(stages, key=lambda memory: memory.total)
+
+
+def _before(config: Plain, sizes: Mapping[str, int]) -> Memory:
+    """Estimate what is on a GPU before the first phase: for latents, class images and the like.
+
+    Weights are in float32 then, but those of encoders that can never train. With `offload` one
+    network at a time is there; which of them is counted as if the cache held no image.
+    """
+    can_train = bool(clip_encoders(_configs(config) or {}))
+    frozen = _frozen_bytes(config)
+    held = {
+        "unet": sizes["unet"] * 4,
+        "text_encoder": sizes["text_encoder"] * (4 if can_train else frozen),
+        "vae": sizes["vae"] * frozen,  # most of it T5, where there is one
+    }
+    drawn = max(held.values()) if draws_base_model(config) else 0.0
+    weights = drawn if config["offload"] else sum(held.values())
+    return Memory(weights / GIB, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _waiting(config: Plain) -> list[str]:
@@ -73,19 +97,30 @@ def _waiting(config: Plain) -> list[str]:
     return [name for name in NETWORKS if name not in ("unet", *trained)]
 
 
-def _alone(config: Plain, phase: Memory, sizes: Mapping[str, int]) -> Memory:
-    """Estimate what is there while the largest part that waits is at work, and trained ones not.
+def _after(config: Plain, sizes: Mapping[str, int]) -> Memory:
+    """Estimate what is on a GPU for the last pictures, when no weight is quantised any more."""
+    exact = {**config, "model": {**config["model"], "quantize": None}}
+    last = _phase(exact, config["method"]["phases"][-1], sizes, True)
+    return Memory(last.weights, 0.0, 0.0, 0.0, 0.0, 0.0)
 
-    Activations of drawing are left out: they are small beside those of a training step.
+
+def _alone(config: Plain, phase: Memory, sizes: Mapping[str, int]) -> Memory:
+    """Estimate what is there while prompts are embedded, by all that waits, and what trains is not.
+
+    The autoencoder, which is small, is counted with the encoders. Activations are left out: they
+    are small beside those of a training step.
     """
-    frozen = 4 if config["frozen_dtype"] == "float32" else 2
-    largest = max(sizes[name] for name in _waiting(config))
-    return replace(phase, weights=largest * frozen / GIB, gradients=0.0, activations=0.0)
+    waiting = sum(sizes[name] for name in _waiting(config)) * _frozen_bytes(config)
+    return replace(phase, weights=waiting / GIB, gradients=0.0, activations=0.0)
+
+
+def _frozen_bytes(config: Plain) -> int:
+    return 4 if config["frozen_dtype"] == "float32" else 2
 
 
 def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) -> Memory:
     is_half = config["trainer"]["precision"] != "32-true"
-    frozen = 4 if config["frozen_dtype"] == "float32" else 2
+    frozen = _frozen_bytes(config)
     own = sum(sizes[n] for n in NETWORKS if phase.get(n) == "full")  # the rest is frozen
     trained = sum(trained_parameters(config, phase, sizes).values())
     if phase["text_encoder"] == "token":

@@ -180,7 +180,7 @@ def earlier_hash(folder: Path) -> str | None:
 
 def picture_of(prepared: Prepared) -> Picture:
     """Describe the first of the run's samples, for other programs to draw."""
-    samples = prepared.spec.samples.set
+    samples, hardware = prepared.spec.samples.set, prepared.spec.hardware
     return Picture(
         samples.prompts[0],
         samples.seeds[0],
@@ -188,8 +188,9 @@ def picture_of(prepared: Prepared) -> Picture:
         samples.sampling.guidance_scale,
         samples.sampling.resolution,
         samples.sampling.negative_prompt,
-        prepared.spec.hardware.device,
+        hardware.device,
         samples.sampling.dtype,
+        hardware.offload,
     )
 
 
