@@ -69,6 +69,17 @@ def bytes_of(places: Iterable[Path]) -> int:
 # -- whole files ------------------------------------------------------------------------------
 
 
+def readable_size(count: float) -> str:
+    """Write a number of bytes for a reader.
+
+    >>> readable_size(3 * 2**30), readable_size(53.4 * 2**20), readable_size(3e5)
+    ('3.0 GiB', '53 MiB', '0.29 MiB')
+    """
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 10 * 2**20 else f"{count / 2**20:.2f} MiB"
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder, which becomes `path` on success.

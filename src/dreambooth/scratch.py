@@ -66,7 +66,7 @@ def remove_leftovers(folder: Path, deep: bool = False) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         removed += not scratch.exists()
     if removed:
-        log.info("Removed %.1f MB that killed processes had left in %s.", size / 1e6, folder)
+        log.info("Removed %.1f MiB that killed processes had left in %s.", size / 2**20, folder)
 
 
 def _scratches(folder: Path, deep: bool) -> Iterator[Path]:

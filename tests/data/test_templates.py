@@ -12,10 +12,15 @@ from dreambooth.errors import UserError
 
 @pytest.mark.parametrize(
     ("name", "count", "published"),
-    # of the lists in diffusers' examples/textual_inversion/textual_inversion.py, joined by newlines
-    [("object", 27, "371f97a75395160f"), ("style", 19, "e7ec2b1750c5ab55")],
+    # of the lists in diffusers' examples/textual_inversion/textual_inversion.py, and of the
+    # course's exercise3a, joined by newlines
+    [
+        ("object", 27, "371f97a75395160f"),
+        ("style", 19, "e7ec2b1750c5ab55"),
+        ("course", 15, "46bfc4eebfa0b8c8"),
+    ],
 )
-def test_the_sets_are_those_of_diffusers_in_their_order(name, count, published):
+def test_the_sets_are_the_published_ones_in_their_order(name, count, published):
     listed = [template.replace("{subject}", "{}") for template in templates(name)]
     assert len(listed) == count
     assert hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16] == published

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dreambooth.errors import UserError
-from dreambooth.files import write_csv
+from dreambooth.files import readable_size, write_csv
 from dreambooth.model.adapters.extraction import (
     Extracted,
     extract_lora,
@@ -48,7 +48,7 @@ def extract(cfg: DictConfig) -> int:
     _print(extracted, cfg.rank)
     if words:
         print(f"A LoRA holds no new words, and the model has {', '.join(words)}.")
-    print(f"{file} ({file.stat().st_size / 1e6:.2f} MB)\n{folder / 'extraction.csv'}")
+    print(f"{file} ({readable_size(file.stat().st_size)})\n{folder / 'extraction.csv'}")
     return 0
 
 

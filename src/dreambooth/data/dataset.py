@@ -13,7 +13,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 from dreambooth.errors import UserError, suggest
-from dreambooth.files import atomic, file_hash
+from dreambooth.files import atomic, file_hash, readable_size
 from dreambooth.locks import locked
 from dreambooth.scratch import remove_leftovers
 
@@ -61,9 +61,9 @@ def fetch_dataset(
             remove_leftovers(root, deep=True)
             missing = _missing(root, entries)
             log.info(
-                "downloading %d files (%.1f MB) of the DreamBooth dataset from %s into %s",
+                "downloading %d files (%s) of the DreamBooth dataset from %s into %s",
                 len(missing),
-                sum(entry["bytes"] for entry in missing) / 1e6,
+                readable_size(sum(entry["bytes"] for entry in missing)),
                 source,
                 root,
             )

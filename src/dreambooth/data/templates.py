@@ -58,11 +58,29 @@ _STYLE = (
     "a weird painting in the style of {subject}",
     "a large painting in the style of {subject}",
 )
-_SETS = {"object": _OBJECT, "style": _STYLE, "none": ()}
+# of the course Pixels2GenAI, module 12.5.1, for a material, which takes no article
+_COURSE = (
+    "a photo of {subject}",
+    "a rendering of {subject}",
+    "a cropped photo of {subject}",
+    "the photo of {subject}",
+    "a photo of a clean {subject}",
+    "a photo of a dirty {subject}",
+    "a dark photo of {subject}",
+    "a photo of my {subject}",
+    "a photo of the cool {subject}",
+    "a close-up photo of {subject}",
+    "a bright photo of {subject}",
+    "a photo of a nice {subject}",
+    "a photo of a weird {subject}",
+    "a blurry photo of {subject}",
+    "a good photo of {subject}",
+)
+_SETS = {"object": _OBJECT, "style": _STYLE, "course": _COURSE, "none": ()}
 
 
 def templates(chosen: object) -> tuple[str, ...]:
-    """Return the templates of a set, `object`, `style` or `none` (which is empty), or of a list.
+    """Return the templates of a set: `object`, `style`, `course`, `none` (empty), or of a list.
 
     Raises:
         UserError: another set, or a template without `{subject}`.

@@ -10,11 +10,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from dreambooth.cli.configuration.factories import (
+    check_schedule,
+    optimizer_factory,
+    trainer_factory,
+)
 from dreambooth.cli.configuration.hardware import STARTED_BY
 from dreambooth.cli.configuration.specs import report_spec
 from dreambooth.cli.main import CONF
 from dreambooth.cli.refusals.checks import CHOICES
-from dreambooth.cli.refusals.factories import check_schedule, optimizer_factory, trainer_factory
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import METRICS
 from dreambooth.model.phases import Phase

@@ -12,7 +12,7 @@ from dreambooth.study.answers import paired
 from dreambooth.study.answers.answer_rows import build_answer
 from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.finished.sweeps import Unfinished
-from dreambooth.study.page.write import duration, size, write_study_page
+from dreambooth.study.page.write import duration, write_study_page
 from page_records import write_study
 
 
@@ -49,7 +49,3 @@ def test_a_difference_over_few_subjects_gets_no_verdict(tmp_path, monkeypatch, e
 )
 def test_durations_for_a_reader(value, words):
     assert duration(value) == words
-
-
-def test_sizes_for_a_reader():
-    assert (size(5 * 2**20), size(3 * 2**30)) == ("5 MiB", "3.0 GiB")

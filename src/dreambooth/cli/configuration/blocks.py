@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from dreambooth.cli.refusals.factories import check_schedule, optimizer_factory
+from dreambooth.cli.configuration.factories import check_schedule, optimizer_factory
 from dreambooth.data.templates import templates
 from dreambooth.diffusion.flow import TimestepSettings
 from dreambooth.diffusion.samplers import is_flow

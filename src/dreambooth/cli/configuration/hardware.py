@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dreambooth.cli.refusals.factories import trainer_factory
+from dreambooth.cli.configuration.factories import trainer_factory
 from dreambooth.errors import UserError
 from dreambooth.model.quantization import check_quantization
 from dreambooth.training.spec import HardwareSpec

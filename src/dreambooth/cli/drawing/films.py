@@ -14,7 +14,7 @@ from PIL import Image
 
 from dreambooth.cli.drawing.cells import Cells, filled
 from dreambooth.errors import UserError
-from dreambooth.files import cache_key, write_json
+from dreambooth.files import cache_key, readable_size, write_json
 from dreambooth.packages import need
 from dreambooth.sampling.film import FASTEST_GIF, delays, write_gif, write_mp4
 from dreambooth.sampling.manifest import Item
@@ -63,7 +63,7 @@ def draw_film(cells: Cells, device: str, folder: Path) -> int:
         seconds = sum(delays(film.morph.frames, film.fps)) / 100
         print(f"GIF counts hundredths: each frame shows for {shown_for} s, {seconds:.2f} s in all.")
     for file in files:
-        print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+        print(f"{file} ({readable_size(file.stat().st_size)})")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.files import readable_size
 from dreambooth.study.costs.disk import disk_of_runs
 from dreambooth.study.costs.sizes import GIB
 from dreambooth.study.costs.step_memory import Memory
@@ -28,17 +29,6 @@ def free_bytes(folder: str | Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def readable_size(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> readable_size(3 * GIB), readable_size(4e6), readable_size(3e5)
-    ('3.0 GiB', '4 MB', '0.3 MB')
-    """
-    if count >= GIB / 10:
-        return f"{count / GIB:.1f} GiB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def refuse_full_disk(configs: Sequence[Plain]) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dreambooth.cli.refusals.resources import free_bytes, readable_size
+from dreambooth.cli.refusals.resources import free_bytes
 from dreambooth.cli.sweeps.planning import PlannedJob
 from dreambooth.cli.sweeps.sweep_lines import what_varies
 from dreambooth.errors import UserError
+from dreambooth.files import readable_size
 from dreambooth.study.costs.estimates import Earlier, Estimate, estimate
 from dreambooth.study.costs.plan import Work
 from dreambooth.study.costs.sizes import GIB

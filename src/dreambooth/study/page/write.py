@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dreambooth.files import atomic
+from dreambooth.files import atomic, readable_size
 from dreambooth.study.answers.answer import Answer
 from dreambooth.study.answers.columns import columns_of
 from dreambooth.study.answers.effect_lines import HEADING, effect_lines
@@ -163,7 +163,7 @@ def _environment() -> Environment:
         "score": lambda value: f"{value:.3f}",
         "signed": lambda value: f"{value:+.3f}".replace("-", "−"),
         "duration": duration,
-        "size": size,
+        "size": readable_size,
         "shown": shown,
     }
     return environment
@@ -173,15 +173,6 @@ def _environment() -> Environment:
 def _text(name: str) -> str:
     """Read a style sheet or script of this package; none of them may close its own element."""
     return (files("dreambooth.study.page") / "templates" / name).read_text("utf-8")
-
-
-def size(count: int) -> str:
-    """Write a number of bytes for a reader.
-
-    >>> size(5 * 2**20), size(3 * 2**30)
-    ('5 MiB', '3.0 GiB')
-    """
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores
+from dreambooth.files import readable_size
 from dreambooth.quoting import quoted, typed
 
 
@@ -74,7 +75,7 @@ def print_summary(run: Finished) -> None:
         print_scores(run.scores, "scores", "the training photos")
     console.print(
         f"{costs['seconds']:.0f} s in all, peak memory {costs['peak_memory_gib']:.2f} GiB"
-        f"{_beside_estimate(costs)}, {costs['bytes_written'] / 2**20:.0f} MiB written"
+        f"{_beside_estimate(costs)}, {readable_size(costs['bytes_written'])} written"
     )
     again = (typed(f"run={quoted(folder)}"), typed(f"prompts=[{quoted(prompt)}]"))
     # printed without rich, which would break a long line at the terminal's width

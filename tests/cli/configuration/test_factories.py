@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from dreambooth.cli.configuration import resolvers  # noqa: F401  registers what the YAML files use
 from dreambooth.cli.configuration.configs import CONF
-from dreambooth.cli.refusals.factories import optimizer_factory
+from dreambooth.cli.configuration.factories import optimizer_factory
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 # bytes of state for each weight of a matrix, as their libraries say
