@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dreambooth.cli.refusals.resources import free_bytes
 from dreambooth.cli.configuration.resolvers import without_folders
+from dreambooth.cli.refusals.resources import free_bytes
 from dreambooth.cli.sweeps.planning import PlannedJob
 from dreambooth.cli.sweeps.sweep_lines import what_varies
 from dreambooth.errors import UserError
