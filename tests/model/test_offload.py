@@ -74,6 +74,9 @@ def test_pictures_are_the_same_and_each_network_runs_where_it_should(tiny, monke
         assert (a == b).all() and (a == c).all()
     assert {name for name, _ in places.ran} == set(model.layout.networks)
     assert {place for _, place in places.ran} == {GPU}
+    places.ran.clear()
+    draw(model, [*prompts, "a cat"], [*seeds, 3], sampling)  # prompts that are known by now
+    assert {name for name, _ in places.ran} == {model.denoiser, model.autoencoder}
     assert {name for name, place in places.now.items() if place == GPU} == {model.denoiser}
     assert not any(hasattr(model.network(name), "_hf_hook") for name in model.layout.networks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -263,6 +264,12 @@ def test_words_are_ranked_by_how_far_they_move_the_velocity(tiny):
     images = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     shifts = prediction_shifts(tiny, Words("dog", 2, 0), ["sks", "red"], images)
     assert len({*shifts.values(), 0.0}) == 3 and all(v > 0 for v in shifts.values())
+
+
+def test_an_export_without_t5_says_nothing_of_it(tiny_sd3_model_dir, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    load_model(str(tiny_sd3_model_dir), max_sequence_length=0).export(tmp_path / "out")
+    assert not caplog.messages
 
 
 # -- with T5 ------------------------------------------------------------------------------------

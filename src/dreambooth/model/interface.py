@@ -76,7 +76,8 @@ class BaseModel(nn.Module, ABC):
 
     `masters` holds float32 copies, on the CPU, of networks that were cast to a smaller dtype or
     quantised while frozen: `{network: {name: tensor}}`. `offloads_from` is the device that networks
-    leave while they wait (see `offload.py`); None where none waits.
+    leave while they wait (see `offload.py`); None where none waits. `kept` has prompts that were
+    embedded then, on the CPU (see `sampling/conditioning.py`).
     """
 
     layout: Layout
@@ -93,6 +94,7 @@ class BaseModel(nn.Module, ABC):
     text_encoder: Any
     noise_scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler
     masters: dict[str, dict[str, Tensor]]
+    kept: dict[tuple[Any, ...], Embeddings]
     offloads_from: torch.device | None = None
 
     @classmethod

@@ -42,6 +42,11 @@ def put_to_work(model: BaseModel, networks: Iterable[str]) -> None:
             model.add_module(name, network)
 
 
+def waits(model: BaseModel, networks: Iterable[str]) -> bool:
+    """Tell whether all of these networks wait, so that no step of the run changes them."""
+    return not any(name in model._modules for name in networks)
+
+
 @contextmanager
 def alone(model: BaseModel, *networks: str) -> Iterator[None]:
     """Have these networks alone on the GPU while the context lasts, if `model` offloads any.

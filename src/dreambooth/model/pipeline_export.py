@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
@@ -28,7 +31,7 @@ def write_pipeline(
     clean = {name: _clean(model, name, dtype) for name in model.layout.networks}
     pipeline.register_modules(**clean, scheduler=with_training_schedule(model, pipeline.scheduler))
     with atomic(folder) as new:
-        with quiet():
+        with quiet(), _no_warnings():  # one for each network that the model lacks, as SD3's T5
             pipeline.save_pretrained(new, safe_serialization=True)
         for name in model.text_encoders:
             if isinstance(clean[name], CLIPTextModel):
@@ -37,6 +40,16 @@ def write_pipeline(
         for name in model.layout.tokenizers:
             if isinstance(tokenizer := getattr(model, name), CLIPTokenizer):
                 tokenizer.backend_tokenizer.model.save(str(new / name))
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)
 
 
 def exact_state(model: BaseModel, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -61,6 +61,7 @@ class StableDiffusion(BaseModel):
         self.sampler: Any = sampler
         self.source = source
         self.masters = {}
+        self.kept = {}
         self._truncated: set[str] = set()  # prompts already warned of
 
     @classmethod

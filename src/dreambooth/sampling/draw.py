@@ -17,6 +17,7 @@ from PIL import Image
 from dreambooth.errors import UserError
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.offload import one_at_a_time
+from dreambooth.sampling.conditioning import keep_prompts, told
 from dreambooth.sampling.spec import Sampling
 
 
@@ -77,32 +78,27 @@ def draw(
     """
     pipeline: Any = model.pipeline(sampling.build(model.process))
     images: list[Image.Image] = []
-    negative = sampling.negative_prompt
-    if negative and not model.takes_negative_prompt:
+    if (negative := sampling.negative_prompt) and not model.takes_negative_prompt:
         raise UserError(
             f"negative_prompt={negative} cannot be used: the pipeline of {model.layout.described} "
             "takes none."
         )
-    with (
-        one_at_a_time(model, pipeline),
-        evaluation_mode(pipeline),
-        autocast(model, pipeline, sampling.dtype),
-    ):
-        for start in range(0, len(prompts), sampling.batch_size):
-            part = slice(start, start + sampling.batch_size)
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-            images += pipeline(
-                prompt=list(prompts[part]),
-                # none where there is none: SDXL then guides away from zeros, not from "" embedded
-                **({"negative_prompt": [negative] * len(generators)} if negative else {}),
-                generator=generators,
-                num_inference_steps=sampling.num_inference_steps,
-                guidance_scale=sampling.guidance_scale,
-                height=sampling.resolution,
-                width=sampling.resolution,
-                **model.drawing_options,
-            ).images
-            advance(len(generators))
+    with evaluation_mode(pipeline), autocast(model, pipeline, sampling.dtype):
+        keep_prompts(model, prompts, sampling)
+        with one_at_a_time(model, pipeline):
+            for start in range(0, len(prompts), sampling.batch_size):
+                part = slice(start, start + sampling.batch_size)
+                generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+                images += pipeline(
+                    **told(model, prompts[part], sampling),
+                    generator=generators,
+                    num_inference_steps=sampling.num_inference_steps,
+                    guidance_scale=sampling.guidance_scale,
+                    height=sampling.resolution,
+                    width=sampling.resolution,
+                    **model.drawing_options,
+                ).images
+                advance(len(generators))
     return images
 
 

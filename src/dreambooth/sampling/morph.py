@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreambooth.diffusion.samplers import slerp
 from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.sampling.conditioning import as_arguments
 from dreambooth.sampling.draw import autocast, evaluation_mode
 from dreambooth.sampling.spec import Sampling
 
@@ -58,8 +59,8 @@ def draw_frames(
         latents = torch.stack([morph.between(noise, number) for number in numbers])
         between = _interpolated(morph, prompts, numbers)
         return pipeline(
-            **_arguments("", between),
-            **_arguments("negative_", negative[[0] * len(numbers)]),
+            **as_arguments("", between),
+            **as_arguments("negative_", negative[[0] * len(numbers)]),
             latents=latents.to(model.device, prompts.tokens.dtype),
             generator=[torch.Generator().manual_seed(morph.seeds[0]) for _ in numbers],
             num_inference_steps=sampling.num_inference_steps,
@@ -78,14 +79,6 @@ def _interpolated(morph: Morph, prompts: Embeddings, numbers: Sequence[int]) -> 
 
     extra = {name: between(points) for name, points in prompts.extra.items()}
     return Embeddings(between(prompts.tokens), extra)
-
-
-def _arguments(prefix: str, embeddings: Embeddings) -> dict[str, Tensor]:
-    """Name embeddings as diffusers' pipelines do."""
-    named = {f"{prefix}prompt_embeds": embeddings.tokens}
-    if "text_embeds" in embeddings.extra:
-        named[f"{prefix}pooled_prompt_embeds"] = embeddings.extra["text_embeds"]
-    return named
 
 
 def _noise(model: BaseModel, seeds: Sequence[int], resolution: int) -> Tensor:
