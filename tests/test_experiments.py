@@ -289,6 +289,31 @@ def test_every_run_belongs_to_one_row_of_its_table(name):
     assert all(part in headers for part in parts)
 
 
+TRAINS = ("method", "train_text_encoder", "ppl", "class_noun")  # of what a case varies
+
+
+def cases() -> list[tuple[str, tuple[str, ...]]]:
+    """List every study with each combination of what trains in its runs."""
+    found: dict[tuple[str, tuple[str, ...]], None] = {}
+    for name in STUDIES:
+        for job in jobs_of(name, "pocket"):
+            found[name, tuple(o for o in job if o.split("=")[0].startswith(TRAINS))] = None
+    return list(found)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_every_case_of_every_study_trains_a_step(spine, encoders_dir, tmp_path):
+    few = ("max_steps=1", "evaluation.images_per_prompt=1", "evaluation.class_images=0")
+    few += ("evaluation.metrics=[dino]", f"evaluation.encoders_dir='{encoders_dir}'")
+    few += ("batch_size=1", "accumulate=1", "prior.num_class_images=2")
+    for number, (name, case) in enumerate(cases()):
+        two_phases = any("ti_then_full" in each for each in case)
+        more = ("method.token_max_steps=1",) if two_phases else ()
+        out = spine.run(tmp_path / str(number), f"experiment={name}", *case, *few, *more)
+        assert (out / "samples/final.png").exists() and any((out / "model").iterdir()), (name, case)
+
+
 def test_the_pocket_model_scales_what_was_published():
     (cfg, *_) = composed("hf_objects", "pocket")
     assert cfg.lr == pytest.approx(40 * 5e-6) and cfg.max_steps == 400 / 4

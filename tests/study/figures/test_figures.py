@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dreambooth.study.answers.answer_rows import build_answer
-from dreambooth.study.figures.comparisons import map_figure, paired_figure, pareto_figure
+from dreambooth.study.answers.pareto import Front, FrontPoint
+from dreambooth.study.figures.comparisons import (
+    map_figure,
+    paired_figure,
+    pareto_figure,
+    pareto_steps_figure,
+)
 from dreambooth.study.figures.curves import losses_figure, mean_line, scores_figure
 from dreambooth.study.figures.sheets import (
     CELL,
@@ -63,6 +71,24 @@ def test_pairs_join_each_subject_and_the_title_has_the_difference(study):
     assert ends == [(0.7, 0.5), (0.75, 0.55), (0.8, 0.6)]  # vase, the mean, dog
     assert "-0.200" in dino.get_title(loc="left")
     assert paired_figure(answer, answer.rows[0]) is None
+
+
+def test_the_front_over_steps_is_named_and_joined(study):
+    runs, answer = study
+    names = [row.name for row in answer.rows]
+    points = (
+        FrontPoint(names[0], 100, 0.5, 0.6, True),
+        FrontPoint(names[0], 200, 0.7, 0.5, True),
+        FrontPoint(names[1], 100, 0.4, 0.4, False),
+    )
+    front = Front("steps", DINO, CLIP_T, points)
+    figure = pareto_steps_figure(replace(answer, fronts=(front,)))
+    assert figure is not None
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["100", "200"]
+    drawn = [tuple(line.get_xdata()) for line in axis.lines]
+    assert drawn == [(0.6, 0.5), (0.4,), (0.6, 0.6, 0.5)]  # two settings, and the staircase
+    assert pareto_steps_figure(replace(answer, fronts=())) is None
 
 
 def test_the_pareto_plot_has_a_mark_a_run_and_one_a_setting(study):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def drawn_in(run: str | None) -> str:
 def name_of_photos(*, _parent_: DictConfig) -> str:
     """Name a subject after the folder of its photos: `my dog` => `my-dog`; without one `folder`."""
     photos = None if OmegaConf.is_missing(_parent_, "photos") else _parent_.photos
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(photos or "")).resolve().name)[:64]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(os.path.abspath(str(photos))).name)[:64]
     return name.strip(".-") if photos and name.strip(".-") else "folder"
 
 

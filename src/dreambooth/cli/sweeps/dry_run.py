@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dreambooth.cli.configuration.resolvers import without_folders
 from dreambooth.cli.refusals.resources import free_bytes
 from dreambooth.cli.sweeps.planning import PlannedJob
 from dreambooth.cli.sweeps.sweep_lines import what_varies
@@ -38,7 +39,9 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
         state, config = _state(job, folder)
         configs += [config] if config is not None else []
         own = what_varies(job.overrides, [each.overrides for each in jobs], unnamed)
-        table.add_row(str(number), escape(" ".join(own)), escape(job.folder), escape(state))
+        table.add_row(
+            str(number), escape(without_folders(" ".join(own))), escape(job.folder), escape(state)
+        )
     console = _console()
     console.print(table)
     earlier = [folder, folder.parent.parent, Path(sweep.hydra.run.dir).parent.parent]

@@ -71,13 +71,47 @@ def pareto_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:
             size = 90 if len(look) <= FEW else 45
             axis.scatter(*mean, s=size, edgecolors="black", linewidths=0.7, zorder=3, **style)
     values = list(points.values())
-    front = sorted((values[i] for i in pareto_front(values)), reverse=True)
-    for (right, low), (left, high) in pairwise(front):
-        axis.plot((right, right, left), (low, high, high), color=GREY, linestyle=":", linewidth=1)
+    _draw_front(axis, [values[i] for i in pareto_front(values)])
     header = {column.variant: column.header for column in answer.columns}
     axis.set(xlabel=f"prompt fidelity, {header[x]} →", ylabel=f"subject fidelity, {header[y]} →")
     legend_below(figure, answer.rows, has_markers=True)
     return figure
+
+
+def pareto_steps_figure(answer: Answer) -> Figure | None:
+    """Draw subject over prompt fidelity while training: a line per setting, a mark per step.
+
+    The steps that no other step of any setting dominates are named, and joined.
+    """
+    front = next((each for each in answer.fronts if each.over == "steps"), None)
+    if front is None:
+        return None
+    figure, (axis,) = panels(1, 5.2, 4)
+    look = looks(answer.rows)
+    for row in [row for row in answer.rows if row.kind != "real"]:
+        own = [(p.prompt, p.subject) for p in front.points if p.row == row.name]
+        if own:
+            style: dict[str, Any] = {
+                "color": look[row.name].colour,
+                "marker": look[row.name].marker,
+            }
+            axis.plot(*zip(*own, strict=True), linewidth=1, markersize=4, alpha=0.8, **style)
+    for point in front.best:
+        place = (point.prompt, point.subject)
+        axis.annotate(
+            str(point.step), place, (4, 4), textcoords="offset points", fontsize="x-small"
+        )
+    _draw_front(axis, [(point.prompt, point.subject) for point in front.best])
+    axis.set(xlabel="prompt fidelity, CLIP-T →", ylabel="subject fidelity, DINO →")
+    axis.set_title("while training, steps of the front named", fontsize="small", loc="left")
+    legend_below(figure, answer.rows, has_markers=True)
+    return figure
+
+
+def _draw_front(axis: Any, best: Sequence[tuple[float, float]]) -> None:
+    """Join the points of a front by the steps of a staircase."""
+    for (right, low), (left, high) in pairwise(sorted(best, reverse=True)):
+        axis.plot((right, right, left), (low, high, high), color=GREY, linestyle=":", linewidth=1)
 
 
 def map_figure(runs: Sequence[ScoredRun], answer: Answer) -> Figure | None:

@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 
 from dreambooth.sampling.manifest import slug
 from dreambooth.study.answers.answer import Answer
-from dreambooth.study.figures.comparisons import map_figure, paired_figure, pareto_figure
+from dreambooth.study.figures.comparisons import (
+    map_figure,
+    paired_figure,
+    pareto_figure,
+    pareto_steps_figure,
+)
 from dreambooth.study.figures.curves import losses_figure, scores_figure
 from dreambooth.study.figures.sheets import settings_sheet, steps_sheet, subjects_sheet
 from dreambooth.study.figures.style import save
@@ -44,6 +49,7 @@ def _figures(runs: Sequence[ScoredRun], answer: Answer) -> Iterator[Named]:
     yield "losses", lambda: losses_figure(runs, answer)
     yield "scores-while-training", lambda: scores_figure(runs, answer)
     yield "pareto", lambda: pareto_figure(runs, answer)
+    yield "pareto-steps", lambda: pareto_steps_figure(answer)
     yield "map", lambda: map_figure(runs, answer)
     compared = [row for row in answer.rows if row.baseline and row.differences]
     for row in compared[:SHEETS]:
