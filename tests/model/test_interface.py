@@ -1,49 +1,14 @@
-"""Embeddings keep their prompts together; a subclass is all that a new architecture needs."""
+"""A subclass is all that a new architecture needs."""
 
 from __future__ import annotations
 
 import doctest
 
 import pytest
-import torch
 
-from dreambooth.model import interface, settings, textual_inversion
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model import embeddings, settings, textual_inversion
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.phases import Phase
-
-
-@pytest.fixture
-def three() -> Embeddings:
-    """Three prompts with two tensors each, as an architecture with pooled embeddings has."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(3, 4, 2, generator=generator)
-    return Embeddings(tokens, {"pooled": torch.randn(3, 5, generator=generator)})
-
-
-def test_a_list_of_rows_selects_them_from_every_tensor(three):
-    chosen = three[[2, 0, 2]]
-    assert len(chosen) == 3
-    assert torch.equal(chosen.tokens, three.tokens[[2, 0, 2]])
-    assert torch.equal(chosen.extra["pooled"], three.extra["pooled"][[2, 0, 2]])
-
-
-def test_single_prompts_stack_to_what_they_came_from(three):
-    rows = list(three)
-    assert [tuple(row.tokens.shape) for row in rows] == [(4, 2)] * 3
-    again = Embeddings.stack(rows)
-    assert torch.equal(again.tokens, three.tokens)
-    assert torch.equal(again.extra["pooled"], three.extra["pooled"])
-
-
-def test_every_tensor_is_cast(three):
-    half = three.to(torch.float16)
-    assert {half.tokens.dtype, half.extra["pooled"].dtype} == {torch.float16}
-
-
-def test_a_repeated_prompt_gathers_the_gradient_of_every_use(three):
-    tokens = three.tokens.clone().requires_grad_()
-    Embeddings(tokens)[[0, 1, 0]].tokens.sum().backward()
-    assert tokens.grad[:, 0, 0].tolist() == [2.0, 1.0, 0.0]
 
 
 def test_networks_are_named_in_one_place(model):
@@ -67,7 +32,7 @@ def test_the_trained_text_encoder_is_noticed(model):
     assert model.trains_text
 
 
-@pytest.mark.parametrize("module", [interface, settings, textual_inversion])
+@pytest.mark.parametrize("module", [embeddings, settings, textual_inversion])
 def test_examples_hold(module):
     failed, attempted = doctest.testmod(module)
     assert attempted > 0 and failed == 0

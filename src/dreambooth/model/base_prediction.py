@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.model.adapter_weights import adapter_layers, adapter_parameters
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.embeddings import Embeddings
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.offload import alone
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import Embeddings
+from dreambooth.model.embeddings import Embeddings
 from dreambooth.model.loading import (
     check_words,
     load_network,

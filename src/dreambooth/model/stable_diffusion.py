@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.embeddings import Embeddings
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.pipeline_export import write_pipeline
 from dreambooth.model.source import Layout, Source, check_complete, locate

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import Embeddings
+from dreambooth.model.embeddings import Embeddings
 from dreambooth.model.loading import (
     check_words,
     load_network,

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from dreambooth.errors import UserError
-from dreambooth.model.interface import Embeddings
+from dreambooth.model.embeddings import Embeddings
 from dreambooth.model.loading import check_fit, load_network, load_schedulers, load_tokenizer
 from dreambooth.model.source import Layout, check_complete, fix_for, locate
 from dreambooth.model.stable_diffusion import StableDiffusion, refuse_length

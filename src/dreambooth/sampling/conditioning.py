@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.embeddings import Embeddings
+from dreambooth.model.interface import BaseModel
 from dreambooth.model.offload import alone, waits
 from dreambooth.sampling.spec import Sampling
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth.diffusion.samplers import slerp
-from dreambooth.model.interface import BaseModel, Embeddings
+from dreambooth.model.embeddings import Embeddings
+from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.conditioning import as_arguments
 from dreambooth.sampling.draw import autocast, evaluation_mode
 from dreambooth.sampling.spec import Sampling

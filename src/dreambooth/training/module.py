@@ -17,7 +17,7 @@ from dreambooth.diffusion.loss import (
     two_term_loss,
 )
 from dreambooth.model.base_prediction import BasePrediction
-from dreambooth.model.interface import Embeddings
+from dreambooth.model.embeddings import Embeddings
 from dreambooth.model.offload import alone
 from dreambooth.model.trainable import TrainableWeights
 from dreambooth.training.sharding import gathered
