@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from dreambooth.errors import UserError
-from dreambooth.study.card import _training_prompts, _verified, write_card
+from dreambooth.study.card import _batch, _training_prompts, _verified, write_card
 from dreambooth.study.push import push, require_token
 
 pytestmark = pytest.mark.slow
@@ -89,3 +89,11 @@ def test_no_token_is_refused_before_any_work(monkeypatch):
     for name in ("dog", "a/b/c", "me/d og"):
         with pytest.raises(UserError, match="no ORG/NAME"):
             require_token(name)
+
+
+def test_a_batch_is_counted_in_words():
+    config = {"batch_size": 1, "accumulate": 2, "prior": {"batch_size": 4}}
+    assert _batch(config, False) == "1 photo, 2 micro-batches in a step"
+    assert _batch({**config, "batch_size": 4, "accumulate": 1}, True) == (
+        "4 photos and 4 for the prior loss, 1 micro-batch in a step"
+    )

@@ -200,7 +200,7 @@ def _settings(run: Run) -> str:
     prior = config["ppl"] and config["method"]["uses_prior"]
     facts = {
         "training": phases,
-        "batch": f"{config['batch_size']} photos, {config['accumulate']} micro-batches in a step",
+        "batch": _batch(config, prior),
         "resolution": f"{config['resolution']} pixels",
         "optimizer": config["optimizer"]["_target_"],
         "prior preservation": f"weight {config['prior']['weight']}" if prior else "off",
@@ -215,6 +215,14 @@ def _settings(run: Run) -> str:
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
     return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
+
+
+def _batch(config: Mapping[str, Any], prior: bool) -> str:
+    """Write what a micro-batch holds, and how many of them an optimizer step has."""
+    photos, steps = config["batch_size"], config["accumulate"]
+    others = f" and {config['prior']['batch_size']} for the prior loss" if prior else ""
+    images = f"{photos} photo{'s' * (photos != 1)}{others}"
+    return f"{images}, {steps} micro-batch{'es' * (steps != 1)} in a step"
 
 
 def _cell(text: str) -> str:
