@@ -94,6 +94,13 @@ def test_frozen_parts_are_cast_and_come_back_bit_for_bit(model, prepared, lora):
         assert torch.equal(after[name], expected), name
 
 
+def test_exact_weights_are_kept_without_a_second_copy(model, prepared, lora):
+    before = {name: p.data_ptr() for name, p in model.named_parameters()}
+    prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
+    for network, master in model.masters.items():
+        assert master and all(t.data_ptr() == before[f"{network}.{n}"] for n, t in master.items())
+
+
 def test_a_bf16_base_trains_its_float32_adapters(model, prepared, lora, train):
     weights = prepared("adapter", "frozen", adapter=lora, frozen_dtype=torch.bfloat16)
     before = snapshot(model)

@@ -46,5 +46,6 @@ def quantize_network(model: BaseModel, network: str, bits: str) -> None:
 
 
 def _keep_master(model: BaseModel, network: str) -> None:
+    """Keep a network's float32 weights; on a CPU no copies, since a cast makes new tensors."""
     state = model.base_state(network).items()
-    model.masters[network] = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+    model.masters[network] = {name: tensor.to("cpu") for name, tensor in state}

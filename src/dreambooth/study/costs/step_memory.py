@@ -129,13 +129,12 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if config["offload"] and on_gpu:
         others -= sum(sizes[name] for name in _waiting(config))
     bits = config["model"].get("quantize")
-    # on a CPU the peak is when the exact weights have been copied and are not quantised yet
-    linear = _linear_weights(json.dumps(_configs(config))) if bits and on_gpu else 0
-    saved = linear * (frozen - STORED[bits]) if bits else 0.0
+    linear = _linear_weights(json.dumps(_configs(config))) if bits else 0
+    saved = linear * (frozen - STORED[bits]) if bits and on_gpu else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
-    if not on_gpu:  # exact weights, to go back to
-        copies += 4.0 * (others if frozen < 4 else 0 if bits is None else sizes["unet"])
+    if not on_gpu:  # exact weights wait; where they are quantised, they are copied back in the end
+        copies += 4.0 * (others if frozen < 4 else linear)
     if _predicts_prior(config) and is_own(phase["unet"]):
         copies += sizes["unet"] * frozen
     return Memory(
