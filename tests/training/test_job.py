@@ -53,7 +53,11 @@ def test_what_a_run_leaves(spine, four_steps):
     ("name", "more"),
     [
         ("spine", ("ema_decay=0.5", "frozen_dtype=bfloat16")),
-        ("flux2_spine", ("method=lora", "prior.kind=prediction", "model.quantize=4bit")),
+        pytest.param(
+            "flux2_spine",
+            ("method=lora", "prior.kind=prediction", "model.quantize=4bit"),
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_networks_that_wait_change_nothing(name, more, request, tmp_path):

@@ -41,6 +41,8 @@ TRAIN = {
     "class_prompt=''": "class_prompt must be a text",
     "seed=true": "seed must be a whole number",
     "subject=world subject.identity=rex": "subject.identity must be a whole number",
+    "prior.num_class_images=1000000000000": "prior.num_class_images must be at most 100000",
+    "augment.num_crops=100000000": "augment.num_crops must be at most 1000",
     "lr=.inf": "lr must be a finite number",
     "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be greater than 0",
     "trainer.log_every_n_steps=.nan": "trainer.log_every_n_steps must be a whole number",

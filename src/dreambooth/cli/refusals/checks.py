@@ -174,6 +174,8 @@ def check(cfg: DictConfig) -> None:
         (POSITIVE + NOT_NEGATIVE, "a finite number", is_number),
         (POSITIVE, "greater than 0", lambda v: v > 0),
         (NOT_NEGATIVE, "0 or greater", lambda v: v >= 0),
+        (("prior.num_class_images",), "at most 100000", lambda v: v <= 100_000),
+        (("augment.num_crops",), "at most 1000, for each photo", lambda v: v <= 1000),
         (("resolution",), "a multiple of 8, 16 or greater", lambda v: v % 8 == 0 and v >= 16),
         (SEEDS, SEED, is_seed),
         (SWITCHES, "true or false", lambda v: isinstance(v, bool)),
