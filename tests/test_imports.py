@@ -21,7 +21,7 @@ MODULES = {
     if path.name != "__init__.py" or path.read_text().strip()
 }
 LAYERS = (  # from the top; a module may import its own layer and those below
-    ("cli", "__main__"),
+    ("cli", "__main__", "tokens"),
     ("study", "pocket.pretraining"),
     ("training",),
     ("evaluation",),

@@ -93,8 +93,9 @@ def test_a_fresh_lora_is_zero_times_the_published_scale(model, lora, predict):
         ("LoHConfig", {}, "no configuration class of PEFT: did you mean peft.LoHaConfig"),
         ("PeftConfig", {}, "peft.PeftConfig is no configuration class of PEFT"),
         ("LoraModel", {}, "peft.LoraModel is no configuration class of PEFT"),
-        ("AdaLoraConfig", {"total_step": 10}, "needs a loop or inputs of its own"),
-        ("PrefixTuningConfig", {"num_virtual_tokens": 3}, "needs a loop or inputs of its own"),
+        ("AdaLoraConfig", {"total_step": 10}, "needs a loop, inputs or shared weights"),
+        ("VeraConfig", {}, "needs a loop, inputs or shared weights"),
+        ("PrefixTuningConfig", {"num_virtual_tokens": 3}, "needs a loop, inputs or shared weights"),
     ],
 )
 def test_bad_settings_name_their_key(target, options, message):

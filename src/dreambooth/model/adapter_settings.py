@@ -13,6 +13,7 @@ from typing import Any
 
 import peft
 from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
 from dreambooth.errors import UserError, reason
 from dreambooth.model.settings import require_integer, require_number
@@ -63,10 +64,12 @@ class AdapterSettings:
                 f"file would not: use one of {', '.join(map(str, STARTS))}."
             )
         config = self.config()
-        if config.is_prompt_learning or config.is_adaption_prompt or self.kind in OTHER_LOOPS:
+        no_layers = config.is_prompt_learning or config.is_adaption_prompt
+        shares = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(self.kind), "uses_shared_state", False)
+        if no_layers or shares or self.kind in OTHER_LOOPS:
             raise UserError(
-                f"{KEY}._target_={self.target} needs a loop or inputs of its own: choose a class "
-                "that adapts layers, such as peft.LoraConfig or peft.LoKrConfig."
+                f"{KEY}._target_={self.target} needs a loop, inputs or shared weights of its "
+                "own: choose a class that adapts layers, such as peft.LoraConfig or peft.LoKrConfig."
             )
 
     @classmethod

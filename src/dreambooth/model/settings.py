@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -12,8 +12,13 @@ from dreambooth.errors import UserError
 Settings = TypeVar("Settings")
 
 
-def build(cls: type[Settings], key: str, values: Mapping[str, object]) -> Settings:
+def build(
+    cls: type[Settings], key: str, values: Mapping[str, object], others: Sequence[str] = ()
+) -> Settings:
     """Make a settings dataclass from a block of the configuration, such as `method.token`.
+
+    Args:
+        others: fields of the block that are read elsewhere, for messages.
 
     Raises:
         UserError: a field that the dataclass does not have, one that is missing, or a value that
@@ -23,8 +28,9 @@ def build(cls: type[Settings], key: str, values: Mapping[str, object]) -> Settin
     known = {field.name: field.default is MISSING for field in fields(dataclass)}
     for name in values:
         if name not in known:
-            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {key}.{near[0]}?" if near else f"use {', '.join(known)}."
+            offered = [*known, *others]
+            near = get_close_matches(str(name), offered, n=1, cutoff=0.5)
+            hint = f"did you mean {key}.{near[0]}?" if near else f"use {', '.join(offered)}."
             raise UserError(f"{key} has no field {name}: {hint}")
     missing = [name for name, required in known.items() if required and name not in values]
     if missing:

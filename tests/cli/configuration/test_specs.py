@@ -36,6 +36,7 @@ REFUSED = {
     "method=lora | +method.adapter.use_dora=7": r"method\.adapter\.use_dora=7.*bool",
     "method=full | loraplus_lr_ratio=16": r"loraplus_lr_ratio=16.*method=lora",
     "method=lokr | loraplus_lr_ratio=16": r"loraplus_lr_ratio=16.*method=lora",
+    "method=textual_inversion | +method.token.template=style": r"did you mean.*token\.templates",
     "method=textual_inversion | method.token.num_vectors=0": r"method\.token.*vectors",
     "method=textual_inversion | method.token.token='a b'": r"method\.token.*one word",
     "method.phases=[]": r"method\.phases is empty",

@@ -66,6 +66,9 @@ def test_a_choice():
     [
         ("train", "+max_step=1", "did you mean max_steps"),
         ("train", "++prior.wieght=2", "did you mean prior.weight"),
+        ("train", "+method.lora.use_dora=true", "did you mean method.adapter.use_dora"),
+        ("train", "+method.lora.rank=16", "did you mean method.adapter.r[?]"),
+        ("train", "+method.rank=16", "did you mean method.adapter.r[?]"),
         ("generate", "+method=lora", "it belongs to train"),
         ("generate", "+method.name=DIR", "it belongs to train"),
         ("generate", "+lr=1", "it belongs to train"),
@@ -83,6 +86,7 @@ def test_an_added_key_that_nothing_reads_is_refused(command, override, expected)
     [
         ("train", "+scheduler.options.beta_start=0.01"),
         ("train", "+trainer.profiler=simple"),
+        ("train", "+method.adapter.use_rslora=true"),
         ("train", "+experiment=parity_diffusers"),
         ("train", "+hydra.job.env_set.A=1"),
         ("train", "++lr=1"),

@@ -144,7 +144,12 @@ def test_a_run_is_as_good_as_its_file(tmp_path):
     assert find_token(tmp_path) == tmp_path / "model" / "learned_embeds.safetensors"
 
 
-@pytest.mark.parametrize("config", [None, "{", "{}", '{"peft_type": "LOHA", "lora_alpha": 1}'])
+PISSA = '{"peft_type": "LORA", "lora_alpha": 1, "init_lora_weights": "pissa"}'
+
+
+@pytest.mark.parametrize(
+    "config", [None, "{", "{}", '{"peft_type": "LOHA", "lora_alpha": 1}', PISSA]
+)
 def test_peft_without_its_config_is_refused(fresh, tmp_path, config):
     save_file(
         {f"base_model.model.{LAYER}.lora_A.weight": torch.zeros(4, 32)}, tmp_path / "a.safetensors"

@@ -149,7 +149,7 @@ def method_spec(method: Mapping[str, Any]) -> MethodSpec:
     return MethodSpec(
         tuple(phases),
         None if adapter is None else AdapterSettings.of_block(adapter),
-        None if token is None else build(TokenSettings, "method.token", own),
+        None if token is None else build(TokenSettings, "method.token", own, ["templates"]),
         () if token is None else templates(token["templates"]),
     )
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreambooth.cli.configuration.configs import COMMANDS, CONF, files_of, groups_of, keys_of
 from dreambooth.cli.drawing.axes import SEED, is_number, is_seed, is_whole
-from dreambooth.cli.refusals.suggest import no_key
+from dreambooth.cli.refusals.suggest import EARLIER, OTHERS, no_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 from dreambooth.study.push import require_token
@@ -100,6 +100,9 @@ LISTS = {
     ),
     "evaluation.metrics": ("[dino,clip_t]", lambda v: isinstance(v, str)),
 }
+# what the block `method` may hold
+METHOD = ("name", "phases", "adapter", "token", "uses_prior", "identifier", "subject_phrase")
+METHOD += ("token_lr", "token_max_steps", "continue_token")
 SWITCHES = (
     "dry_run",
     "ppl",
@@ -154,12 +157,20 @@ def check_added(command: str, overrides: Iterable[str], folders: Sequence[Path])
             continue
         key = override.lstrip("+").partition("=")[0]
         block = re.split("[.@/]", key)[0]
+        if block == "method" and key.split(".")[1:2] and key.split(".")[1] not in METHOD:
+            raise UserError(_no_key_of_a_method(key))
         if block == "hydra" or block in groups_of(command):
             continue
         if block not in ours and files_of(block, own):
             continue
         if key not in keys_of(command, folders):
             raise UserError(no_key(command, key, folders))
+
+
+def _no_key_of_a_method(key: str) -> str:
+    last = key.rpartition(".")[2]
+    meant = EARLIER.get(key) or OTHERS.get(last, (f"method.adapter.{last}",))[0]
+    return f"no method reads {key}: did you mean {meant}? A method has {', '.join(METHOD)}."
 
 
 def check(cfg: DictConfig) -> None:

@@ -19,6 +19,7 @@ Plain = Mapping[str, Any]
 SMALLER = (
     {"checkpoint.keep_when_finished": 0},
     {"checkpoint.keep_when_finished": 0, "export.dtype": "float16"},
+    {"checkpoint.keep_when_finished": 0, "export.kind": "lora"},
     {"checkpoint.keep_when_finished": 0, "export.kind": "none"},
 )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dreambooth.errors import UserError, reason
+from dreambooth.model.adapter_settings import STARTS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -56,7 +57,8 @@ def find_lora(path: str | Path) -> Path:
             return file
     raise UserError(
         f"there is no LoRA at {path}: give a .safetensors file, the folder of a run that trained "
-        f"one, or a folder with {LORA_FILE}, or with {PEFT_FILE} and {PEFT_CONFIG}."
+        f"one, or a folder with {LORA_FILE}, or with {PEFT_FILE} and {PEFT_CONFIG} (of one "
+        "network: exports/peft has a folder for each)."
     )
 
 
@@ -229,6 +231,11 @@ def _from_peft(
         raise UserError(
             f"{file} is a {kind} adapter by its {PEFT_CONFIG}, and only plain LoRAs are read from "
             "files of PEFT's: merge it into its base model with PEFT, and use that as model.path."
+        )
+    if (start := config.get("init_lora_weights", True)) not in STARTS:
+        raise UserError(
+            f"{file} began by changing the base model ({PEFT_CONFIG} has "
+            f"init_lora_weights={start}), and holds only what came after: convert it with PEFT to a plain LoRA, or merge it."
         )
     state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
     network = min(networks, key=lambda name: len(_misfits(name, state, networks[name])))
