@@ -69,7 +69,8 @@ class AdapterSettings:
         if no_layers or shares or self.kind in OTHER_LOOPS:
             raise UserError(
                 f"{KEY}._target_={self.target} needs a loop, inputs or shared weights of its "
-                "own: choose a class that adapts layers, such as peft.LoraConfig or peft.LoKrConfig."
+                "own: choose a class that adapts layers, such as peft.LoraConfig or "
+                "peft.LoKrConfig."
             )
 
     @classmethod

@@ -235,7 +235,8 @@ def _from_peft(
     if (start := config.get("init_lora_weights", True)) not in STARTS:
         raise UserError(
             f"{file} began by changing the base model ({PEFT_CONFIG} has "
-            f"init_lora_weights={start}), and holds only what came after: convert it with PEFT to a plain LoRA, or merge it."
+            f"init_lora_weights={start}), and holds only what came after: convert it with PEFT to "
+            "a plain LoRA, or merge it."
         )
     state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
     network = min(networks, key=lambda name: len(_misfits(name, state, networks[name])))
