@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,10 +55,20 @@ def _is_unusable(error: OSError) -> bool:
     return absent or error.errno in UNUSABLE
 
 
+def _where(error: Exception) -> str:
+    """Name the file that raised an error which is none of Hydra's own; empty for those."""
+    if isinstance(error, HydraException):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename.replace("\\", "/") if frames else ""
+
+
 def composition_error(command: str, error: Exception, folders: Sequence[Path]) -> str | None:
     """Word what Hydra refuses in a command line, with the nearest key or choice that exists."""
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return "A group cannot be null: leave it out, or take a preset's out as in '~scheduler'."
+    if _where(error).endswith("hydra/_internal/defaults_list.py"):  # it checks no types
+        return "A group takes the name of a preset, as in scheduler=ddim, or a list of such names."
     if isinstance(error, InstantiationException) or not isinstance(error, HydraException):
         return None
     first = str(error).strip().splitlines()[0].strip()
