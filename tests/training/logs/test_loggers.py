@@ -145,20 +145,22 @@ def test_tensorboard_shows_the_same(shown, offline):
 
 
 def test_a_viewer_that_fails_is_no_error_of_the_run(tmp_path, caplog):
-    told = []
+    told: list[object] = []
 
     class Broken:
         def numbers(self, *_):
             told.append(1)
             raise OSError("the server is gone")
 
+        def end(self, *_):
+            told.append("closed")
+
     loggers = Loggers(RunLog(tmp_path), [Broken()])  # pyright: ignore[reportArgumentType]
     loggers.numbers({"loss": 1.0}, 0)
     loggers.numbers({"loss": 2.0}, 1)
     loggers.end({})
-    assert (
-        told == [1] and "Broken failed and is shown nothing more: the server is gone" in caplog.text
-    )
+    assert told == [1, "closed"]
+    assert "Broken failed and is shown nothing more: the server is gone" in caplog.text
     assert [row["loss"] for row in read_rows(tmp_path)] == ["1.0", "2.0"]
 
 

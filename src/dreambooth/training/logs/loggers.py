@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,6 +83,8 @@ class Loggers:
                 name = type(viewer).__name__
                 log.warning("%s failed and is shown nothing more: %s.", name, reason(error))
                 self.viewers.remove(viewer)
+                with suppress(Exception):  # left open, it would take a sweep's next run's numbers
+                    viewer.end({}, None, True)
 
 
 def make_loggers(spec: TrainSpec, done: int) -> Loggers:
