@@ -43,7 +43,8 @@ REPORT = ("runs=.",)
 MADE = ("model", "exports", "samples", "evaluation", "metrics.csv", "curve.csv", "run.json")
 MADE += ("checkpoints/best.safetensors",)
 # what another session of a run measures anew, in records and in columns of metrics.csv
-TIMES = ("costs", "cost", "sha256", "tables", "images_per_second", "memory", "seconds")
+TIMES = ("costs", "cost", "images_made", "images_per_second", "memory", "seconds")
+TIMES += ("sha256", "tables", "commit")  # hashes of what holds times, and what it ran on
 
 
 Facts = dict[str, str]  # file => what it holds, or its hash
@@ -135,6 +136,9 @@ def _fact(path: Path, folder: Path) -> str:
         data = json.dumps([_plain(row) for row in rows]).encode()
     elif path.suffix == ".json":
         data = json.dumps(_plain(json.loads(data)), sort_keys=True).encode()
+    elif path.suffix == ".safetensors":
+        end = 8 + int.from_bytes(data[:8], "little")  # of a header in any order
+        data = json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
     for place in (folder, folder.parent):
         data = data.replace(f"{place}/".encode(), b"")
     return hashlib.sha256(data.replace(b"../cache", b"cache")).hexdigest()
