@@ -56,7 +56,7 @@ class Untouched:
     def __init__(self, work: Path) -> None:
         self.work, self.whole, self.other = work, work / "whole", work / "other"
         for folder, more in ((self.whole, ()), (self.other, ("seed=1", "subject=cat"))):
-            settings, done = " ".join((*TRAIN, *more)), folder / "done"
+            settings, done = " ".join((str(faults.ROOT), *TRAIN, *more)), folder / "done"
             if not done.exists() or done.read_text() != settings:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)

@@ -228,7 +228,7 @@ class Attacks:
         """Use a damaged thing: it must be refused in one sentence, or nothing comes out wrong.
 
         Args:
-            name: of a log whose earlier rows are gone if a line says so.
+            name: of a log; a line that names it says that its earlier rows are gone.
         """
         ended = faults.run(script, list(arguments), folder)
         if ended.crashed or ended.code not in (0, 2):
@@ -239,7 +239,7 @@ class Attacks:
             return "refused" if words.startswith("error: ") else f"traceback: {words}"
         if script == "train.py":
             is_said = name is not None and f"{name.name} " in ended.printed
-            return self._compared(folder, but=[str(Path(*name.parts[1:]))] if is_said else [])
+            return AS_IT_SHOULD_BE if is_said else self._compared(folder)
         if script == "generate.py":
             return _alike(attacked.pictures(folder / "drawn/images"), self.untouched.drawn)
         if script == "evaluate.py" or " unreadable " in ended.printed:

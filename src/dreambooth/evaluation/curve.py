@@ -95,6 +95,24 @@ class Curve:
         """The last step that was scored; None before the first."""
         return int(self.rows[-1]["step"]) if self.rows else None
 
+    def warn_of_gap(self, done: int, every: int) -> None:
+        """Say that steps which are trained already have no scores, and can get none.
+
+        Args:
+            done: optimizer steps of the run that are done.
+            every: steps between two points.
+        """
+        last = self.last_step
+        if done and (last is None or done - last > every):
+            after = "" if last is None else f" after step {last}"
+            log.warning(
+                "%s has no scores of the %d steps that are trained already%s: the curve, and what "
+                "chooses by it, leaves them out.",
+                self.path,
+                done - (last or 0),
+                after,
+            )
+
     def best(self) -> int | None:
         """Return the best step so far; None where no step can be the best."""
         if self.best_after is None:
@@ -172,7 +190,7 @@ class Curve:
         """Read the rows of a curve; none unless all of them measured the same as this one."""
         with reading(path, "remove it to begin a new curve"):
             rows = read_csv(path) if path.exists() else []
-            marks = [str(row.pop("measured", None)) for row in rows]
+            marks = [row.pop("measured") for row in rows]
             if any(mark.partition("-")[0] != self.measured for mark in marks):
                 return []
             numbers = [
