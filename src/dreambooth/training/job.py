@@ -81,6 +81,8 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
     try:
         loggers.photos(prepared.training_photos)
         log_earlier(starts, loggers, curve, done)
+        if curve is not None and spec.curve is not None:
+            curve.warn_of_gap(done, spec.curve.every_n_steps)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)
