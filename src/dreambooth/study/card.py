@@ -30,6 +30,8 @@ LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
+    "black-forest-labs/FLUX.2-klein-base-4B": "apache-2.0",
     **dict.fromkeys(FOLDERS, "mit"),
 }
 LICENCE = (
