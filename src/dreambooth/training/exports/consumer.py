@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 PROGRAM, RESULT, PICTURE = "program.py", "result.json", "out.png"  # in the folder of a job
@@ -90,15 +91,16 @@ def serve(pipeline: str) -> None:
 def _import(pipeline: str) -> bool:
     """Import what programs need, without starting CUDA; tell whether there is a GPU."""
     gc.disable()  # libraries make a million objects that stay
-    # it takes two seconds, and no export has quantized weights
-    hidden = sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+    # they take two seconds; no export has quantized weights, and scipy.stats loads where it is used
+    hidden: dict[str, Any] = {"bitsandbytes": None, "scipy.stats": ModuleType("scipy.stats")}
+    sys.modules.update(hidden)
     import diffusers
     import peft  # noqa: F401
     import torch
 
     getattr(diffusers, pipeline)
-    if hidden is None:
-        del sys.modules["bitsandbytes"]
+    for name in hidden:
+        del sys.modules[name]
     gc.freeze()
     gc.enable()
     return torch.cuda.is_available()
