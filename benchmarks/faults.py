@@ -6,12 +6,14 @@ forks of this one, which has imported the program, so that a command starts in m
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -47,6 +49,15 @@ def kill(*_: object) -> None:
 def fill_disk(*_: object) -> None:
     """Fail as a write on a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fill(filler: Path, left: int) -> None:
+    """Fill the disk that `filler` lies on with that file, but for `left` bytes."""
+    room = os.statvfs(filler.parent)
+    size = room.f_bavail * room.f_frsize - left
+    if size > 0 and not filler.exists():
+        with open(filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def at_boundary(number: int, when: str, action: Act = kill) -> None:
@@ -142,10 +153,14 @@ def run(
     arguments: Sequence[str],
     folder: Path,
     arm: Callable[[], None] | None = None,
+    log: str = "log.txt",
     seconds: int = LONGEST,
 ) -> Ended:
-    """Run an entry script such as `train.py` in `folder`, after `arm` has prepared its process."""
-    return wait(start(script, arguments, folder, arm, seconds=seconds), folder / "log.txt")
+    """Run an entry script such as `train.py` in `folder`, after `arm` has prepared its process.
+
+    What it prints goes into `log`, relative to the folder.
+    """
+    return wait(start(script, arguments, folder, arm, log, seconds), folder / log)
 
 
 def start(
@@ -166,6 +181,47 @@ def start(
         runpy.run_path(sys.argv[0], run_name="__main__")
 
     return fork(work, folder / log, seconds)
+
+
+def can_mount() -> bool:
+    """Tell whether a process of its own may mount a file system here, as `on_own_disk` does."""
+    child = os.fork()
+    if not child:
+        os._exit(0 if _own_mounts() else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def on_own_disk(folder: Path, work: Callable[..., str], *arguments: Any) -> str:
+    """Call `work(disk, ...)` with a disk of its own, of a gigabyte of memory; return its result.
+
+    Only a child of this process sees that disk, and it is gone with it.
+    """
+    disk, result = folder / "disk", folder / "result.txt"
+    disk.mkdir()
+
+    def mounted() -> None:
+        assert _own_mounts()
+        options = ["mount", "-t", "tmpfs", "-o", "size=1g", "none", str(disk)]
+        subprocess.run(options, check=True)
+        result.write_text(work(disk, *arguments))
+
+    log = folder / "own_disk.txt"
+    ended = wait(fork(mounted, log, 2 * LONGEST), log)
+    return result.read_text() if result.exists() else f"traceback: {ended.printed[-2000:]}"
+
+
+def _own_mounts() -> bool:
+    """Give this process mounts of its own; that needs Linux, and root or user namespaces."""
+    user, mounts, ids = 0x10000000, 0x00020000, (os.getuid(), os.getgid())
+    library = ctypes.CDLL(None)
+    if ids[0] == 0:
+        return hasattr(library, "unshare") and library.unshare(mounts) == 0
+    if not hasattr(library, "unshare") or library.unshare(user | mounts):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    for name, own in zip(("uid_map", "gid_map"), ids, strict=True):
+        Path("/proc/self", name).write_text(f"0 {own} 1")
+    return True
 
 
 @contextmanager

@@ -31,7 +31,9 @@ Sample = tuple[float, float, int]  # seconds, MiB, open files
 def outcome(folder: Path, settings: Sequence[str]) -> str:
     """Train for long in `folder`, and say whether memory or open files grew."""
     log = folder / "soak.csv"
-    ended = faults.run("train.py", [*settings, *SETTINGS], folder, lambda: _watch(log), LONGEST)
+    ended = faults.run(
+        "train.py", [*settings, *SETTINGS], folder, lambda: _watch(log), seconds=LONGEST
+    )
     if ended.code:
         return f"lost: {ended.printed[-2000:]}"
     samples = _read(log)

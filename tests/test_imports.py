@@ -28,7 +28,7 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("sampling",),
     ("data", "model", "metrics"),
     ("diffusion", "pocket.embedded", "pocket.world"),
-    ("tensors", "locks"),
+    ("tensors", "locks", "records"),
     ("files", "heap", "random", "quoting", "packages", "png_text", "versions", "weights_files"),
     ("errors", "scratch", "__init__"),
 )

@@ -6,13 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import methods
+import methods_page
 import pytest
 
 from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 
-METRICS = (*methods.SHARES, *methods.SCORES)
+METRICS = (*methods_page.SHARES, *methods_page.SCORES)
 COSTS = {
     "steps": 200,
     "seconds": 41.6,
@@ -30,7 +31,7 @@ def record(subject: str, value: float) -> dict:
 
 def test_a_row_is_the_mean_over_subjects():
     values = {"dog": 0.5, "cat": 1.0, "vase": 0.5, "clock": 1.0}
-    rows = methods.table([record(s, v) for s, v in values.items()], ["full", "LoRA"])
+    rows = methods_page.table([record(s, v) for s, v in values.items()], ["full", "LoRA"])
     assert len(rows) == 3  # a head, a rule, and the one method that has records
     cells = rows[2].strip("| ").split(" | ")
     assert cells[:4] == ["LoRA", "4", "75 (50 to 100)", "75 (50 to 100)"]
@@ -42,11 +43,11 @@ def test_differences_are_over_the_subjects_that_both_methods_have():
     full = [{**record(subject, 0.25), "method": "full"} for subject in ("a", "b", "c", "d")]
     values = {"a": 0.5, "b": 1.0, "c": 0.5, "d": 1.0, "dog": 0.0}
     lora = [record(subject, value) for subject, value in values.items()]
-    rows = methods.differences([*full, *lora], ["full", "LoRA", "OFT"], "full")
+    rows = methods_page.differences([*full, *lora], ["full", "LoRA", "OFT"], "full")
     assert len(rows) == 3
     cells = rows[2].strip("| ").split(" | ")
     assert cells[:3] == ["LoRA", "4", "**50 (25 to 75)**"] and cells[4] == "**0.50 (0.25 to 0.75)**"
-    few = methods.differences([*full[:2], *lora], ["full", "LoRA"], "full")[2]
+    few = methods_page.differences([*full[:2], *lora], ["full", "LoRA"], "full")[2]
     assert few.startswith("| LoRA | 2 | 50 | 50 | 0.50 |")  # no interval over two
 
 

@@ -24,6 +24,7 @@ DINO, CLIP = "dino.pocket.sq32_bicubic", "clip.pocket.sq32_bicubic"
 @pytest.fixture
 def session(tmp_path, monkeypatch):
     """`session({step: dino}, prompt)`: a Curve that has scored those steps, in `run`."""
+    monkeypatch.setattr("dreambooth.evaluation.curve_plot.draw_curve", lambda *_: None)
     networks = Encoders(
         "pocket",
         *(SimpleNamespace(variant=v, model_id=v, weights_hash="a") for v in (DINO, CLIP)),
@@ -80,6 +81,31 @@ def test_a_best_step_whose_state_was_overwritten_is_not_exported(session):
     again.best_path.unlink()
     with pytest.raises(UserError, match="is missing"):
         again.load_best()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace("0.9", "0.8"), lambda text: text[:-40]]
+)
+def test_a_curve_that_changed_is_refused(session, tmp_path, damage):
+    session({0: 0.1, 10: 0.9})
+    path = tmp_path / "curve.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match="curve.csv is damaged .*remove it to begin a new curve"):
+        session({})
+
+
+@pytest.mark.parametrize(
+    "done, said", [(0, None), (20, "of the 20 steps"), (30, "of the 30 steps")]
+)
+def test_steps_that_have_no_scores_any_more_are_said(session, caplog, done, said):
+    session({}).warn_of_gap(done, every=10)
+    assert (said or "") in caplog.text and bool(said) == bool(caplog.text)
+    caplog.clear()
+    kept = session({0: 0.1, 10: 0.9})
+    kept.warn_of_gap(20, every=10)  # the point at 20 comes after its checkpoint
+    assert not caplog.text
+    kept.warn_of_gap(30, every=10)
+    assert "of the 20 steps that are trained already after step 10" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"prompt": "a sks dog in snow"}, {"steps": 3}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import (
@@ -12,6 +11,7 @@ from dreambooth.evaluation.write import (
     scores_folder,
     write_scores,
 )
+from dreambooth.records import read_record
 
 
 def test_a_folders_name_is_never_markup(capsys):
@@ -38,7 +38,8 @@ def test_the_table_has_a_row_per_image_and_the_record_the_means(tmp_path):
     assert list(first) == ["set", "file", "prompt", "class_only", "seed", "v", "w"]
     assert tuple(first)[:5] == COLUMNS
     assert (first["v"], first["w"], second["v"], second["seed"]) == ("0.5", "", "", "")
-    record = json.loads((folder / "metrics.json").read_text())
+    record = read_record(folder / "metrics.json")
+    assert list(record.pop("tables")) == ["scores.csv"]
     assert record == {"evaluation": "quick", "scores": scores().summary}
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from dreambooth import files as cache
 from dreambooth.errors import UserError
+from dreambooth.files import folder_hash
 from dreambooth.model import pipeline_export as export
 from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.model.stable_diffusion import StableDiffusion
@@ -48,6 +49,14 @@ def test_export_of_an_untouched_model_is_the_model(model, tiny_model_dir, tmp_pa
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     }
+
+
+def test_files_do_not_depend_on_what_a_tokenizer_was_asked_last(model, tmp_path):
+    """A run that takes a training over asks other things, and its export has the same hash."""
+    for name, options in {"padded": {"padding": "max_length"}, "plain": {}}.items():
+        model.tokenizer("a dog", **options)
+        model.export(tmp_path / name)
+    assert folder_hash(tmp_path / "padded") == folder_hash(tmp_path / "plain")
 
 
 def test_export_names_text_encoder_weights_as_every_reader_expects(model, tmp_path):

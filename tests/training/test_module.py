@@ -17,7 +17,7 @@ from dreambooth.data.batches import KeyedBatches
 from dreambooth.data.crops import Crops
 from dreambooth.data.latents import encode_examples
 from dreambooth.data.photos import list_photos
-from dreambooth.diffusion.loss import two_term_loss
+from dreambooth.diffusion.loss import error_per_sample, two_term_loss
 from dreambooth.diffusion.noise import snr
 from dreambooth.diffusion.process import UniformTimesteps
 from dreambooth.model.adapter_settings import AdapterSettings
@@ -338,20 +338,35 @@ def test_eight_bit_adamw_lowers_the_loss(spine, tmp_path):
     assert torch.uint8 in kinds  # of matrices that are large enough
 
 
+ADAPTERS = ("lora", "dora", "loha", "lokr", "oft", "boft")
+HALF = [("bf16-mixed", "bfloat16", m) for m in (*ADAPTERS, "full", "textual_inversion")]
+HALF += [("16-mixed", "float32", m) for m in (*ADAPTERS, "full", "textual_inversion")]
+HALF += [("32-true", d, m) for d in ("bfloat16", "float16") for m in ("lora", "full")]
+HALF_IN_SHORT = [("bf16-mixed", "bfloat16", "lora"), ("32-true", "float16", "full")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen_dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
-    "method",
-    [
-        ("method=lora",),
-        ("method=full",),
-        ("method=full", "train_text_encoder=true"),
-        ("method=textual_inversion",),
-    ],
+    ("precision", "frozen_dtype", "method"),
+    [h if h in HALF_IN_SHORT else pytest.param(*h, marks=pytest.mark.thorough) for h in HALF],
 )
-def test_what_trains_is_float32_beside_frozen_parts_in_half(spine, tmp_path, frozen_dtype, method):
-    out = spine.run(tmp_path, *method, f"frozen_dtype={frozen_dtype}", "samples.every_n_steps=1")
-    assert {v.dtype for v in checkpoint(out)["state_dict"].values()} == {torch.float32}
+def test_what_trains_is_float32_in_half_precision(
+    spine, tmp_path, monkeypatch, precision, frozen_dtype, method
+):
+    """16-mixed on a CPU is bfloat16, as Lightning says in a warning."""
+    computed, error = set(), error_per_sample
+    monkeypatch.setattr(
+        "dreambooth.training.module.error_per_sample",
+        lambda prediction, aim: computed.add(prediction.dtype) or error(prediction, aim),
+    )
+    half = (f"trainer.precision={precision}", f"frozen_dtype={frozen_dtype}")
+    more = (f"method={method}", "samples.every_n_steps=1")
+    state = checkpoint(spine.run(tmp_path, *half, *more))
+    assert {value.dtype for value in state["state_dict"].values()} == {torch.float32}
+    moments = state["optimizer_states"][0]["state"].values()
+    kinds = {x.dtype for each in moments for n, x in each.items() if n.startswith("exp_avg")}
+    assert kinds == {torch.float32} and len(moments) > 0
+    assert precision == "32-true" or computed == {torch.bfloat16}
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 from PIL import Image
 
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import folder_hash, read_csv
 from dreambooth.sampling.samples import SampleSet
@@ -17,63 +19,104 @@ from spine import CONSTANT, checkpoint, copy_checkpoint, same
 pytestmark = pytest.mark.slow
 
 TWO_PHASES = ("ti_then_full", "pivotal_tuning")
+TOKEN_STEPS = 2  # of the first of two phases
 PREDICTION = ("prior.kind=prediction",)
-METHODS = {
+STOPS = ("method.adapter.lora_dropout=0.2", "text_encoder_stop_step=3", "loraplus_lr_ratio=4")
+ALL = sorted(path.stem for path in (CONF / "method").glob("[!_]*.yaml"))
+OPTIONS = {
     "full": (
         "train_text_encoder=true",
         "accumulate=2",
         *PREDICTION,
         "prior.weight_schedule=linear",
     ),
-    "8bit": ("optimizer=adamw_8bit", "ppl=false"),
-    "lora": (
-        "method=lora",
-        "train_text_encoder=true",
-        "method.adapter.lora_dropout=0.2",
-        "text_encoder_stop_step=3",
-        "loraplus_lr_ratio=4",
-        *PREDICTION,
-    ),
-    "lokr": ("method=lokr", "train_text_encoder=true", "ema_decay=0.9"),
-    "oft": ("method=oft", "ppl=false"),
-    "custom_diffusion": ("method=custom_diffusion",),
+    "lora": ("train_text_encoder=true", *STOPS, *PREDICTION),
+    "lokr": ("train_text_encoder=true", "ema_decay=0.9"),
+    "oft": ("ppl=false",),
     "pivotal_tuning": (
-        "method=pivotal_tuning",
-        "method.token_max_steps=2",
+        f"method.token_max_steps={TOKEN_STEPS}",
         "method.continue_token=true",
-        "method.adapter.lora_dropout=0.2",
-        "text_encoder_stop_step=3",
-        "loraplus_lr_ratio=4",
+        *STOPS,
         *PREDICTION,
     ),
-    "average": ("ema_decay=0.9999", "accumulate=2"),
-    "textual_inversion": ("method=textual_inversion", "ema_decay=0.5"),
-    "ti_then_full": ("method=ti_then_full", "model.recommended.textual_inversion.max_steps=2"),
+    "textual_inversion": ("ema_decay=0.5", "method.token.templates=object"),
+    "ti_then_full": (f"method.token_max_steps={TOKEN_STEPS}",),
+    "8bit": ("method=full", "optimizer=adamw_8bit", "ppl=false"),
+    "average": ("method=full", "ema_decay=0.9999", "accumulate=2"),
 }
-
-
 SHORT = ("full", "pivotal_tuning")  # the others are thorough; the second has two phases and a LoRA
 
 
-@pytest.mark.parametrize(
-    "method",
-    [m if m in SHORT else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS],
+@dataclass(frozen=True)
+class Whole:
+    """Four steps of a method in one go, with a bent schedule."""
+
+    options: tuple[str, ...]
+    last: int  # number of its last phase
+    out: Path
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        m if m in SHORT else pytest.param(m, marks=pytest.mark.thorough)
+        for m in sorted({*ALL, *OPTIONS})
+    ],
 )
-def test_interrupted_after_two_steps_equals_four_in_one_go(spine, tmp_path, method):
-    schedule = ("lr_schedule=cosine", "lr_warmup_steps=1", "max_steps=4", *METHODS[method])
-    whole = spine.run(tmp_path / "whole", *schedule, "checkpoint.every_n_steps=2")
-    phase, parts = int(method in TWO_PHASES), tmp_path / "parts"
-    copy_checkpoint(whole, parts, f"checkpoints/phase-{phase}/step-000002.ckpt")
-    if phase:
-        copy_checkpoint(whole, parts, "checkpoints/phase-0/step-000002.ckpt")
-    spine.run(parts, *schedule, "checkpoint.every_n_steps=100")
-    a, b = checkpoint(whole, phase), checkpoint(parts, phase)
+def whole(spine, tmp_path_factory, request) -> Whole:
+    method, own = request.param, OPTIONS.get(request.param, ())
+    own = own if method in OPTIONS and method not in ALL else (f"method={method}", *own)
+    schedule = ("lr_schedule=cosine", "lr_warmup_steps=1", "max_steps=4")
+    options = (*own, *schedule, "trainer.log_every_n_steps=1")
+    out = tmp_path_factory.mktemp(method) / "run"
+    spine.run(out, *options, "checkpoint.every_n_steps=2", "reuse=on")
+    return Whole(options, int(method in TWO_PHASES), out)
+
+
+def test_interrupted_after_two_steps_equals_four_in_one_go(spine, whole, tmp_path):
+    """In a folder as a kill leaves it, with a log that is ahead of the checkpoint."""
+    shutil.copy(whole.out / "metrics.csv", tmp_path)
+    for number in range(whole.last + 1):
+        copy_checkpoint(whole.out, tmp_path, f"checkpoints/phase-{number}/step-000002.ckpt")
+    spine.run(tmp_path, *whole.options, "checkpoint.every_n_steps=100")
+    a, b = checkpoint(whole.out, whole.last), checkpoint(tmp_path, whole.last)
     assert a["global_step"] == b["global_step"] == 4
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert same(a[key], b[key]), key
     averages = [saved["callbacks"].get("MovingAverage") for saved in (a, b)]
-    assert same(*averages) and (averages[0] is not None) == any("ema" in o for o in schedule)
-    assert folder_hash(whole / "model") == folder_hash(parts / "model")
+    has_average = any("ema" in option for option in whole.options)
+    assert same(*averages) and (averages[0] is not None) == has_average
+    assert folder_hash(whole.out / "model") == folder_hash(tmp_path / "model")
+    # one row for each step, and one axis over all phases
+    assert losses(tmp_path) == losses(whole.out)
+    steps = range(4 + TOKEN_STEPS * whole.last)
+    assert [int(row["step"]) for row in read_csv(whole.out / "metrics.csv")] == [*steps]
+    assert [step for step, _ in losses(whole.out)] == [*steps]
+
+
+def losses(run: Path) -> list[tuple[int, str]]:
+    """Each step with its loss."""
+    rows = read_csv(run / "metrics.csv")
+    return [(int(row["step"]), row["loss/total"]) for row in rows if row["loss/total"]]
+
+
+@pytest.mark.thorough
+def test_the_same_command_draws_the_same_noise_or_takes_the_weights_over(spine, whole, tmp_path):
+    def drawn() -> list[tuple[str, int]]:
+        """What the cache holds for every method, and when it was written."""
+        folders = [p for p in spine.cache.iterdir() if p.name not in ("trained", "exported")]
+        files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+        return sorted((str(p), p.stat().st_mtime_ns) for p in files)
+
+    before = drawn()
+    again = spine.run(tmp_path / "again", *whole.options)
+    taken = spine.run(tmp_path / "taken", *whole.options, "reuse=on")
+    assert drawn() == before and before
+    for out, steps in ((again, 4), (taken, 0)):
+        assert folder_hash(out / "model") == folder_hash(whole.out / "model")
+        assert losses(out) == losses(whole.out)
+        cost = json.loads((out / "run.json").read_text())["costs"][f"phase_{whole.last}"]
+        assert cost["steps"] == steps and (cost["reused"] is None) == (steps > 0)
 
 
 def test_sampling_changes_no_weight(spine, four_steps, tmp_path):
@@ -144,7 +187,7 @@ def test_a_run_stops_when_its_curve_no_longer_rises(early):
 def test_the_same_command_trains_no_further_and_more_patience_does(spine, early, tmp_path):
     out, more = early
     # killed after the curve was written and before the checkpoint: the step is done once more
-    again = copytree(out, tmp_path / "again")
+    again = shutil.copytree(out, tmp_path / "again")
     (again / "checkpoints/phase-0/step-000003.ckpt").unlink()
     record = json.loads((spine.run(again, *more) / "run.json").read_text())
     assert record["stopped_early_at"] == 3 and record["costs"]["phase_0"]["steps"] == 1

@@ -95,6 +95,24 @@ class Curve:
         """The last step that was scored; None before the first."""
         return int(self.rows[-1]["step"]) if self.rows else None
 
+    def warn_of_gap(self, done: int, every: int) -> None:
+        """Say that steps which are trained already have no scores, and can get none.
+
+        Args:
+            done: optimizer steps of the run that are done.
+            every: steps between two points.
+        """
+        last = self.last_step
+        if done and (last is None or done - last > every):
+            after = "" if last is None else f" after step {last}"
+            log.warning(
+                "%s has no scores of the %d steps that are trained already%s: the curve, and what "
+                "chooses by it, leaves them out.",
+                self.path,
+                done - (last or 0),
+                after,
+            )
+
     def best(self) -> int | None:
         """Return the best step so far; None where no step can be the best."""
         if self.best_after is None:
@@ -172,18 +190,26 @@ class Curve:
         """Read the rows of a curve; none unless all of them measured the same as this one."""
         with reading(path, "remove it to begin a new curve"):
             rows = read_csv(path) if path.exists() else []
-            if any(row.pop("measured", None) != self.measured for row in rows):
+            marks = [row.pop("measured") for row in rows]
+            if any(mark.partition("-")[0] != self.measured for mark in marks):
                 return []
-            return [
+            numbers = [
                 {key: int(value) if key == "step" else float(value) for key, value in row.items()}
                 for row in rows
             ]
+            if marks != [self._mark(row) for row in numbers]:
+                raise ValueError("a number in it has changed")
+            return numbers
 
     def _rule(self, scores: Mapping[str, float]) -> tuple[float, float]:
         """Pick the two scores that the best step is chosen by."""
         encoders = self.evaluation.encoders
         dino = scores[dino_id(encoders.of("dino").variant)]
         return dino, scores[clip_t_id(encoders.of("clip_t").variant, "class_only")]
+
+    def _mark(self, row: Mapping[str, float]) -> str:
+        """Name what a row measured, and its numbers, so that damage to them is found."""
+        return f"{self.measured}-{cache_key(**row)[:8]}"
 
     def _keep(self, row: Mapping[str, float]) -> None:
         """Save the trained state, with the row that it belongs to."""
@@ -194,7 +220,7 @@ class Curve:
         if self.renames_file:
             self.path.replace(self.folder / f"curve-before-{self.measured}.csv")
             self.renames_file = False
-        write_csv(self.path, [{**row, "measured": self.measured} for row in self.rows])
+        write_csv(self.path, [{**row, "measured": self._mark(row)} for row in self.rows])
         from dreambooth.evaluation.curve_plot import draw_curve  # matplotlib takes a second
 
         draw_curve(self.rows, self.folder / "curve.png", self.best())

@@ -14,10 +14,12 @@ from rich.table import Table
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.record import Scores
-from dreambooth.files import file_hash, read_csv, write_csv, write_json
+from dreambooth.files import file_hash, write_csv
 from dreambooth.metrics.variants import lower_is_better
+from dreambooth.records import read_record, read_table, write_record
 from dreambooth.sampling.manifest import Item
 
+AGAIN = "score the run again with evaluate.py"
 COLUMNS = tuple(field.name for field in fields(Item))  # of scores.csv, before the scores
 
 
@@ -66,18 +68,19 @@ def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> Non
     """
     names = dict.fromkeys(key for row in scores.rows for key in row if key not in COLUMNS)
     write_csv(folder / "scores.csv", scores.rows, [*COLUMNS, *names])
-    write_json(folder / "metrics.json", {**record, "scores": scores.summary})
+    record = {**record, "scores": scores.summary}
+    write_record(folder / "metrics.json", record, ["scores.csv"])
 
 
 def read_scores(folder: Path) -> tuple[Scores, dict[str, Any]]:
     """Read what `write_scores` wrote: the scores, without their notes, and the record.
 
     Raises:
-        UserError, OSError, ValueError, KeyError: files that are missing or cannot be read.
+        UserError, ValueError, KeyError: files that are missing, cannot be read or have changed.
     """
-    record = json.loads((folder / "metrics.json").read_text())
+    record = read_record(folder / "metrics.json")
     rows: list[dict[str, Any]] = []
-    for row in read_csv(folder / "scores.csv"):
+    for row in read_table(folder / "scores.csv", record, AGAIN):
         scores = {k: float(v) for k, v in row.items() if k not in COLUMNS and v}
         seed = {"seed": int(row["seed"])} if row["seed"] else {}
         rows.append({**{key: row[key] for key in COLUMNS if key != "seed"}, **seed, **scores})

@@ -30,6 +30,8 @@ def write_pipeline(
     pipeline = model.pipeline(scheduler)
     clean = {name: _clean(model, name, dtype) for name in model.layout.networks}
     pipeline.register_modules(**clean, scheduler=with_training_schedule(model, pipeline.scheduler))
+    for name in model.layout.tokenizers:
+        _forget_calls(getattr(pipeline, name))
     with atomic(folder) as new:
         with quiet(), _no_warnings():  # one for each network that the model lacks, as SD3's T5
             pipeline.save_pretrained(new, safe_serialization=True)
@@ -40,6 +42,14 @@ def write_pipeline(
         for name in model.layout.tokenizers:
             if isinstance(tokenizer := getattr(model, name), CLIPTokenizer):
                 tokenizer.backend_tokenizer.model.save(str(new / name))
+
+
+def _forget_calls(tokenizer: Any) -> None:
+    """Drop the padding and truncation of a tokenizer's last call, which its file would hold."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
 
 
 @contextmanager

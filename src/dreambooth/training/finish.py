@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,9 +15,10 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Pair
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import scores_folder, write_scores
-from dreambooth.files import bytes_of, file_hashes, write_json
+from dreambooth.files import bytes_of, file_hashes
 from dreambooth.model.offload import alone
 from dreambooth.quoting import quoted, typed
+from dreambooth.records import read_record, write_record
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
 from dreambooth.training.exports.export import Exported, earlier_hash, export
@@ -27,13 +27,16 @@ from dreambooth.training.logs.costs import STOPPED
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.memory import device_name
 from dreambooth.training.logs.summary import Finished
-from dreambooth.training.prepare import Prepared, make_evaluation
+from dreambooth.training.prepare import Prepared
 from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
 from dreambooth.training.resuming.finished import places_of_export
 from dreambooth.training.resuming.superseded import FOLDER, set_aside
+from dreambooth.training.scoring import make_evaluation
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)
+
+LOGS = ("metrics.csv", "curve.csv")  # whose hashes a finished run's record holds
 
 
 class Finish:
@@ -133,9 +136,8 @@ class Finish:
         """
         path = self.folder / "run.json"
         try:
-            record = json.loads(path.read_text())
-            write_json(path, {**record, "finished": False})
-        except (OSError, ValueError, TypeError):  # no record, or one that cannot be read
+            write_record(path, {**read_record(path), "finished": False})
+        except UserError:  # no record, or one that cannot be read
             return
 
     def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
@@ -164,7 +166,7 @@ class Finish:
             "written": dict(spec.written),
             "costs": total or costs,
         }
-        write_json(self.folder / "run.json", record)
+        write_record(self.folder / "run.json", record, LOGS if total else ())
         (self.folder / STOPPED).unlink(missing_ok=True)
         return costs
 

@@ -21,10 +21,11 @@ from dreambooth.training.logs.loggers import make_loggers, silence_libraries
 from dreambooth.training.logs.memory import free_memory
 from dreambooth.training.logs.summary import Finished
 from dreambooth.training.phase import train_phases
-from dreambooth.training.prepare import Prepared, make_curve, prepare
+from dreambooth.training.prepare import Prepared, prepare
 from dreambooth.training.resuming.fingerprint import facts_of
 from dreambooth.training.resuming.resume import Start, find_starts, steps_done
 from dreambooth.training.resuming.reuse import log_earlier, shared
+from dreambooth.training.scoring import make_curve
 from dreambooth.training.spec import TrainSpec
 
 
@@ -81,6 +82,8 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
     try:
         loggers.photos(prepared.training_photos)
         log_earlier(starts, loggers, curve, done)
+        if curve is not None and spec.curve is not None:
+            curve.warn_of_gap(done, spec.curve.every_n_steps)
         with costs.stage("training") as places:
             places.append(spec.folder / "checkpoints")
             phases, stopped = train_phases(prepared, starts, loggers, curve)

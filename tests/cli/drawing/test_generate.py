@@ -24,6 +24,7 @@ from dreambooth.cli.refusals.command_checks import check_generate
 from dreambooth.errors import UserError
 from dreambooth.files import file_hash
 from dreambooth.png_text import read_text
+from dreambooth.records import read_record, write_record
 from dreambooth.study.finished.run_weights import RunWeights
 
 pytestmark = pytest.mark.slow
@@ -139,9 +140,9 @@ def test_a_picture_is_the_same_wherever_it_is_drawn(draws, scored, evaluate, tmp
 def test_a_strangers_record_imports_nothing_but_peft(scored, draws, tmp_path, monkeypatch):
     run = Path(shutil.copytree(scored, tmp_path / "stranger"))
     (run / "evil.py").write_text("raise SystemExit('ran')")
-    record = json.loads((run / "run.json").read_text())
+    record = read_record(run / "run.json")
     record["config"]["method"]["adapter"] = {"_target_": "stranger.evil.LoraConfig"}
-    (run / "run.json").write_text(json.dumps(record))
+    write_record(run / "run.json", record)
     monkeypatch.syspath_prepend(str(tmp_path))
     for more in (("grid.x=step=0,1",), ("adapter_weight=0.5",)):
         with pytest.raises(UserError, match="only classes of PEFT are imported for a record"):

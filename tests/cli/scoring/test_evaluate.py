@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.variants import dino_id
+from dreambooth.records import read_record, write_record
 from dreambooth.study.finished.runs import Run
 from dreambooth.study.tables import ReportSpec, report
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def record(folder: Path, evaluation: str = "quick") -> dict:
-    return json.loads((folder / "evaluation" / evaluation / "metrics.json").read_text())
+    return read_record(folder / "evaluation" / evaluation / "metrics.json")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -166,14 +167,14 @@ def test_what_is_drawn_is_recorded_alike_for_every_subject(scored):
 def test_a_record_is_data_and_reads_no_environment(run, evaluate, monkeypatch):
     monkeypatch.setenv("SECRET", "the-password")
     path = run / "run.json"
-    record = json.loads(path.read_text())
+    record = read_record(path)
     record["config"]["evaluation"]["encoders"] = "${oc.env:SECRET}"
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     with pytest.raises(UserError) as refused:
         evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=null")
     assert "the-password" not in str(refused.value)
     record["sampling"]["extra"] = 1
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     with pytest.raises(UserError, match="run.json is damaged .*extra"):
         evaluate(f"run='{run}'", "evaluation=quick", "evaluation.encoders=pocket")
 

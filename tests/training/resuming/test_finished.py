@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dreambooth.records import read_record, write_record
 from dreambooth.training.resuming.finished import contents, finished
 
 pytestmark = pytest.mark.slow
@@ -93,9 +94,9 @@ def test_what_is_lost_is_made_again(scored, config, tmp_path):
 
 
 def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, config, tmp_path):
-    record = json.loads((scored / "run.json").read_text())
+    record = read_record(scored / "run.json")
     shutil.copytree(scored, tmp_path / "run")
-    (tmp_path / "run/run.json").write_text(json.dumps({**record, "finished": False}))
+    write_record(tmp_path / "run/run.json", {**record, "finished": False})
     assert finished(tmp_path / "run", config) is None
     (tmp_path / "run/run.json").write_text("{}")  # an earlier version's
     assert finished(tmp_path / "run", config) is None
@@ -103,7 +104,7 @@ def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, conf
 
 def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
     path = Path(shutil.copytree(scored, tmp_path / "run")) / "evaluation/quick/metrics.json"
-    metrics = json.loads(path.read_text())
+    metrics = read_record(path)
     files = [Path(file) for file in metrics["references"]["files"]]
     for shown, is_done in (
         ([str(Path(*file.parts[-2:])) for file in files], True),  # from another directory
@@ -111,19 +112,19 @@ def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
         ([str(file) for file in files[:-1]], False),
     ):
         metrics["references"]["files"] = shown
-        path.write_text(json.dumps(metrics))
+        write_record(path, metrics)
         assert (finished(tmp_path / "run", config) is not None) is is_done
 
 
 def test_photos_count_by_their_content(scored, config, tmp_path):
     """A caption counts too; where the folder is gone, nothing says that they have changed."""
     run, photos = tmp_path / "run", tmp_path / "photos"
-    record = json.loads((scored / "run.json").read_text())
+    record = read_record(scored / "run.json")
     shutil.copytree(Path(record["photos"][0]).parent, photos)
     shutil.copytree(scored, run)
     listed = sorted(photos.iterdir())
     record["contents"] = contents(listed, config)
-    (run / "run.json").write_text(json.dumps(record))
+    write_record(run / "run.json", record)
     assert finished(run, config) is not None
     (photos / "0.txt").write_text("a sks dog asleep")
     assert finished(run, config) is None

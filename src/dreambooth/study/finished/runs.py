@@ -11,18 +11,20 @@ from typing import Any
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
-from dreambooth.files import file_hash, read_csv, read_json, reading
+from dreambooth.files import file_hash, reading
 from dreambooth.model.adapters.lora_files import load_lora
 from dreambooth.model.adapters.peft_files import load_peft
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
+from dreambooth.records import read_record, read_table
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
 from dreambooth.study.finished.base_model import load_base
 from dreambooth.study.finished.sweeps import refuse_sweep
 
+FIX = "copy the run again, or run its command again"
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
 
@@ -47,7 +49,7 @@ class Run:
                 f"run={folder} is not a folder: give the output folder of a train.py run."
             )
         try:
-            record = read_json(folder / "run.json")
+            record = read_record(folder / "run.json")
         except UserError as error:
             raise UserError(
                 f"run={folder} is not a finished run ({error}): finish it with "
@@ -73,7 +75,7 @@ class Run:
 
     def reading(self) -> AbstractContextManager[None]:
         """Turn what a damaged record causes in the block into one sentence that names it."""
-        return reading(self.folder / "run.json", "copy the run again, or run its command again")
+        return reading(self.folder / "run.json", FIX)
 
     @property
     def base(self) -> Mapping[str, Any]:
@@ -143,7 +145,7 @@ class Run:
             return {}
         path = scores_folder(self.folder, name) / "metrics.json"
         try:
-            return read_json(path)
+            return read_record(path)
         except UserError as error:
             raise UserError(
                 f"{error}: score the run again with `python evaluate.py "
@@ -204,8 +206,8 @@ class Run:
     def curve(self) -> list[dict[str, float]]:
         """Return the scores while training, by step (`curve.csv`): a row has `step` and ids."""
         path, rows = self.folder / "curve.csv", []
-        with reading(path, "remove it, or run the run's command again"):
-            for line in read_csv(path) if path.exists() else []:
+        with reading(path, FIX):
+            for line in read_table(path, self.record, FIX):
                 line.pop("measured", None)
                 rows.append({key: float(value) for key, value in line.items() if value})
         return rows
@@ -214,8 +216,8 @@ class Run:
         """Return the last logged instance and prior losses."""
         columns, last = ("loss/instance", "loss/prior"), {}
         path = self.folder / "metrics.csv"
-        with reading(path, "remove it, or run the run's command again"):
-            for line in read_csv(path) if path.exists() else []:
+        with reading(path, FIX):
+            for line in read_table(path, self.record, FIX):
                 last |= {
                     column: round(float(line[column]), 4) for column in columns if line.get(column)
                 }

@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.evaluation.plan import PROTOCOL
 from dreambooth.evaluation.record import TRAINING, TRAINING_AND_OTHER
-from dreambooth.evaluation.write import scores_folder
+from dreambooth.evaluation.write import AGAIN, scores_folder
 from dreambooth.files import reading
 from dreambooth.study.finished.runs import Run, find_runs
 from dreambooth.study.finished.sweeps import Unfinished
@@ -64,7 +64,7 @@ class ScoredRun:
         run = Run.read(folder)
         metrics = run.metrics(evaluation)
         scores = scores_folder(folder, str(metrics.get("evaluation"))) / "metrics.json"
-        with reading(scores, "score the run again with evaluate.py"):
+        with reading(scores, AGAIN):
             scored, summary = scored_with(metrics), metrics.get("scores", {})
             means = {variant: float(entry["mean"]) for variant, entry in summary.items()}
             names = {variant: str(entry["metric"]) for variant, entry in summary.items()}

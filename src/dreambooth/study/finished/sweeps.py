@@ -13,6 +13,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json, reading, write_json
+from dreambooth.records import read_record
 from dreambooth.scratch import find_files
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def _state(run: Path) -> tuple[str, str] | None:
     if failed is not None:
         return "failed", failed["reason"]
     try:
-        if read_json(run / "run.json").get("finished", True):
+        if read_record(run / "run.json").get("finished", True):
             return None
         return "unfinished", "stopped after its training, or still running"
     except UserError:

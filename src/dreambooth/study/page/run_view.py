@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.evaluation.write import AGAIN
 from dreambooth.files import read_csv
+from dreambooth.records import read_table
 from dreambooth.study.finished.runs import Run
 from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.pictures import Pictures
@@ -84,7 +86,7 @@ def template(run: Run, prompt: str) -> str:
 
 def losses(run: Run) -> dict[str, list[list[float]]]:
     """Return the logged losses as points `[step, loss]`, averaged down to `POINTS` points each."""
-    rows, result = _or_none(lambda: read_rows(run.folder)) or [], {}
+    rows, result = _or_none(lambda: read_rows(run.folder, run.record)) or [], {}
     for name, column in LOSSES.items():
         numbers = [(float(row["step"]), _number(row.get(column))) for row in rows]
         points = [(step, loss) for step, loss in numbers if loss is not None]
@@ -98,7 +100,7 @@ def evaluation_pictures(scored: ScoredRun, pictures: Pictures) -> list[dict[str,
     name = scored.metrics.get("evaluation")
     folder = scored.run.folder / "evaluation" / str(name)
     path = folder / "scores.csv"
-    lines = (_or_none(lambda: read_csv(path)) or []) if name and path.exists() else []
+    lines = (_or_none(lambda: read_table(path, scored.metrics, AGAIN)) or []) if name else []
     return [
         {
             "set": line["set"],

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import bytes_of, read_json, reading
+from dreambooth.files import bytes_of, reading
+from dreambooth.records import read_record
 from dreambooth.training.logs.memory import peak_memory_gib, reset_peak_memory
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Costs:
                 continue
             try:
                 with reading(path, "costs are counted from this session on"):
-                    record = read_json(path)
+                    record = read_record(path)
                     return cls(_whole(record if path.name == STOPPED else record["costs"]))
             except UserError as error:
                 log.warning("%s", error)

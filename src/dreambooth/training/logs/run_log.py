@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_csv, write_csv
+from dreambooth.files import write_csv
+from dreambooth.records import read_record, read_table
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class RunLog:
         """
         made = cls(folder, writes)
         try:
-            rows = read_rows(folder) if done else []
+            rows = read_rows(folder, _record(folder)) if done else []
         except UserError as error:
             log.warning("%s The log begins at step %d.", error, done)
             rows = []
@@ -70,12 +72,22 @@ class RunLog:
         self.due = time.monotonic() + WRITE_EVERY
 
 
-def read_rows(folder: Path) -> list[dict[str, str]]:
+def read_rows(folder: Path, record: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
     """Read a run's log; a row without its step is left out.
 
+    Args:
+        record: the run.json of a run that has finished, which knows the log's hash.
+
     Raises:
-        UserError: a file that is no table.
+        UserError: a file that is no table, or has changed since the record was written.
     """
-    path = folder / FILE
-    rows = read_csv(path) if path.exists() else []
+    rows = read_table(folder / FILE, record or {}, "copy the run again, or run its command again")
     return [row for row in rows if (row.get("step") or "").isdecimal()]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Read the record of a run that had finished, which knows its log's hash; {} of any other."""
+    try:
+        return read_record(folder / "run.json")
+    except UserError:
+        return {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import bytes_of, file_hash, folder_hash
+from dreambooth.records import read_record
 from dreambooth.training.resuming.fingerprint import NEITHER, flat, is_under
 
 Plain = Mapping[str, Any]
@@ -69,7 +70,7 @@ def finished(folder: Path, config: Plain) -> dict[str, Plain] | None:
     if config["resume"] != "auto":
         return None
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = read_record(folder / "run.json")
         if not record["finished"] or not _is_equal(record["config"], config):
             return None
         if not _is_there(folder, record) or not _has_same_contents(record, config):
@@ -115,7 +116,7 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
     if asked["prompts"] is None:
         return {}
     path = folder / "evaluation" / asked["name"] / "metrics.json"
-    metrics, sampling = json.loads(path.read_text()), record["sampling"]
+    metrics, sampling = read_record(path), record["sampling"]
     drawn, protocol = metrics["provenance"], metrics["protocol"]
     is_asked = (
         _are_same(metrics["references"]["files"], record["photos"])

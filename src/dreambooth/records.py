@@ -1,0 +1,63 @@
+"""Records that find damage: JSON that holds its own hash, and those of the tables beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import file_hash, read_csv, read_json, write_json
+
+OWN, TABLES = "sha256", "tables"  # keys of the hashes
+
+
+def write_record(path: Path, record: Mapping[str, Any], tables: Iterable[str] = ()) -> None:
+    """Write a record as JSON, with its own SHA-256 and those of tables in its folder.
+
+    Args:
+        tables: names of files; those that are not there are left out.
+    """
+    known = {
+        name: file_hash(path.parent / name) for name in tables if (path.parent / name).exists()
+    }
+    whole = {**{key: record[key] for key in record if key != OWN}, TABLES: known}
+    write_json(path, {**whole, OWN: _hash(whole)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote; a record without a hash is an earlier version's.
+
+    Raises:
+        UserError: a file that is missing, is no JSON object, or has changed since it was written.
+    """
+    record = read_json(path)
+    written = record.pop(OWN, None)
+    if written is not None and written != _hash(record):
+        raise UserError(
+            f"{path} has changed since it was written (take its line {OWN!r} out if that was meant)"
+        )
+    return record
+
+
+def read_table(path: Path, record: Mapping[str, Any], fix: str) -> list[dict[str, str]]:
+    """Read a table of a record's folder; one that never was there is empty.
+
+    Args:
+        record: what `read_record` read; an earlier version's names no table, and accepts any.
+        fix: what the user can do, in words.
+
+    Raises:
+        UserError: it is no table, or has changed since its record was written.
+    """
+    known = (record.get(TABLES) or {}).get(path.name)
+    if known is not None and not (path.is_file() and file_hash(path) == known):
+        raise UserError(f"{path} has changed since its record was written: {fix}.")
+    return read_csv(path) if path.exists() else []
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
