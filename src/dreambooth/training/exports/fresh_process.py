@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -91,16 +92,12 @@ class FreshProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        try:
+        with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended by itself
-            pass
         process.wait()
         for file in (process.stdin, process.stdout, self._errors):
-            try:
-                file.close()
-            except OSError:  # what could not be written to it
-                pass
+            with suppress(OSError):  # what could not be written to it
+                file and file.close()
 
     def _do(self, folder: Path) -> int:
         """Have a job done; return the exit code of its process."""
