@@ -36,7 +36,8 @@ class Attacks:
     def __init__(self, untouched: Untouched) -> None:
         self.untouched = untouched
         self.kinds: dict[str, Callable[[], Iterable[Case]]] = {
-            "kill": self.kills,
+            "kill before": lambda: self.kills("before"),
+            "kill after": lambda: self.kills("after"),
             "full disk": self.full_disks,
             "filled disk": self.filled_disks,
             "race": self.races,
@@ -51,12 +52,11 @@ class Attacks:
 
     # -- stopped ------------------------------------------------------------------------------
 
-    def kills(self) -> Iterator[Case]:
-        """Kill at every boundary, before and after it; the same command must finish the run."""
+    def kills(self, when: str) -> Iterator[Case]:
+        """Kill `before` or `after` every boundary; the same command must finish the run."""
         for number in range(self.untouched.boundaries):
-            for when in ("before", "after"):
-                name = f"kill {when} boundary {number}"
-                yield name, lambda f, n=number, w=when: self._stopped(f, n, w, faults.kill)
+            name = f"kill {when} boundary {number}"
+            yield name, lambda f, n=number: self._stopped(f, n, when, faults.kill)
 
     def full_disks(self) -> Iterator[Case]:
         """Fail at every boundary as a full disk does."""

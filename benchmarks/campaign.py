@@ -1,6 +1,6 @@
 """Attack the program: kills, full disks, races, damaged files, wrong values, odd photos.
 
-    python benchmarks/campaign.py [--seconds 600] [--only kill,damage] [--work DIR] [--out FILE]
+    python benchmarks/campaign.py [--seconds 600] [--only race,damage] [--work DIR] [--out FILE]
 
 Each case is a fault in a run of the embedded model, and what became of it. Cases are drawn in one
 fixed order; what is done is kept in `DIR/cases.jsonl`, and a later call goes on after it, for so

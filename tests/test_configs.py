@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from dreambooth.cli.configuration.configs import COMMANDS, CONF, files_of, groups_of, is_global
 from dreambooth.cli.configuration.help import read_comments
 from dreambooth.cli.drawing.axes import parse_axes
-from dreambooth.cli.refusals import checks, command_checks
+from dreambooth.cli.refusals import checks, command_checks, kinds
 from dreambooth.cli.refusals.suggest import DIFFUSERS
 from dreambooth.data.photos import list_photos
 from dreambooth.data.prompts import fill
@@ -233,14 +233,14 @@ def test_trainers_are_real_trainers(group, name, tmp_path):
 def test_the_checks_name_keys_that_exist(tmp_path):
     cfg = composed("train", f"output_dir='{tmp_path}'")
     tables = (
-        checks.POSITIVE,
-        checks.NOT_NEGATIVE,
-        checks.WHOLE,
-        checks.SWITCHES,
-        checks.CHOICES,
-        checks.OPTIONAL,
-        checks.LISTS,
-        checks.TEXTS,
+        kinds.POSITIVE,
+        kinds.NOT_NEGATIVE,
+        kinds.WHOLE,
+        kinds.SWITCHES,
+        kinds.CHOICES,
+        kinds.OPTIONAL,
+        kinds.LISTS,
+        kinds.TEXTS,
         DIFFUSERS.values(),
     )
     keys = {key for table in tables for key in table}
@@ -287,7 +287,7 @@ ELSEWHERE = {"constant", "linear", "cosine"}  # in tests of resuming
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", sorted(set(checks.CHOICES["lr_schedule"]) - ELSEWHERE))
+@pytest.mark.parametrize("schedule", sorted(set(kinds.CHOICES["lr_schedule"]) - ELSEWHERE))
 def test_every_schedule_trains(spine, tmp_path, schedule):
     out = spine.run(tmp_path, f"lr_schedule={schedule}", "lr_warmup_steps=1", "ppl=false")
     assert checkpoint(out)["global_step"] == 2

@@ -152,7 +152,7 @@ def test_mode_has_more_of_the_middle(process):
 
 
 def test_the_schemes_and_weightings_of_the_command_line_are_all_there():
-    from dreambooth.cli.refusals.checks import CHOICES
+    from dreambooth.cli.refusals.kinds import CHOICES
 
     assert CHOICES["loss.timesteps"] == flow.SCHEMES
     assert CHOICES["loss.weighting"] == flow.WEIGHTINGS

@@ -10,11 +10,8 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.sampling import class_images
-from dreambooth.training import prepare as prepare_module
 from dreambooth.training.logs.costs import Costs
 from dreambooth.training.prepare import (
-    Prepared,
-    make_curve,
     prepare,
     prompts_of,
     warn_of_unseen_words,
@@ -122,34 +119,6 @@ def test_every_prompt_of_a_run_is_checked_for_unseen_words(spine, tmp_path):
     prompts = set(prompts_of(spine.spec(tmp_path, *more, "evaluation=quick")))
     assert trained_and_drawn | {"a red wug dog"} <= prompts
     assert set(prompts_of(spine.spec(tmp_path, *more))) == trained_and_drawn
-
-
-@pytest.fixture
-def without_networks(spine, tmp_path, monkeypatch):
-    """`without_networks(*overrides)`: a run with a curve on a machine without its networks."""
-
-    def fail(*_):
-        raise UserError("the networks are not here.")
-
-    monkeypatch.setattr(prepare_module, "load_encoders", fail)
-
-    def make(*more: str) -> Prepared:
-        curve = ("evaluation.every_n_steps=1", "evaluation.encoders=pocket")
-        spec = spine.spec(tmp_path, *curve, *more)
-        return Prepared(spec, Costs(), weights=None, photos=[], batches=None)
-
-    return make
-
-
-def test_a_run_goes_on_without_the_curve_whose_networks_are_missing(without_networks, caplog):
-    assert make_curve(without_networks()) is None
-    (warning,) = caplog.records
-    assert warning.getMessage() == "This run has no curve: the networks are not here."
-
-
-def test_a_curve_that_chooses_the_export_is_needed(without_networks):
-    with pytest.raises(UserError, match="not here"):
-        make_curve(without_networks("checkpoint.best=harmonic"))
 
 
 def test_some_photos_train_and_all_are_references(spine, tmp_path):

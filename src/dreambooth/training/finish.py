@@ -27,10 +27,11 @@ from dreambooth.training.logs.costs import STOPPED
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.memory import device_name
 from dreambooth.training.logs.summary import Finished
-from dreambooth.training.prepare import Prepared, make_evaluation
+from dreambooth.training.prepare import Prepared
 from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
 from dreambooth.training.resuming.finished import places_of_export
 from dreambooth.training.resuming.superseded import FOLDER, set_aside
+from dreambooth.training.scoring import make_evaluation
 from dreambooth.versions import versions
 
 log = logging.getLogger(__name__)

@@ -21,10 +21,11 @@ from dreambooth.training.logs.loggers import make_loggers, silence_libraries
 from dreambooth.training.logs.memory import free_memory
 from dreambooth.training.logs.summary import Finished
 from dreambooth.training.phase import train_phases
-from dreambooth.training.prepare import Prepared, make_curve, prepare
+from dreambooth.training.prepare import Prepared, prepare
 from dreambooth.training.resuming.fingerprint import facts_of
 from dreambooth.training.resuming.resume import Start, find_starts, steps_done
 from dreambooth.training.resuming.reuse import log_earlier, shared
+from dreambooth.training.scoring import make_curve
 from dreambooth.training.spec import TrainSpec
 
 

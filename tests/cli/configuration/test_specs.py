@@ -18,7 +18,7 @@ from dreambooth.cli.configuration.factories import (
 from dreambooth.cli.configuration.hardware import STARTED_BY
 from dreambooth.cli.configuration.specs import report_spec
 from dreambooth.cli.main import CONF
-from dreambooth.cli.refusals.checks import CHOICES
+from dreambooth.cli.refusals.kinds import CHOICES
 from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import METRICS
 from dreambooth.model.phases import Phase

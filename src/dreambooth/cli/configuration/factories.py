@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from dreambooth.cli.drawing.axes import is_number
-from dreambooth.cli.refusals.checks import CHOICES
+from dreambooth.cli.refusals.kinds import CHOICES
 from dreambooth.errors import UserError
 from dreambooth.training.logs.loggers import silence_libraries
 

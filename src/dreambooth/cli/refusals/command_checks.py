@@ -10,7 +10,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreambooth.cli.drawing.axes import SEED, is_number, is_seed, is_whole, parse_axes
-from dreambooth.cli.refusals.checks import LISTS, hold, hold_list
+from dreambooth.cli.refusals.checks import hold, hold_list
+from dreambooth.cli.refusals.kinds import LISTS
 from dreambooth.errors import UserError
 
 COUNT = (
