@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dreambooth.study.costs.disk import disk_of_runs
+from dreambooth.study.costs.disk import Needs, disk_of_runs
 from dreambooth.study.costs.guesses import Guess, guessed, in_words
 from dreambooth.study.costs.plan import Training, Work, final_samples, scored_images
 from dreambooth.study.costs.rates import POCKET, POCKET_SIDE, Rates
@@ -85,7 +85,7 @@ class Estimate:
 
     seconds: float | None
     memory_gib: float | None
-    run_bytes: float | None
+    disk: Needs | None
     sources: Sequence[str]
     guess: str = ""
 
@@ -125,7 +125,8 @@ def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
     """Return the peak of earlier runs that are alike, else what the architecture says."""
     if rates is not None and (rates is not POCKET or config["resolution"] == POCKET_SIDE):
         return rates.memory_gib  # without the libraries that the rest needs
-    memory = memory_of(config, on_gpu=device != "cpu")
+    is_for_gpu = config["trainer"]["accelerator"] in ("gpu", "cuda")  # which may be elsewhere
+    memory = memory_of(config, on_gpu=device != "cpu" or is_for_gpu)
     return None if memory is None else memory.total
 
 
