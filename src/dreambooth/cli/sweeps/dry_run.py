@@ -140,8 +140,11 @@ def _costs(costs: Estimate, work: Work, elsewhere: bool) -> list[tuple[str, str]
     lines.append(("", f"estimated from {', and from '.join(costs.sources)}"))
     if costs.guess:
         lines.append(("", f"the time is {costs.guess}"))
+        lines.append(("", "without loading, the autoencoder, scoring and exporting"))
     if elsewhere:
-        lines.append(("", "these runs are for another machine: its devices and memory are unknown"))
+        lines.append(
+            ("", "these runs are for another machine, whose devices and memory are not known here")
+        )
     return lines
 
 

@@ -107,18 +107,19 @@ def estimate(work: Work, earlier: Earlier) -> Estimate:
         None if None in memory else max(memory),
         disk_of_runs(work.configs),
         sources,
-        _guess(work, guesses, earlier.device) if len(rates) == len(work.configs) else "",
+        _guess(work, guesses) if len(rates) == len(work.configs) else "",
     )
 
 
-def _guess(work: Work, guesses: Mapping[int, Guess], device: str) -> str:
+def _guess(work: Work, guesses: Mapping[int, Guess]) -> str:
     """Word the guesses together; "" if there are none."""
     if not guesses:
         return ""
     none = {id(config): NOTHING for config in work.configs}
     operations = _seconds(work, none | {key: guess.operations for key, guess in guesses.items()})
     seconds = _seconds(work, none | {key: guess.rates for key, guess in guesses.items()})
-    return in_words(operations, operations / seconds, device)
+    sources = list(dict.fromkeys(guess.source for guess in guesses.values()))
+    return in_words(operations, operations / seconds, sources)
 
 
 def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
