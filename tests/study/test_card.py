@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
 from dreambooth.cli.commands import train
 from dreambooth.errors import UserError
-from dreambooth.study.card import _batch, _training_prompts, _verified, write_card
+from dreambooth.study.card import _training_prompts, _verified, write_card
+from dreambooth.study.card_settings import _batch, named
 from dreambooth.study.push import push, require_token
 
 pytestmark = pytest.mark.slow
@@ -32,10 +34,43 @@ def test_the_card_has_scores_under_their_variants_and_pictures_that_exist(scored
     assert pictures and all((scored / picture).is_file() for picture in pictures)
     assert 'from_pretrained("model"' in card.content and str(scored) not in card.content
     assert "## Licence" in card.content and "## Verified" not in card.content
-    fine, bad = {"error": None, "mean": 0.01}, {"error": "it cannot be loaded", "mean": None}
+    fine = {"error": None, "mean": 0.01, "tensors": 5, "loaded": 5}
+    bad = {"error": "it cannot be loaded", "mean": None, "tensors": 0, "loaded": 0}
     text = _verified({"diffusers": fine, "kohya": bad})
-    assert "| diffusers | draws the same picture | 0.010 |" in text
-    assert "| kohya | it cannot be loaded |  |" in text
+    assert "| diffusers | draws the same picture | 0.010 | 5 of 5 |" in text
+    assert "| kohya | it cannot be loaded |  |  |" in text
+    assert "| what trains | unet: full |" in card.content
+    assert "| prior preservation | weight 1.0, 2 class images |" in card.content
+
+
+def test_the_card_names_no_folder_of_a_machine(scored, spine):
+    """Neither in its text nor in the command that made the run."""
+    hydra = scored / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    words = ["subject.photos=/home/me/photos/dog", f"model.path='{spine.model}'", "lr=1e-3"]
+    (hydra / "overrides.yaml").write_text(yaml.safe_dump([*words, "cache_dir=/c", "a=[/x/y,~/z]"]))
+    try:
+        text = write_card(scored).read_text()
+    finally:
+        (hydra / "overrides.yaml").unlink()
+    assert f"subject.photos=dog \"model.path='{spine.model.name}'\" lr=1e-3" in text
+    assert "/home/me" not in text and "/c" not in text.split("| command |")[1].splitlines()[0]
+    assert str(spine.model.parent) not in text and f"from `{spine.model.name}`" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("photos.root=/data/dreambooth/dataset/", "photos.root=dataset"),
+        ("embeddings=[/a/b.safetensors:<toy>,'~/c d/e.safetensors']", None),
+        ("prompts=['a dog / a cat',https://x.org/a]", "prompts=['a dog / a cat',https://x.org/a]"),
+        ("evaluation.encoders_dir='/my encoders/all'", "evaluation.encoders_dir='all'"),
+        (r"model.path=C:\\Users\\me\\sd15", "model.path=sd15"),
+        ("run=outputs/2026/dog", "run=outputs/2026/dog"),
+    ],
+)
+def test_absolute_paths_are_their_last_names(override, shown):
+    assert named(override) == (shown or "embeddings=[b.safetensors:<toy>,'e.safetensors']")
 
 
 def test_the_card_tells_the_prompts_of_the_photos():

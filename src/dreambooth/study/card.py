@@ -13,8 +13,8 @@ from dreambooth.data.prompts import fill
 from dreambooth.data.templates import templates
 from dreambooth.files import atomic, read_csv
 from dreambooth.pocket.embedded import FOLDERS, is_embedded, model_path
+from dreambooth.study.card_settings import settings_table
 from dreambooth.study.finished.runs import Run
-from dreambooth.study.page.repeat import command_of, versions_of
 
 KINDS = {
     "full": "all weights of a fine-tuned pipeline",
@@ -30,6 +30,8 @@ LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
+    "black-forest-labs/FLUX.2-klein-base-4B": "apache-2.0",
     **dict.fromkeys(FOLDERS, "mit"),
 }
 LICENCE = (
@@ -99,6 +101,11 @@ def _text(run: Run) -> str:
     return "\n\n".join(part for part in _parts(run) if part) + "\n"
 
 
+def _shown_base(path: str) -> str:
+    """Name a base model without the folders of this machine that lead to it."""
+    return Path(path).name if Path(path).expanduser().is_absolute() else path
+
+
 def _training_prompts(config: Mapping[str, Any]) -> str:
     """Word what the photos' prompts were: the run's own, or templates while a new word trains."""
     prompt, method = f"`{config['instance_prompt']}`", config["method"]
@@ -112,7 +119,7 @@ def _training_prompts(config: Mapping[str, Any]) -> str:
 
 def _parts(run: Run) -> Iterator[str]:
     record, config = run.record, run.config
-    base, subject = record["model"]["path"], record["subject"]
+    base, subject = _shown_base(record["model"]["path"]), record["subject"]
     yield f"# {_title(run)}"
     method, phrase = config["method"]["name"], record["subject_phrase"]
     kind, photos = KINDS[record["export"]], record.get("photos_used")
@@ -125,8 +132,8 @@ def _parts(run: Run) -> Iterator[str]:
     yield _use(run)
     yield _score_table(run)
     yield _verified(record.get("verified"))
-    yield _settings(run)
-    licence = LICENCES.get(base)
+    yield settings_table(run)
+    licence = LICENCES.get(record["model"]["path"])
     name = f" ({licence})" if licence else ""
     yield f"## Licence\n\n{LICENCE.format(base=f'`{base}`', named=name)}"
 
@@ -147,7 +154,7 @@ def _use(run: Run) -> str:
         return ""
     where = str((run.folder / "model").absolute())
     path = run.record["model"]["path"]
-    shown = program.replace(where, "model").replace(str(model_path(path)), path)
+    shown = program.replace(where, "model").replace(str(model_path(path)), _shown_base(path))
     note = EMBEDDED.format(path=path) if is_embedded(path) and f'"{path}"' in shown else ""
     return f"## Use\n\n```python\n{shown.strip()}\n```{note}"
 
@@ -183,46 +190,23 @@ def _verified(results: Mapping[str, Any] | None) -> str:
     if not results:
         return ""
     rows = [
-        f"| {layout} | {entry['error'] or 'draws the same picture'} | {_difference(entry)} |"
+        f"| {layout} | {entry['error'] or 'draws the same picture'} | {_difference(entry)} "
+        f"| {_loaded(entry)} |"
         for layout, entry in results.items()
     ]
-    head = ["| layout | loaded by its own program | mean difference of 255 |", "|---|---|---:|"]
-    return "\n".join(["## Verified exports", "", *head, *rows])
+    head = ["| layout | loaded by its own program | mean difference of 255 | trained tensors |"]
+    note = (
+        "Each file was loaded in a fresh process that holds nothing of the program that trained it."
+    )
+    return "\n".join(["## Verified exports", "", note, "", *head, "|---|---|---:|---:|", *rows])
 
 
 def _difference(entry: Mapping[str, Any]) -> str:
     return "" if entry.get("mean") is None else f"{entry['mean']:.3f}"
 
 
-def _settings(run: Run) -> str:
-    config, costs = run.config, run.record["costs"]
-    phases = "; ".join(f"{p['max_steps']} steps at {p['lr']:g}" for p in config["method"]["phases"])
-    prior = config["ppl"] and config["method"]["uses_prior"]
-    facts = {
-        "training": phases,
-        "batch": _batch(config, prior),
-        "resolution": f"{config['resolution']} pixels",
-        "optimizer": config["optimizer"]["_target_"],
-        "prior preservation": f"weight {config['prior']['weight']}" if prior else "off",
-        "class prompt": f"`{config['class_prompt']}`",
-        "seed": config["seed"],
-        "sampler": f"{run.sampling.scheduler}, {run.sampling.num_inference_steps} steps, guidance "
-        f"{run.sampling.guidance_scale:g}",
-        "device": run.record.get("device"),
-        "time": f"{costs['seconds']:.0f} s",
-        "command": f"`{command}`" if (command := command_of(run.folder)) else None,
-        "versions": ", ".join(f"{k} {v}" for k, v in versions_of(run.record).items()),
-    }
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
-
-
-def _batch(config: Mapping[str, Any], prior: bool) -> str:
-    """Write what a micro-batch holds, and how many of them an optimizer step has."""
-    photos, steps = config["batch_size"], config["accumulate"]
-    others = f" and {config['prior']['batch_size']} for the prior loss" if prior else ""
-    images = f"{photos} photo{'s' * (photos != 1)}{others}"
-    return f"{images}, {steps} micro-batch{'es' * (steps != 1)} in a step"
+def _loaded(entry: Mapping[str, Any]) -> str:
+    return f"{entry['loaded']} of {entry['tensors']}" if entry.get("tensors") else ""
 
 
 def _cell(text: str) -> str:

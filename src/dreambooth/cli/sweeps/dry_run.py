@@ -18,6 +18,7 @@ from dreambooth.cli.sweeps.planning import PlannedJob
 from dreambooth.cli.sweeps.sweep_lines import what_varies
 from dreambooth.errors import UserError
 from dreambooth.files import readable_size
+from dreambooth.study.costs.disk import Needs
 from dreambooth.study.costs.estimates import Earlier, Estimate, estimate
 from dreambooth.study.costs.plan import Work
 from dreambooth.study.costs.sizes import GIB
@@ -85,25 +86,39 @@ def _print_work(console: Console, configs: Sequence[Plain], folders: Sequence[Pa
         f"{work.scored} to score",
     )
     if costs is not None:
-        for name, text in _costs(costs, configs):
+        for name, text in _costs(costs, configs, work.steps == work.steps_alone):
             table.add_row(name, text)
     console.print(table, highlight=False)
 
 
-def _costs(costs: Estimate, configs: Sequence[Plain]) -> list[tuple[str, str]]:
+def _costs(
+    costs: Estimate, configs: Sequence[Plain], shares_nothing: bool
+) -> list[tuple[str, str]]:
     """Word the estimates; they are of these sources, or unknown."""
     time = memory = disk = "unknown"
     if costs.seconds is not None:
         time = f"about {_duration(costs.seconds)}, one run after another"
     if costs.memory_gib is not None:
         memory = f"about {costs.memory_gib:,.1f} GiB while training"
-    if costs.run_bytes is not None:
-        disk = f"about {readable_size(costs.run_bytes)}"
+    if costs.disk is not None:
+        disk = f"about {readable_size(costs.disk.total)}"
         free = free_bytes(configs[0]["output_dir"])
         disk += f", of {free / GIB:.0f} GiB that are free"
-        disk += ": not enough" if costs.run_bytes > free else ""
+        disk += ": not enough" if costs.disk.total > free else ""
+        disk += f"\n{_parts(costs.disk, shares_nothing)}"
     source = f"estimated from {', and from '.join(costs.sources)}"
     return [("time", time), ("memory", memory), ("disk", disk), ("", source)]
+
+
+def _parts(disk: Needs, shares_nothing: bool) -> str:
+    """Word what is left on the disk, what goes again, and what could be spared."""
+    parts = {name: size for name, size in disk.left.items() if size}
+    text = f"left: {', '.join(f'{name} {readable_size(size)}' for name, size in parts.items())}"
+    if disk.while_training:
+        text += f"; beside it while training: {readable_size(disk.while_training)}"
+    if shares_nothing and "shared trainings" in parts:
+        text += "\nreuse=off leaves no shared trainings, which save no step of these runs"
+    return text
 
 
 def _counted(runs: int) -> str:

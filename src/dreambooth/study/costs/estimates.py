@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dreambooth.study.costs.disk import disk_of_runs
+from dreambooth.study.costs.disk import Needs, disk_of_runs
 from dreambooth.study.costs.plan import Training, Work, final_samples, scored_images
 from dreambooth.study.costs.step_memory import memory_of
 
@@ -137,7 +137,7 @@ class Estimate:
 
     seconds: float | None
     memory_gib: float | None
-    run_bytes: float | None
+    disk: Needs | None
     sources: Sequence[str]
 
 
