@@ -52,7 +52,7 @@ def test_what_is_extracted_merges_into_the_fine_tune(scored, spine, tmp_path, ca
     for variant in variants:
         assert float(full[variant]) == pytest.approx(summary[variant]["mean"])
         assert float(ours[variant]) == pytest.approx(summary[variant]["mean"], abs=0.05)
-    assert 0 < float(ours["relative_error"]) < 0.5 and int(ours["bytes"]) > 0
+    assert 0 < float(ours["relative_error"]) < 0.5 and int(ours["bytes"]) > 1e5
     rows = read_csv(lora / "extraction.csv")
     assert {row["rank"] for row in rows} == {"128", "0"}
     plain = ("model=pocket", f"model.path='{spine.model}'", f"output_dir='{whole}'")

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dreambooth.cli.scoring.drawn_scores import earlier_costs, evaluation_of, score_weights
@@ -41,40 +42,37 @@ def print_beside_full_model(cfg: DictConfig, folder: Path, error: float) -> None
     tokens = [str(token)] if token.is_file() else []
     base = PlainModel(run.base, run.sampling, run.words)
     lora = PlainWeights(base, Additions.parse([str(folder)], tokens))
-    files = [find_adapter(folder), *map(Path, tokens)]
+    files, whole = [find_adapter(folder), *map(Path, tokens)], [run.folder / "model"]
     rows, metrics = [], {}
     for label, weights, place, earlier, lacking, exported in (
-        ("full model", RunWeights(run, None), run.folder, earlier_costs(run), 0.0, ["model"]),
+        ("full model", RunWeights(run, None), run.folder, earlier_costs(run), 0.0, whole),
         (f"LoRA of rank {cfg.rank}", lora, folder, None, error, files),
     ):
         output = scores_folder(place, evaluation.spec.name)
         scores, _ = score_weights(cfg, evaluation, run, weights, output, earlier)
         own = {k: v for k, v in scores.summary.items() if not k.startswith("real_ref.")}
         metrics |= {variant: entry["metric"] for variant, entry in own.items()}
-        size = bytes_of([place / each for each in exported])
-        row = dict(zip(LEAD, (label, round(lacking, 4), size), strict=True))
+        row = dict(zip(LEAD, (label, round(lacking, 4), bytes_of(exported)), strict=True))
         rows.append({**row, **{variant: entry["mean"] for variant, entry in own.items()}})
     write_csv(folder / "comparison.csv", rows, [*LEAD, *metrics])
-    _print(rows, metrics, f"{evaluation.spec.name}: {references}")
+    _print(rows, metrics, f"{evaluation.spec.name}, beside {references}")
     print(folder / "comparison.csv")
 
 
 def _print(rows: list[dict[str, Any]], metrics: dict[str, str], title: str) -> None:
-    table = Table(title=title, title_justify="left")
+    """Print a column for each model, and the variant ids that define the scores."""
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("", no_wrap=True)
-    for name in ("error", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_column(row["model"], justify="right")
+    table.add_row("lacks of the change ↓", *(f"{row['relative_error']:.3f}" for row in rows))
+    table.add_row("size ↓", *(readable_size(row["bytes"]) for row in rows), end_section=True)
     variants = Table.grid(padding=(0, 2))
     for variant, metric in metrics.items():
         arrow = "↓" if lower_is_better(variant) else "↑"
-        table.add_column(f"{metric} {arrow}", justify="right")
+        scores = [f"{row[variant]:.3f}" if variant in row else "" for row in rows]
+        table.add_row(f"{metric} {arrow}", *scores)
         variants.add_row(metric, variant, style="dim")
-    for row in rows:
-        scores = [f"{row[v]:.3f}" if v in row else "" for v in metrics]
-        lead = (row["model"], f"{row['relative_error']:.3f}", readable_size(row["bytes"]))
-        table.add_row(*lead, *scores)
     console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a pipe or a log has no edge to wrap at
     console.print(table)
     console.print(variants)
