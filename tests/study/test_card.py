@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 
+from dreambooth.cli.commands import train
 from dreambooth.errors import UserError
 from dreambooth.study.card import _training_prompts, _verified, write_card
 from dreambooth.study.card_settings import _batch, named
@@ -85,25 +87,60 @@ def test_the_card_tells_the_prompts_of_the_photos():
 
 
 class FakeApi:
+    """Records what would be sent, picked by the hub's own filter."""
+
     def __init__(self) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.sent: dict[str, Path] = {}
 
     def create_repo(self, repo: str, **options: Any) -> str:
-        self.calls.append((repo, options))
+        self.made.append((repo, options))
         return f"https://huggingface.co/{repo}"
 
     def upload_folder(self, repo_id: str, folder_path: Path, **options: Any) -> None:
-        self.calls.append((repo_id, {"folder": folder_path, **options}))
+        assert repo_id == self.made[0][0] and options.pop("commit_message")
+        files = [p for p in sorted(folder_path.rglob("*")) if p.is_file()]
+        names = [p.relative_to(folder_path).as_posix() for p in files]
+        kept = list(filter_repo_objects(names, **options))
+        assert kept and not self.sent.keys() & {*kept}
+        self.sent |= {name: folder_path / name for name in kept}
 
 
 def test_the_model_goes_to_the_top_of_a_private_repository(scored):
     api = FakeApi()
     assert push(scored, "me/dog", api) == "https://huggingface.co/me/dog"
-    (_, made), (_, model), (_, beside) = api.calls
-    assert made == {"private": True, "exist_ok": True}
-    assert model["folder"] == scored / "model"
-    assert beside["folder"] == scored and "README.md" in beside["allow_patterns"]
-    assert not any("checkpoints" in pattern for pattern in beside["allow_patterns"])
+    assert api.made == [("me/dog", {"private": True, "exist_ok": True})]
+    assert api.sent["model_index.json"] == scored / "model/model_index.json"
+    assert api.sent["README.md"] == scored / "README.md"  # where loaders and readers look
+    own = [p.relative_to(scored / "model") for p in (scored / "model").rglob("*") if p.is_file()]
+    beside = {*api.sent} - {path.as_posix() for path in own}
+    assert beside == {"README.md", "samples/final.png"} | names(scored, "samples/final")
+
+
+def names(run: Path, folder: str) -> set[str]:
+    return {path.relative_to(run).as_posix() for path in (run / folder).iterdir()}
+
+
+@pytest.mark.thorough
+def test_the_command_uploads_what_it_exported_and_nothing_if_not_asked(
+    spine, tmp_path, monkeypatch
+):
+    apis: list[FakeApi] = []
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: apis.append(FakeApi()) or apis[-1])
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    out, more = tmp_path / "run", ("method=lora", "max_steps=1", "ppl=false")
+    assert train(spine.compose(tmp_path / "off", *more)) == 0 and not apis
+    layouts = "export.layouts=[diffusers,kohya,peft]"
+    assert train(spine.compose(out, *more, layouts, "export.push_to_hub=me/dog")) == 0
+    (api,) = apis
+    assert {*api.sent} == names(out, "samples/final") | {
+        "README.md",
+        "exports/kohya/photos.safetensors",
+        "exports/peft/unet/adapter_config.json",
+        "exports/peft/unet/adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "samples/final.png",
+    }
 
 
 def test_what_the_hub_refuses_is_one_sentence(scored):

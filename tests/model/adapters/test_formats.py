@@ -155,7 +155,7 @@ def test_peft_without_its_config_is_refused(fresh, tmp_path, config):
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(config)
     is_other = config is not None and "LOHA" in config
-    message = "have no place for .*lora_A" if is_other else "adapter_config.json"
+    message = "the layers lack .*hada_w1_a" if is_other else "adapter_config.json"
     with pytest.raises(UserError, match=message):
         load_adapters(fresh, tmp_path / "a.safetensors")
 

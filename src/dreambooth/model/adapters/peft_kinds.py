@@ -10,6 +10,7 @@ from typing import Any
 
 from peft import (
     PeftConfig,
+    PeftType,
     get_peft_model_state_dict,
     inject_adapter_in_model,
     set_peft_model_state_dict,
@@ -110,7 +111,9 @@ def fill_layers(module: nn.Module, adapter: Adapter, name: str) -> None:
     Raises:
         ValueError: a tensor that the layers do not have, or lack.
     """
-    inject_adapter_in_model(adapter.config, module, name, state_dict=adapter.state)
+    # the layers of a LoRA are those of its tensors, of other kinds those that the config names
+    layers = adapter.state if adapter.config.peft_type == PeftType.LORA else None
+    inject_adapter_in_model(adapter.config, module, name, state_dict=layers)
     own = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
     if other := sorted(own.keys() ^ adapter.state.keys()):
         side = "have no place for" if other[0] in adapter.state else "lack"
