@@ -15,6 +15,9 @@ from dreambooth.study.costs.sizes import GIB
 from dreambooth.study.costs.step_memory import Memory
 
 Plain = Mapping[str, Any]
+ROOM = (
+    1.25  # times the memory that there is: estimates are off by a tenth, and some can be paged out
+)
 # what leaves less on the disk, from the mildest: keys and values
 NO_CHECKPOINTS = {"checkpoint.keep_when_finished": 0}
 SMALLER = (
@@ -90,12 +93,12 @@ def show_needs(config: Plain, memory: Memory | None, there: float) -> None:
 
 
 def refuse_small_memory(config: Plain, memory: Memory | None, there: float) -> None:
-    """Refuse a training that needs far more memory than there is: estimates are off by a tenth.
+    """Refuse a training that needs far more memory than there is.
 
     Raises:
         UserError: says what it needs, what there is, and the largest part.
     """
-    if memory is None or memory.total <= 1.25 * there:
+    if memory is None or memory.total <= ROOM * there:
         return
     advice = {
         "activations": "lower resolution or batch_size, or set gradient_checkpointing=true",
