@@ -13,8 +13,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
 from dreambooth.cli.commands import train
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
-from dreambooth.study.card import _training_prompts, _verified, write_card
+from dreambooth.study.card import LICENCES, _training_prompts, _verified, write_card
 from dreambooth.study.card_settings import _batch, named
 from dreambooth.study.push import push, require_token
 
@@ -84,6 +85,12 @@ def test_the_card_tells_the_prompts_of_the_photos():
     assert _training_prompts(config) == learned
     method["token"] = None
     assert _training_prompts(config) == "`a <toy>`"
+
+
+def test_every_base_model_has_its_licence():
+    """As the hub names it, or a name of its own."""
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        assert yaml.safe_load(file.read_text())["path"] in LICENCES, file.stem
 
 
 class FakeApi:

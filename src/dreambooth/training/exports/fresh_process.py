@@ -97,7 +97,8 @@ class FreshProcess:
         process.wait()
         for file in (process.stdin, process.stdout, self._errors):
             with suppress(OSError):  # what could not be written to it
-                file and file.close()
+                if file is not None:
+                    file.close()
 
     def _do(self, folder: Path) -> int:
         """Have a job done; return the exit code of its process."""
