@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from peft import LoHaConfig, LoKrConfig
 from peft.tuners.lokr.layer import factorization
@@ -64,14 +65,11 @@ def _places(networks: Mapping[str, nn.Module]) -> dict[str, tuple[str, str]]:
         for layer, inner in module.named_modules():
             if getattr(inner, "weight", None) is None:
                 continue
-            flat = layer.replace(".", "_")
+            names = [layer.replace(".", "_")]
+            if network != "unet":  # version 5 of transformers has dropped this part
+                names.append(f"text_model_{names[0].removeprefix('text_model_')}")
             for prefix in PREFIXES.get(network, ()):
-                places[f"{prefix}_{flat}"] = network, layer
-                if network != "unet":  # version 5 of transformers has dropped this part
-                    places[f"{prefix}_text_model_{flat.removeprefix('text_model_')}"] = (
-                        network,
-                        layer,
-                    )
+                places |= {f"{prefix}_{name}": (network, layer) for name in names}
     return places
 
 
@@ -106,8 +104,9 @@ def _factor(file: Path, layers: Layers, module: nn.Module) -> int:
     sides = []
     for layer, own in layers.items():
         rows = _size(file, layer, own, "lokr_w1", "lokr_w1_a")
+        base: Any = module.get_submodule(layer)
         whole = own.get("lokr_w1", own.get("lokr_w1_b"))
-        out_side, in_side = module.get_submodule(layer).weight.shape[:2]
+        out_side, in_side = base.weight.shape[:2]
         sides += [(out_side, rows), (in_side, 0 if whole is None else whole.shape[1])]
     for factor in (-1, *sorted({small for _, small in sides if small}, reverse=True)):
         if all(factorization(side, factor)[0] == small for side, small in sides):
@@ -118,7 +117,7 @@ def _factor(file: Path, layers: Layers, module: nn.Module) -> int:
     )
 
 
-def _settings(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, object]:
+def _settings(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
     """Make the fields of PEFT's configuration that say each layer's rank and alpha."""
     (rank, _), *_ = Counter(ranks.values()).most_common(1)
     (alpha, _), *_ = Counter(alphas.values()).most_common(1)
