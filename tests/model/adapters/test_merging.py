@@ -120,7 +120,7 @@ def test_embeddings_join_the_vocabulary_and_may_be_renamed(model, tmp_path):
     ("state", "words"),
     [
         ({"<x>": torch.zeros(32)}, "belongs into embeddings"),
-        ({f"lora_unet_x.hada_w{i}": torch.zeros(2) for i in range(4)}, "only a LoRA can be read"),
+        ({f"lora_unet_x.oft_blocks{i}": torch.zeros(2) for i in range(4)}, "a LoKr can be read"),
         ({f"model.{i}.weight": torch.zeros(1) for i in range(600)}, "whole weights"),
     ],
 )

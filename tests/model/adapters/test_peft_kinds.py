@@ -47,7 +47,7 @@ def test_a_folder_of_networks_is_one_adapter(folder, fresh, model, predict):
     before = {name: tensor.clone() for name, tensor in before.items()}
     assert (record["name"], record["weight"]) == ("toy", 0.5)
     text = str(merge_file(fresh, added.file, 0.5))
-    assert text.endswith("in the unet, LOHA, rank 2, alpha 8, weight 0.5.")
+    assert text.endswith("in the text_encoder, LOHA, rank 2, alpha 8, weight 0.5.")
     merge_file(fresh, added.file, 0.5)
     torch.testing.assert_close(predict(fresh), predict(model), rtol=1e-4, atol=1e-4)
     changed = [n for n, t in fresh.unet.state_dict().items() if not torch.equal(t, before[n])]

@@ -38,9 +38,7 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     """
     folder, configs = Path(sweep.hydra.sweep.dir), []
     unnamed = sweep.hydra.job.config.override_dirname.exclude_keys
-    title = f"{_counted(len(jobs))}: {escape(str(folder))}"
-    table = Table(title=title, title_justify="left")
-    table.box, table.pad_edge = SIMPLE_HEAD, False
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in ("", "what varies", "folder", ""):
         table.add_column(header, overflow="fold")
     elsewhere = any(is_elsewhere(job.config, sweep.hydra.launcher._target_) for job in jobs)
@@ -57,6 +55,7 @@ def print_sweep(sweep: DictConfig, jobs: Sequence[PlannedJob]) -> None:
     if refused:
         raise UserError(_refusal(refused, len(jobs)))
     console = _console()
+    console.print(f"{_counted(len(jobs))}: {folder}", markup=False, soft_wrap=True)
     console.print(table)
     earlier = [folder, folder.parent.parent, Path(sweep.hydra.run.dir).parent.parent]
     _print_work(console, configs, earlier, elsewhere)

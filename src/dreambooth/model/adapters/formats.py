@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dreambooth.errors import UserError, reason
+from dreambooth.model.adapters.lycoris_files import is_lycoris, read_lycoris
 from dreambooth.model.adapters.peft_kinds import (
     PEFT_CONFIG,
     PEFT_FILE,
@@ -31,8 +32,8 @@ from dreambooth.model.adapters.peft_kinds import (
 )
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# what the last part of the names of LyCORIS' tensors begins with
-OTHER_KINDS = ("hada_", "lokr_", "oft_", "diff")
+# what the last part of the names of LyCORIS' other tensors begins with
+OTHER_KINDS = ("oft_", "diff")
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 PEFT_FIELDS += ("use_rslora", "use_dora")
@@ -82,8 +83,8 @@ def read_adapters(
             f"{place} has an adapter in {others[0]}/, and the model has no network of this name, "
             f"but {', '.join(networks)}: give the folder of one adapter."
         )
-    for name, folder in folders.items():
-        adapters |= _read_file(folder / PEFT_FILE, {name: networks[name]}, pipeline)
+    for name in [name for name in networks if name in folders]:
+        adapters |= _read_file(folders[name] / PEFT_FILE, {name: networks[name]}, pipeline)
     return adapters
 
 
@@ -95,6 +96,8 @@ def _read_file(
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
+    if is_lycoris(state):
+        return read_lycoris(file, state, networks)
     _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
         config = read_config(file)
@@ -130,7 +133,7 @@ def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
     if len(state) <= 2 and not is_other:
         what = "a textual inversion belongs into embeddings=[FILE]"
     elif is_other:
-        what = "of adapters without PEFT's config, only a LoRA can be read"
+        what = "of adapters without PEFT's config, a LoRA, a LoHa and a LoKr can be read"
     elif len(state) > 500:
         what = "whole weights are a base model: give their diffusers folder as model.path"
     raise UserError(f"{file} is no LoRA, for it holds {first}: {what}.")
