@@ -95,9 +95,10 @@ def _import(pipeline: str) -> bool:
     import diffusers
     import peft  # noqa: F401
     import torch
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     getattr(diffusers, pipeline)
-    _ = diffusers.DDIMScheduler().compatibles  # imports all samplers, as loading a pipeline does
+    _ = DDIMScheduler().compatibles  # imports all samplers, as loading a pipeline does
     del sys.modules["scipy.stats"]
     gc.freeze()
     gc.enable()
