@@ -110,7 +110,7 @@ def test_how_a_program_fails_is_said_and_the_next_one_runs(end):
     with pytest.raises(FreshProcessError, match=ENDS[end]):
         process.run(f"{end}\n", PIPELINE)
     drawing = "from PIL import Image\nimport torch\nclass pipe:\n    components = {}\n"
-    drawing += "image = Image.new('RGB', (2, 2))\nimage.save('out.png')\n"
+    drawing += "image = Image.new('RGB', (2, 2))\nprompt = 'image.save('\nimage.save('out.png')\n"
     loaded = process.run(drawing, PIPELINE)
     assert loaded.image.size == (2, 2) and not loaded.held["weights"]
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 PROGRAM, RESULT, PICTURE = "program.py", "result.json", "out.png"  # in the folder of a job
-SAVING = "image.save("  # a program's last line; its picture goes into the folder of the job
+SAVING = "image.save("  # begins a program's last line; its picture goes into the folder of the job
 
 
 def digest(tensor: Any) -> str:
@@ -60,8 +60,8 @@ def work(folder: str) -> None:
     result: dict[str, Any] = {"error": None}
     try:
         with open(os.path.join(folder, PROGRAM), encoding="utf-8") as file:
-            source = file.read().partition(SAVING)[0]
-        exec(compile(source, PROGRAM, "exec"), names)
+            lines = [line for line in file if not line.startswith(SAVING)]
+        exec(compile("".join(lines), PROGRAM, "exec"), names)
         names["image"].save(os.path.join(folder, PICTURE))
         result |= held(names["pipe"])
     except Exception as error:  # whatever a consumer raises
@@ -91,16 +91,15 @@ def serve(pipeline: str) -> None:
 def _import(pipeline: str) -> bool:
     """Import what programs need, without starting CUDA; tell whether there is a GPU."""
     gc.disable()  # libraries make a million objects that stay
-    # they take two seconds; no export has quantized weights, and scipy.stats loads where it is used
-    hidden: dict[str, Any] = {"bitsandbytes": None, "scipy.stats": ModuleType("scipy.stats")}
-    sys.modules.update(hidden)
+    sys.modules["scipy.stats"] = ModuleType("scipy.stats")  # takes a second; loads where it is used
     import diffusers
     import peft  # noqa: F401
     import torch
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     getattr(diffusers, pipeline)
-    for name in hidden:
-        del sys.modules[name]
+    _ = DDIMScheduler().compatibles  # imports all samplers, as loading a pipeline does
+    del sys.modules["scipy.stats"]
     gc.freeze()
     gc.enable()
     return torch.cuda.is_available()
@@ -122,7 +121,11 @@ def _do(folder: str, has_gpu: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.modules["dreambooth"] = None  # type: ignore[assignment]  # no consumer has it
+    hidden: Any = {
+        "dreambooth": None,  # no consumer has it
+        "bitsandbytes": None,  # PEFT would import it, for seconds; no export has quantized weights
+    }
+    sys.modules.update(hidden)
     if sys.argv[1] == "--alone":
         work(sys.argv[2])
     else:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from dreambooth.errors import reason
 from dreambooth.model.rounding import exported_weights
 from dreambooth.model.textual_inversion import token_rows
 from dreambooth.training.exports.consumer import digest
@@ -87,8 +88,8 @@ def verify(prepared: Prepared, exported: Exported, own: Image.Image) -> dict[str
         try:
             loaded = fresh_process().run(program, _pipeline(prepared))
             result = compared(loaded, own, trained, files, tolerance)
-        except FreshProcessError as error:
-            result = Verified(error=f"it cannot be loaded ({error})")
+        except (FreshProcessError, OSError) as error:  # of a full disk, too
+            result = Verified(error=f"it cannot be loaded ({reason(error)})")
         results[layout] = asdict(result)
         if result.error is not None:
             log.error("The %s export is not as it should be: %s.", layout, result.error)
