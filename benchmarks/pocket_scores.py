@@ -6,10 +6,11 @@
 Reads every finished run below the folders. Their subjects must be rendered ones, whose class,
 colour and context are known; a run on other photos is refused. The probe, trained only on rendered
 scenes, reads the truth off the images that were scored. Printed are the means of the truth for each
-setting of --by, over subjects, with 95 % bootstrap intervals, and Spearman's rank correlation
-between each score and its truth: over the runs of each subject that were scored alike, if they are
-at least six, and its mean over subjects. (Runs of several subjects in one list would correlate
-because subjects differ.)
+setting of --by, over subjects, with 95 % bootstrap intervals, the paired differences from the
+lowest setting over the subjects that both have, and Spearman's rank correlation between each score
+and its truth: over the runs of each subject that were scored alike, if they are at least six, and
+its mean over subjects. (Runs of several subjects in one list would correlate because subjects
+differ.)
 
   DINO, CLIP-I          subject: share of images with the subject's class and main colour (without
                         prompts that ask for another colour)
@@ -42,7 +43,7 @@ from dreambooth.pocket.embedded import rendered_photos, weights_folder
 from dreambooth.pocket.pretraining import probe
 from dreambooth.sampling.grid import grid
 from dreambooth.sampling.manifest import Item, read_manifest
-from dreambooth.study.answers.paired import Mean
+from dreambooth.study.answers.paired import Mean, paired_differences
 from dreambooth.study.finished.runs import Run, find_runs
 from dreambooth.training.resuming.fingerprint import flat
 
@@ -172,35 +173,73 @@ def correlations(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def interval_of(values: Mapping[str, float]) -> dict[str, float]:
     """Average over subjects, with a 95 % bootstrap interval over them if they are several."""
-    mean = Mean.over(values)
+    return as_values(Mean.over(values))
+
+
+def as_values(mean: Mean) -> dict[str, float]:
+    """Write a mean as JSON values: `mean`, and `low_95` and `high_95` if it has an interval."""
     ends = dict(zip(("low_95", "high_95"), mean.interval, strict=True)) if mean.interval else {}
     return {"mean": mean.value, **ends}
 
 
-def truth_table(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:
-    """Average the truth over the subjects of each setting: one row per setting."""
+def truth_table(rows: Sequence[Row], by: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """Average the truth over the subjects of each setting, and its differences from the lowest.
+
+    Returns:
+        One line per setting, in order; one per setting but the first, over the subjects that both
+        have.
+    """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
-    table = []
-    for values, members in groups.items():
-        line: Row = dict(zip(by, values, strict=True))
-        for truth in dict.fromkeys(TRUTH.values()):
-            per_subject: dict[str, list[float]] = {}
-            for row in members:
-                per_subject.setdefault(row["subject.name"], []).append(row[truth])
-            means = {name: sum(each) / len(each) for name, each in per_subject.items()}
-            line |= {"subjects": len(means), truth: interval_of(means)}
-        table.append(line)
-    return table
+    means = {setting: truth_means(groups[setting]) for setting in sorted(groups, key=in_order)}
+    baseline = next(iter(means.values()))
+    compared = {
+        setting: paired_differences(own, baseline)
+        for setting, own in means.items()
+        if own is not baseline
+    }
+    return [line(by, *each) for each in means.items()], [
+        line(by, *each) for each in compared.items() if each[1]
+    ]
 
 
-def cell(value: Any) -> str:
+def in_order(setting: tuple) -> list[tuple]:
+    """Return what sorts settings: null first, numbers and switches by size, then words."""
+    return [(value is not None, isinstance(value, str), value or 0) for value in setting]
+
+
+def truth_means(rows: Sequence[Row]) -> dict[str, Mean]:
+    """Average each truth over the subjects of some runs, with equal weights."""
+    found = {}
+    for truth in dict.fromkeys(TRUTH.values()):
+        per_subject: dict[str, list[float]] = {}
+        for row in rows:
+            per_subject.setdefault(row["subject.name"], []).append(row[truth])
+        found[truth] = Mean.over({name: sum(v) / len(v) for name, v in per_subject.items()})
+    return found
+
+
+def line(by: Sequence[str], setting: tuple, means: Mapping[str, Mean]) -> Row:
+    """Write a setting and its means as a line of a table."""
+    subjects = next(iter(means.values())).subjects
+    values = {truth: as_values(mean) for truth, mean in means.items()}
+    return {**dict(zip(by, setting, strict=True)), "subjects": subjects, **values}
+
+
+def cell(value: Any, sign: str = "") -> str:
     """Write a value or a mean with its interval."""
     if not isinstance(value, dict):
         return str(value)
-    ends = "{low_95:.2f} to {high_95:.2f}".format(**value) if "low_95" in value else ""
-    return f"{value['mean']:.2f} ({ends})" if ends else f"{value['mean']:.2f}"
+    numbers = [f"{value[key]:{sign}.2f}" for key in ("mean", "low_95", "high_95") if key in value]
+    return "{} ({} to {})".format(*numbers) if len(numbers) == 3 else numbers[0]
+
+
+def show(lines: Sequence[Row], columns: Sequence[str], sign: str = "") -> None:
+    """Print a table in Markdown."""
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for each in lines:
+        print("| " + " | ".join(cell(each[column], sign) for column in columns) + " |")
 
 
 def main() -> None:
@@ -220,11 +259,13 @@ def main() -> None:
         rows = [measure(run, judge, by) for run in runs]
     except UserError as error:
         raise SystemExit(str(error)) from None
-    table = truth_table(rows, by)
+    table, differences = truth_table(rows, by)
     columns = [*by, "subjects", *dict.fromkeys(TRUTH.values())]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for line in table:
-        print("| " + " | ".join(cell(line[column]) for column in columns) + " |")
+    show(table, columns)
+    if any("low_95" in each["subject"] for each in differences):  # over several subjects
+        first = ", ".join(f"{key} {table[0][key]}" for key in by)
+        print(f"\nminus {first}, over the subjects that both have:\n")
+        show(differences, columns, "+")
     rho = correlations(rows)
     for name, values in rho.items():
         count = len(values.keys() - {"mean", "low_95", "high_95"})
@@ -232,7 +273,8 @@ def main() -> None:
     if args.sheet:
         sheet(runs, by, args.sheet)
     if args.out:
-        write_json(args.out, {"runs": rows, "truth": table, "rho": rho})
+        truth = {"truth": table, "differences": differences}
+        write_json(args.out, {"runs": rows, **truth, "rho": rho})
 
 
 if __name__ == "__main__":

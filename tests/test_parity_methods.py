@@ -44,14 +44,14 @@ SMALL = (
     f"model.recommended.pivotal_tuning.token_lr={TOKEN_LR}",
     "model.recommended.textual_inversion.templates=object",
 )
-PREDICTION = "prior.kind=prediction"
+PREDICTION, CONTINUED = "prior.kind=prediction", "method.continue_token=true"
 
 
 @dataclass
 class Phase:
     """A phase of ours: the weights when it began, its batches and its losses."""
 
-    model: BaseModel
+    module: DreamBooth
     start: dict[str, Tensor]
     batches: list[dict] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -64,20 +64,20 @@ def weights_of(owner: BaseModel | StableDiffusionPipeline) -> dict[str, Tensor]:
 @pytest.fixture
 def recorded(spine, tmp_path, monkeypatch):
     """`recorded(*overrides)`: the phases of a whole job."""
-    phases: dict[int, Phase] = {}
+    phases: list[Phase] = []
     step = DreamBooth.training_step
 
     def watched(self, batch, batch_idx):
-        if id(self) not in phases:
-            phases[id(self)] = Phase(self.model, weights_of(self.model))
+        if not phases or phases[-1].module is not self:
+            phases.append(Phase(self, weights_of(self.model)))
         loss = step(self, batch, batch_idx)
-        phases[id(self)].batches.append(batch)
-        phases[id(self)].losses.append(loss.item())
+        phases[-1].batches.append(batch)
+        phases[-1].losses.append(loss.item())
         return loss
 
     def call(*overrides: str) -> list[Phase]:
         spine.run(tmp_path / "run", *SMALL, *overrides)
-        return list(phases.values())
+        return phases
 
     monkeypatch.setattr(DreamBooth, "training_step", watched)
     return call
@@ -133,8 +133,16 @@ def tune(
     batches: list[dict],
     trained: list[Tensor],
     base: StableDiffusionPipeline | None,
+    matrix: Tensor | None,
 ) -> list[float]:
-    """train_dreambooth.py; with `base` the second half is to be predicted as it is by that."""
+    """train_dreambooth.py; with `base` the second half is to be predicted as it is by that.
+
+    Of a `matrix` of embeddings only the rows of the new words train.
+    """
+    if matrix is not None:
+        others = torch.arange(len(matrix)) < len(matrix) - len(WORDS)
+        original, trained = matrix.detach().clone(), [*trained, matrix.requires_grad_(True)]
+        matrix.register_hook(lambda gradient: gradient.masked_fill(others[:, None], 0))
     optimizer, losses = torch.optim.AdamW(trained, lr=LR, **ADAMW), []
     for batch in batches:
         pred, pred_prior = predictions(pipe, batch).chunk(2)
@@ -147,13 +155,18 @@ def tune(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if matrix is not None:
+            with torch.no_grad():
+                matrix[others] = original[others]
         losses.append(loss.item())
     return losses
 
 
-def make_trainable(pipe, start: dict[str, Tensor], adapted: bool, text: bool) -> list[Tensor]:
+def make_trainable(
+    pipe: StableDiffusionPipeline, start: dict[str, Tensor], adapted: bool, text: bool
+) -> dict[str, Tensor]:
     """All weights of the networks that train, or adapters of theirs that begin at `start`."""
-    trained = []
+    trained = {}
     for name in NETWORKS if text else NETWORKS[:1]:
         network = getattr(pipe, name)
         if adapted:
@@ -162,7 +175,7 @@ def make_trainable(pipe, start: dict[str, Tensor], adapted: bool, text: bool) ->
             parameter.requires_grad_(not adapted or "lora" in key)
             if parameter.requires_grad:
                 parameter.data = start[f"{name}.{key}"].clone()
-                trained.append(parameter)
+                trained[f"{name}.{key}"] = parameter
         network.train()
     return trained
 
@@ -178,6 +191,7 @@ def make_trainable(pipe, start: dict[str, Tensor], adapted: bool, text: bool) ->
                 ("ti_then_full", False, ()),
                 ("ti_then_full", True, (PREDICTION,)),
                 ("pivotal_tuning", False, ()),
+                ("pivotal_tuning", False, (CONTINUED, PREDICTION)),
                 ("lora", True, ()),
                 ("lora", False, (PREDICTION,)),
                 ("lora", True, (PREDICTION,)),
@@ -193,7 +207,7 @@ def test_a_job_equals_the_scripts(recorded, spine, method, text, more):
     own += (f"lr={TOKEN_LR}", f"max_steps={TOKEN_STEPS}") if method == "textual_inversion" else ()
     phases = recorded(f"method={method}", *own)
     pipe, base = (StableDiffusionPipeline.from_pretrained(spine.model) for _ in range(2))
-    losses = []
+    losses, trained = [], {}
     if learns:
         losses.append(learn_a_word(pipe, phases[0].batches))
         prompts = {prompt for batch in phases[0].batches for prompt in batch["prompts"]}
@@ -203,13 +217,14 @@ def test_a_job_equals_the_scripts(recorded, spine, method, text, more):
         adapted, start = method in ("lora", "pivotal_tuning"), phases[-1].start
         trained = make_trainable(pipe, start, adapted, text)
         given = base if PREDICTION in more else None
-        losses.append(tune(pipe, phases[-1].batches, trained, given))
+        words = pipe.text_encoder.get_input_embeddings().weight if CONTINUED in more else None
+        losses.append(tune(pipe, phases[-1].batches, [*trained.values()], given, words))
 
     tunes = len(losses) > learns
     assert [len(each) for each in losses] == [TOKEN_STEPS] * learns + [STEPS] * tunes
     for phase, each in zip(phases, losses, strict=True):
         assert phase.losses == pytest.approx(each, rel=0, abs=1e-6)
-    ours, theirs, before = weights_of(phases[-1].model), weights_of(pipe), weights_of(base)
+    ours, theirs, before = weights_of(phases[-1].module.model), weights_of(pipe), weights_of(base)
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-6, msg=name)
@@ -218,9 +233,9 @@ def test_a_job_equals_the_scripts(recorded, spine, method, text, more):
         assert torch.equal(ours[MATRIX][:rows], before[MATRIX])
         new = ours[MATRIX][rows:]
         assert len(new) == len(WORDS) and (new[0] != new[1]).all()
-    begun = phases[-1].start
-    moved = {name for name in ours if not torch.equal(ours[name], begun[name])}
-    assert len(moved) == (1 if method == "textual_inversion" else len(trained))
+    moved = {name for name in ours if not torch.equal(ours[name], phases[-1].start[name])}
+    has_word = CONTINUED in more or method == "textual_inversion"
+    assert moved == trained.keys() | ({MATRIX} if has_word else set())
 
 
 def phrase(method: str) -> str:

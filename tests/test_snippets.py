@@ -98,10 +98,8 @@ def test_the_run_has_verified_it_itself(drawn, name):
     verified = json.loads((drawn / name / "run.json").read_text())["verified"]
     assert tuple(verified) == LAYOUTS[name]
     for result in verified.values():
-        assert result["error"] is None and result["process"] == "same" and result["most"] <= 1
-        assert result["loaded"] == result["tensors"]
-        is_adapter = name.endswith(("lora", "dora", "oft", "pivotal_tuning"))
-        assert bool(result["tensors"]) == is_adapter
+        assert result["error"] is None and result["most"] <= 1
+        assert result["loaded"] == result["tensors"] > 0
 
 
 def test_the_embedded_weights_load_in_one_dtype():

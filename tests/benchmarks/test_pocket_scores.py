@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.manifest import Item
 from dreambooth.study.finished.runs import Run
 from run_records import write_metrics
+from spine import ROOT
 
 
 def test_variety_is_the_share_of_unlike_pairs():
@@ -113,10 +115,67 @@ def test_runs_that_were_scored_otherwise_are_not_ranked_together():
 def test_the_truth_of_a_setting_is_its_mean_over_subjects():
     rng = np.random.default_rng(5)
     rows = [*rows_of("dog", 2, rng), *rows_of("cat", 1, rng)]
-    (line,) = scores.truth_table(rows, ["ppl"])
+    (line,), differences = scores.truth_table(rows, ["ppl"])
+    assert differences == []
     dog, cat = (rows[0]["drift"] + rows[1]["drift"]) / 2, rows[2]["drift"]
     assert line["ppl"] is True and line["subjects"] == 2
     assert line["drift"]["mean"] == pytest.approx((dog + cat) / 2)
+
+
+def test_differences_are_over_the_subjects_that_both_settings_have():
+    rng = np.random.default_rng(6)
+    other = {name: rows_of(name, 1, rng)[0] for name in ("cat", "dog", "clock")}
+    first = {name: {**rows_of(name, 1, rng)[0], "ppl": False} for name in ("dog", "cat", "vase")}
+    table, (line,) = scores.truth_table([*other.values(), *first.values()], ["ppl"])
+    by_hand = [other[name]["prompt"] - first[name]["prompt"] for name in ("dog", "cat")]
+    assert [each["subjects"] for each in table] == [3, 3]
+    assert (line["ppl"], line["subjects"]) == (True, 2)
+    assert line["prompt"]["mean"] == pytest.approx(sum(by_hand) / 2)
+    assert line["prompt"]["low_95"] == pytest.approx(min(by_hand))
+    assert (
+        scores.cell({"mean": 0.5, "low_95": -0.25, "high_95": 1}, "+") == "+0.50 (-0.25 to +1.00)"
+    )
+
+
+def test_settings_are_in_order_whatever_their_kind():
+    settings = [("b", 2.0), ("a", 10), (None, 1), ("a", True), ("a", None)]
+    expected = [(None, 1), ("a", None), ("a", True), ("a", 10), ("b", 2.0)]
+    assert sorted(settings, key=scores.in_order) == expected
+
+
+def test_the_pages_on_six_subjects_are_of_their_file():
+    """docs/results: the correlations, and what more steps change, recomputed from the runs."""
+    results = ROOT / "docs/results"
+    found = json.loads((results / "scores_six.json").read_text())
+    again = scores.correlations(found["runs"])
+    page = (results / "scores.md").read_text()
+    for name, values in again.items():
+        assert values == pytest.approx(found["rho"][name])
+        assert f"| {scores.cell(values, '+')} |" in page
+    corners = [
+        row
+        for row in found["runs"]
+        if not row["train_text_encoder"] and row["scheduler.name"] == "DDIMScheduler"
+    ]
+    page = (results / "learning_rate_grid.md").read_text()
+    for ppl, lr in ((False, 8e-05), (False, 0.0002), (True, 8e-05), (True, 0.0002)):
+        cells = []
+        for key, digits in (("dino", 3), ("clip_t", 3), ("prompt", 2)):
+            few, many = (
+                {
+                    row["subject.name"]: row[key]
+                    for row in corners
+                    if (row["ppl"], row["lr"], row["max_steps"]) == (ppl, lr, steps)
+                }
+                for steps in (100, 300)
+            )
+            change = scores.Mean.over({name: many[name] - few[name] for name in few})
+            low, high = change.interval or (0.0, 0.0)
+            cells.append(
+                "{:+.{d}f} ({:+.{d}f} to {:+.{d}f})".format(change.value, low, high, d=digits)
+            )
+            assert change.subjects == 6
+        assert f"| {ppl} | {lr} | {' | '.join(cells)} |" in page
 
 
 def run_on(photos: Path, noun: str = "dog", name: str = "dog") -> Run:

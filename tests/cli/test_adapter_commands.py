@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -36,11 +37,22 @@ def call(command: str, *overrides: str) -> int:
 
 
 def test_what_is_extracted_merges_into_the_fine_tune(scored, spine, tmp_path, capsys):
-    """At full rank, within what no LoRA holds."""
+    """At full rank, within what no LoRA holds; scored beside the full model."""
     lora, whole = tmp_path / "lora", tmp_path / "whole"
-    assert call("extract", f"run='{scored}'", "rank=128", f"output_dir='{lora}'") == 0
+    own = ("evaluation=quick", "evaluation.class_images=3", f"cache_dir='{spine.cache}'")
+    before = (scored / "evaluation/quick/scores.csv").read_bytes()
+    assert call("extract", f"run='{scored}'", "rank=128", f"output_dir='{lora}'", *own) == 0
     printed = capsys.readouterr().out
-    assert "Rank 128: relative error 0.000 over" in printed
+    assert "Rank 128: relative error 0.000 over" in printed and "LoRA of rank 128" in printed
+    full, ours = read_csv(lora / "comparison.csv")
+    summary = json.loads((scored / "evaluation/quick/metrics.json").read_text())["scores"]
+    variants = [name for name in summary if not name.startswith("real_ref.")]
+    assert [*full] == ["model", "relative_error", "bytes", *variants]
+    assert (scored / "evaluation/quick/scores.csv").read_bytes() == before  # nothing drawn anew
+    for variant in variants:
+        assert float(full[variant]) == pytest.approx(summary[variant]["mean"])
+        assert float(ours[variant]) == pytest.approx(summary[variant]["mean"], abs=0.05)
+    assert 0 < float(ours["relative_error"]) < 0.5 and int(ours["bytes"]) > 1e5
     rows = read_csv(lora / "extraction.csv")
     assert {row["rank"] for row in rows} == {"128", "0"}
     plain = ("model=pocket", f"model.path='{spine.model}'", f"output_dir='{whole}'")
@@ -61,6 +73,7 @@ def test_what_cannot_be_extracted_or_merged_is_one_sentence(scored, spine, tmp_p
         ("needs its base model", "extract", (f"tuned='{scored / 'model'}'",)),
         ("rank=0 is not usable", "extract", ("rank=0",)),
         ("do not differ in any", "extract", (*plain, f"tuned='{spine.model}'")),
+        ("needs run=DIR, which knows", "extract", (*plain, "tuned=x", "evaluation=quick")),
         ("holds something other", "merge", (*plain, f"output_dir='{tmp_path / 'full'}'")),
         ("Say what draws", "merge", (f"output_dir='{tmp_path / 'x'}'",)),
     ):

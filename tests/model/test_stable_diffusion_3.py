@@ -21,7 +21,7 @@ from dreambooth.errors import UserError
 from dreambooth.evaluation.identifiers import Words, prediction_shifts
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.adapters.extraction import extract_lora, write_extracted
-from dreambooth.model.adapters.lora_files import load_lora, save_lora
+from dreambooth.model.adapters.lora_files import load_adapters, save_lora
 from dreambooth.model.adapters.merging import merge_file
 from dreambooth.model.architectures import load_model
 from dreambooth.model.phases import Phase
@@ -249,7 +249,7 @@ def test_adapters_of_every_projection_are_what_diffusers_loads(tiny_sd3_model_di
         return model.predict(noisy, times, model.embed(PROMPTS[:2]))
 
     loaded, merged, plain = (load(tiny_sd3_model_dir) for _ in range(3))
-    load_lora(loaded, tmp_path)
+    load_adapters(loaded, tmp_path)
     merge_file(merged, tmp_path)
     for model in (weights.model, loaded, merged):
         torch.testing.assert_close(predict(model), theirs, rtol=0, atol=1e-4)

@@ -244,7 +244,7 @@ def test_a_run_draws_them_in_its_inference_dtype_and_keeps_dtypes_apart(spine, t
     assert facts[0] | {"dtype": ""} == facts[1] | {"dtype": ""}
     pixels = [np.asarray(Image.open(path / "00000.png")) for path in (exact, half)]
     assert (pixels[0] != pixels[1]).any()
-    folder("trainer.precision=16-mixed", "frozen_dtype=float16")  # as trainer=t4_16gb
+    folder("trainer.precision=16-mixed")  # as trainer=t4_16gb
     assert autocasts == {torch.float16} and len(known) == 3
 
 

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 
+from dreambooth.cli.commands import train
+from dreambooth.cli.configuration.configs import CONF
 from dreambooth.errors import UserError
-from dreambooth.study.card import _batch, _training_prompts, _verified, write_card
+from dreambooth.study.card import LICENCES, _training_prompts, _verified, write_card
+from dreambooth.study.card_settings import _batch, named
 from dreambooth.study.push import push, require_token
 
 pytestmark = pytest.mark.slow
@@ -30,10 +35,43 @@ def test_the_card_has_scores_under_their_variants_and_pictures_that_exist(scored
     assert pictures and all((scored / picture).is_file() for picture in pictures)
     assert 'from_pretrained("model"' in card.content and str(scored) not in card.content
     assert "## Licence" in card.content and "## Verified" not in card.content
-    fine, bad = {"error": None, "mean": 0.01}, {"error": "it cannot be loaded", "mean": None}
+    fine = {"error": None, "mean": 0.01, "tensors": 5, "loaded": 5}
+    bad = {"error": "it cannot be loaded", "mean": None, "tensors": 0, "loaded": 0}
     text = _verified({"diffusers": fine, "kohya": bad})
-    assert "| diffusers | draws the same picture | 0.010 |" in text
-    assert "| kohya | it cannot be loaded |  |" in text
+    assert "| diffusers | draws the same picture | 0.010 | 5 of 5 |" in text
+    assert "| kohya | it cannot be loaded |  |  |" in text
+    assert "| what trains | unet: full |" in card.content
+    assert "| prior preservation | weight 1.0, 2 class images |" in card.content
+
+
+def test_the_card_names_no_folder_of_a_machine(scored, spine):
+    """Neither in its text nor in the command that made the run."""
+    hydra = scored / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    words = ["subject.photos=/home/me/photos/dog", f"model.path='{spine.model}'", "lr=1e-3"]
+    (hydra / "overrides.yaml").write_text(yaml.safe_dump([*words, "cache_dir=/c", "a=[/x/y,~/z]"]))
+    try:
+        text = write_card(scored).read_text()
+    finally:
+        (hydra / "overrides.yaml").unlink()
+    assert f"subject.photos=dog \"model.path='{spine.model.name}'\" lr=1e-3" in text
+    assert "/home/me" not in text and "/c" not in text.split("| command |")[1].splitlines()[0]
+    assert str(spine.model.parent) not in text and f"from `{spine.model.name}`" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("photos.root=/data/dreambooth/dataset/", "photos.root=dataset"),
+        ("embeddings=[/a/b.safetensors:<toy>,'~/c d/e.safetensors']", None),
+        ("prompts=['a dog / a cat',https://x.org/a]", "prompts=['a dog / a cat',https://x.org/a]"),
+        ("evaluation.encoders_dir='/my encoders/all'", "evaluation.encoders_dir='all'"),
+        (r"model.path=C:\\Users\\me\\sd15", "model.path=sd15"),
+        ("run=outputs/2026/dog", "run=outputs/2026/dog"),
+    ],
+)
+def test_absolute_paths_are_their_last_names(override, shown):
+    assert named(override) == (shown or "embeddings=[b.safetensors:<toy>,'e.safetensors']")
 
 
 def test_the_card_tells_the_prompts_of_the_photos():
@@ -49,26 +87,67 @@ def test_the_card_tells_the_prompts_of_the_photos():
     assert _training_prompts(config) == "`a <toy>`"
 
 
+def test_every_base_model_has_its_licence():
+    """As the hub names it, or a name of its own."""
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        assert yaml.safe_load(file.read_text())["path"] in LICENCES, file.stem
+
+
 class FakeApi:
+    """Records what would be sent, picked by the hub's own filter."""
+
     def __init__(self) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.sent: dict[str, Path] = {}
 
     def create_repo(self, repo: str, **options: Any) -> str:
-        self.calls.append((repo, options))
+        self.made.append((repo, options))
         return f"https://huggingface.co/{repo}"
 
     def upload_folder(self, repo_id: str, folder_path: Path, **options: Any) -> None:
-        self.calls.append((repo_id, {"folder": folder_path, **options}))
+        assert repo_id == self.made[0][0] and options.pop("commit_message")
+        files = [p for p in sorted(folder_path.rglob("*")) if p.is_file()]
+        names = [p.relative_to(folder_path).as_posix() for p in files]
+        kept = list(filter_repo_objects(names, **options))
+        assert kept and not self.sent.keys() & {*kept}
+        self.sent |= {name: folder_path / name for name in kept}
 
 
 def test_the_model_goes_to_the_top_of_a_private_repository(scored):
     api = FakeApi()
     assert push(scored, "me/dog", api) == "https://huggingface.co/me/dog"
-    (_, made), (_, model), (_, beside) = api.calls
-    assert made == {"private": True, "exist_ok": True}
-    assert model["folder"] == scored / "model"
-    assert beside["folder"] == scored and "README.md" in beside["allow_patterns"]
-    assert not any("checkpoints" in pattern for pattern in beside["allow_patterns"])
+    assert api.made == [("me/dog", {"private": True, "exist_ok": True})]
+    assert api.sent["model_index.json"] == scored / "model/model_index.json"
+    assert api.sent["README.md"] == scored / "README.md"  # where loaders and readers look
+    own = [p.relative_to(scored / "model") for p in (scored / "model").rglob("*") if p.is_file()]
+    beside = {*api.sent} - {path.as_posix() for path in own}
+    assert beside == {"README.md", "samples/final.png"} | names(scored, "samples/final")
+
+
+def names(run: Path, folder: str) -> set[str]:
+    return {path.relative_to(run).as_posix() for path in (run / folder).iterdir()}
+
+
+@pytest.mark.thorough
+def test_the_command_uploads_what_it_exported_and_nothing_if_not_asked(
+    spine, tmp_path, monkeypatch
+):
+    apis: list[FakeApi] = []
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: apis.append(FakeApi()) or apis[-1])
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    out, more = tmp_path / "run", ("method=lora", "max_steps=1", "ppl=false")
+    assert train(spine.compose(tmp_path / "off", *more)) == 0 and not apis
+    layouts = "export.layouts=[diffusers,kohya,peft]"
+    assert train(spine.compose(out, *more, layouts, "export.push_to_hub=me/dog")) == 0
+    (api,) = apis
+    assert {*api.sent} == names(out, "samples/final") | {
+        "README.md",
+        "exports/kohya/photos.safetensors",
+        "exports/peft/unet/adapter_config.json",
+        "exports/peft/unet/adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "samples/final.png",
+    }
 
 
 def test_what_the_hub_refuses_is_one_sentence(scored):

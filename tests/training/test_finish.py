@@ -128,7 +128,7 @@ def test_a_run_returns_its_scores_and_records_what_it_is(spine, encoders_dir, tm
     assert record["photos"] == [str(path) for path in sorted(spine.photos.iterdir())]
     assert record["sampling"]["scheduler"] == "EulerDiscreteScheduler"
     assert record["config"]["lr"] == 1e-3 and record["written"]["instance_prompt"].startswith("a $")
-    stages = ["export", "samples", "verification", "evaluation"]
+    stages = ["export", "samples", "evaluation", "verification"]
     assert list(record["costs"]["stages"])[-4:] == stages
 
 

@@ -108,11 +108,16 @@ def test_the_same_command_draws_the_same_noise_or_takes_the_weights_over(spine, 
         files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
         return sorted((str(p), p.stat().st_mtime_ns) for p in files)
 
-    before = drawn()
+    before, runs = drawn(), []
+    if whole.last:  # killed between two phases
+        border = tmp_path / "border"
+        copy_checkpoint(whole.out, border, "checkpoints/phase-0/step-000002.ckpt")
+        shutil.copy(whole.out / "metrics.csv", border)
+        runs.append((spine.run(border, *whole.options), 4))
     again = spine.run(tmp_path / "again", *whole.options)
     taken = spine.run(tmp_path / "taken", *whole.options, "reuse=on")
     assert drawn() == before and before
-    for out, steps in ((again, 4), (taken, 0)):
+    for out, steps in (*runs, (again, 4), (taken, 0)):
         assert folder_hash(out / "model") == folder_hash(whole.out / "model")
         assert losses(out) == losses(whole.out)
         cost = json.loads((out / "run.json").read_text())["costs"][f"phase_{whole.last}"]

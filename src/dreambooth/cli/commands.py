@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreambooth.cli.refusals.checks import check, check_packages
+from dreambooth.cli.refusals.checks import check_packages
 from dreambooth.cli.refusals.command_checks import (
     check_evaluate,
     check_extract,
@@ -16,9 +16,10 @@ from dreambooth.cli.refusals.command_checks import (
     check_report,
     check_tokens,
 )
+from dreambooth.cli.refusals.rehearsal import checked
 from dreambooth.cli.refusals.resources import refuse_full_disk, refuse_small_memory, show_needs
 from dreambooth.cli.startup import postponed_imports
-from dreambooth.cli.sweeps.objective import check_objective, objective_of
+from dreambooth.cli.sweeps.objective import objective_of
 from dreambooth.cli.sweeps.sweep_lines import Place, in_its_sweep, result
 from dreambooth.heap import keep_heap
 from dreambooth.quoting import quoted, typed
@@ -37,17 +38,13 @@ def train(cfg: DictConfig) -> int | float:
     Returns:
         the exit code, or the objective of a run that has one.
     """
-    check(cfg)
-    check_packages(cfg)
-    check_objective(cfg.objective, cfg.evaluation.metrics if cfg.evaluation.prompts else ())
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = checked(cfg)
     from dreambooth.cli.refusals.photos import refuse_bad_photos  # imports Pillow
 
     if cfg.dry_run:
         from dreambooth.cli.sweeps.dry_run import print_run
 
-        refuse_bad_photos(config)
-        print_run(config)
+        print_run(cfg)
         return 0
     folder, place = Path(cfg.output_dir), Place.current()
     scores = finished(folder, config)

@@ -1,4 +1,4 @@
-"""The work of `dreambooth extract`: a LoRA from a full fine-tune, with its error."""
+"""The work of `dreambooth extract`: a LoRA from a full fine-tune, with its error and scores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dreambooth.cli.drawing.sources import recorded_method
+from dreambooth.cli.scoring.lora_scores import print_beside_full_model
 from dreambooth.errors import UserError
 from dreambooth.files import readable_size, write_csv
 from dreambooth.model.adapters.extraction import (
@@ -16,7 +18,9 @@ from dreambooth.model.adapters.extraction import (
     total_error,
     write_extracted,
 )
+from dreambooth.model.adapters.formats import find_adapter
 from dreambooth.model.architectures import load_model
+from dreambooth.model.token_files import TOKEN_FILE, save_token
 from dreambooth.sampling.draw import torch_device
 from dreambooth.study.finished.base_model import load_base
 from dreambooth.study.finished.runs import Run
@@ -25,14 +29,36 @@ SHOWN = 5  # layers with the largest errors that are printed
 
 
 def extract(cfg: DictConfig) -> int:
-    """Write the LoRA and `extraction.csv`, a row for each layer; return 0.
+    """Write the LoRA and `extraction.csv`, a row for each layer, and its scores; return 0.
 
     Raises:
         UserError: no full fine-tune, or a model of another architecture.
     """
     base_block, tuned, folder = _models(cfg)
+    is_scored = cfg.evaluation.prompts is not None
+    if is_scored and cfg.run is None:
+        raise UserError(
+            f"evaluation={cfg.evaluation.name} needs run=DIR, which knows the subject's words and "
+            "photos: score the LoRA of tuned=DIR with evaluate.py model=NAME adapters=[FILE]."
+        )
     if cfg.output_dir is not None:
         folder = Path(cfg.output_dir)
+    extracted, words = _write(cfg, base_block, tuned, folder)
+    write_csv(folder / "extraction.csv", _rows(extracted))
+    _print(extracted, cfg.rank)
+    if words:
+        print(words)
+    if is_scored:
+        print_beside_full_model(cfg, folder, total_error([*extracted.values()], True))
+    file = find_adapter(folder)
+    print(f"{file} ({readable_size(file.stat().st_size)})\n{folder / 'extraction.csv'}")
+    return 0
+
+
+def _write(
+    cfg: DictConfig, base_block: Mapping[str, Any], tuned: Path, folder: Path
+) -> tuple[dict[str, Extracted], str]:
+    """Write the LoRA, and a run's token beside it; return it, and a sentence on new words."""
     base = load_base(base_block)
     after = load_model(str(tuned), max_sequence_length=base_block.get("max_sequence_length"))
     device = torch_device(cfg.device)
@@ -43,13 +69,14 @@ def extract(cfg: DictConfig) -> int:
     if not any(each.layers for each in extracted.values()):
         raise UserError(f"{tuned} and its base model do not differ in any layer: check the paths.")
     words = sorted(after.tokenizer.get_added_vocab().keys() - base.tokenizer.get_vocab().keys())
-    file = write_extracted(base, extracted, folder)
-    write_csv(folder / "extraction.csv", _rows(extracted))
-    _print(extracted, cfg.rank)
+    write_extracted(base, extracted, folder)
+    token = None if cfg.run is None else recorded_method(Run.read(cfg.run)).token
+    if token is not None:
+        save_token(after, token, folder / TOKEN_FILE)
+        return extracted, f"{token.token} is in {TOKEN_FILE} beside it: a LoRA holds no new words."
     if words:
-        print(f"A LoRA holds no new words, and the model has {', '.join(words)}.")
-    print(f"{file} ({readable_size(file.stat().st_size)})\n{folder / 'extraction.csv'}")
-    return 0
+        return extracted, f"A LoRA holds no new words, and the model has {', '.join(words)}."
+    return extracted, ""
 
 
 def _models(cfg: DictConfig) -> tuple[Mapping[str, Any], Path, Path]:

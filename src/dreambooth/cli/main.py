@@ -10,20 +10,20 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dreambooth.cli.configuration import resolvers  # noqa: F401  registers them
 from dreambooth.cli.configuration.configs import CONF, search_folders
 from dreambooth.cli.drawing.axes import quote_axes
 from dreambooth.cli.interrupt import interruptible
-from dreambooth.cli.refusals.checks import check_added
+from dreambooth.cli.refusals.checks import check_added, refuse_missing
 from dreambooth.cli.refusals.error_sentences import composition_error, sentence
 from dreambooth.cli.refusals.processes import end_with_parent
 from dreambooth.cli.sweeps.jobs import JobFailed, hand_over
@@ -109,29 +109,6 @@ def run_job(run: Callable[[DictConfig], int | float | None], cfg: DictConfig) ->
             sys.exit(result)
         return result if isinstance(result, float) else None
     raise JobFailed(text, details)  # outside `except`: the traceback would keep the model in memory
-
-
-def refuse_missing(cfg: DictConfig) -> None:
-    """Refuse a configuration that lacks required values, as `subject=folder` lacks its photos.
-
-    Raises:
-        UserError: names all of them.
-    """
-    missing = sorted(_missing(OmegaConf.to_container(cfg)))
-    if missing:
-        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
-        values = " ".join(f"{key}=VALUE" for key in missing)
-        listed = " and ".join(missing)
-        raise UserError(f"{listed} {verb} missing: give {values}; --help explains {them}.")
-
-
-def _missing(node: object, key: str = "") -> Iterator[str]:
-    """Find the keys that have no value yet; OmegaConf's own search stops at an interpolation."""
-    if isinstance(node, Mapping):
-        for name, child in node.items():
-            yield from _missing(child, f"{key}.{name}" if key else str(name))
-    elif node == "???":
-        yield key
 
 
 def refuse_unused_launcher() -> None:

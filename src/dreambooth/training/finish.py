@@ -22,7 +22,7 @@ from dreambooth.records import read_record, write_record
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
 from dreambooth.training.exports.export import Exported, earlier_hash, export
-from dreambooth.training.exports.verify import verify
+from dreambooth.training.exports.verify import prepare_verification, verify
 from dreambooth.training.logs.costs import STOPPED
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.memory import device_name
@@ -72,6 +72,7 @@ class Finish:
         if self.curve is not None:
             self._finish_curve(self.curve)
         kind = self.spec.export.kind
+        prepare_verification(self.prepared)
         with alone(self.model):
             self.prepared.weights.unquantize()  # pictures and scores are of what is exported
             exported = self._export()
@@ -83,11 +84,11 @@ class Finish:
             photos = self.prepared.training_photos
             images = samples.draw(self.model, weights, places[-1], FINAL, photos)
             self.loggers.samples(places[-1] / FINAL, samples.items, self.last_step)
-        with self.costs.stage("verification"), alone(self.model):
-            self.verified = verify(self.prepared, exported, images[0])
         drawn = zip(samples.items, images, strict=True)
         known = {(item.prompt, item.seed): image for item, image in drawn}
         scores = self._score(weights, known if samples.sampling == self.spec.sampling else {})
+        with self.costs.stage("verification"), alone(self.model):
+            self.verified = verify(self.prepared, exported, images[0])
         left = bytes_of([self.folder]) - bytes_of(self._left_over(scores))
         total = {**self._write_record(), "bytes_written": left}
         model = self.folder / "model"

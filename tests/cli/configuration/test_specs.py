@@ -143,8 +143,12 @@ def test_everything_is_drawn_in_the_precision_of_training(spine, tmp_path, preci
 
 
 def test_the_16_gb_preset_draws_class_images_samples_and_scores_in_float16(spine, tmp_path):
-    spec = spine.spec(tmp_path, "trainer=t4_16gb", "trainer.accelerator=cpu", "evaluation=quick")
-    assert spec.hardware.frozen_dtype == "float16" and spec.hardware.gradient_checkpointing
+    preset = ("trainer=t4_16gb", "trainer.accelerator=cpu", "evaluation=quick")
+    assert spine.compose(tmp_path, *preset).frozen_dtype == "float16"
+    with pytest.raises(UserError, match="frozen_dtype=float16 cannot be used .* on a CPU"):
+        spine.spec(tmp_path, *preset)
+    spec = spine.spec(tmp_path, *preset, "frozen_dtype=bfloat16")
+    assert spec.hardware.frozen_dtype == "bfloat16" and spec.hardware.gradient_checkpointing
     assert spec.prior.sampling.dtype == spec.samples.set.sampling.dtype == "float16"
     assert spec.sampling.dtype == "float16" and spec.evaluation is not None
     assert spec.config["optimizer"]["_target_"].startswith("bitsandbytes.")

@@ -310,6 +310,27 @@ def test_a_run_draws_with_what_others_made(draws, lora, made, tmp_path):
     assert apart(*twice.values(), *once.values()) <= 1
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["loha", "oft", "dora"])
+def test_adapters_of_other_kinds_are_drawn_with_and_gone_on_from(
+    draws_plain, draws, spine, tmp_path, method
+):
+    """A run's folder, and its adapters as PEFT has them, with `unet/` and `text_encoder/`."""
+    more = (f"method={method}", "train_text_encoder=true", "lr=1e-1", "ppl=false")
+    theirs = spine.run(tmp_path / "theirs", *more, "export.layouts=[diffusers,peft]")
+    prompt = ("prompts=['a sks dog']", "guidance_scale=3")
+    (expected,) = draws(theirs, *prompt, "seeds=[0]").values()
+    plain = draws_plain(*prompt, folder="plain")
+    assert apart(expected, *plain.values()) > 1
+    for place in (theirs, theirs / "exports/peft"):
+        added = draws_plain(*prompt, f"adapters=['{place}']", folder=place.name)
+        assert apart(expected, *added.values()) <= 1
+    own = spine.run(tmp_path / "own", *more, f"init_adapter='{theirs}'")
+    before = draws(own, *prompt, "seeds=[0]", "step=0", folder="before")
+    assert apart(expected, *before.values()) <= 1
+    assert apart(expected, *draws(own, *prompt, "seeds=[0]", folder="after").values()) > 1
+
+
 def test_what_a_base_model_cannot_draw_is_one_sentence(draws_plain, draws, lora, made, tmp_path):
     wide = tmp_path / "wide.safetensors"
     state = load_file(made["adapter"])
@@ -319,7 +340,7 @@ def test_what_a_base_model_cannot_draw_is_one_sentence(draws_plain, draws, lora,
         "a base model has no steps": ("step=1", "subject_phrase=dog"),
         "give adapters=": ("adapter_weight=2", "subject_phrase=dog"),
         "the weight big of .* is no number": (f"adapters=['{made['adapter']}:big']",),
-        "there is no LoRA at": ("adapters=[typo]", "subject_phrase=dog"),
+        "there is no adapter at": ("adapters=[typo]", "subject_phrase=dog"),
         "there is no textual inversion at": ("embeddings=[typo]",),
         "tensors of .*wide.safetensors fit the model": (f"adapters=['{wide}']", "prompts=[a]"),
     }.items():

@@ -27,7 +27,7 @@ def test_what_fits_is_named(config, monkeypatch):
         resources.refuse_full_disk([config] * 10)
     text = str(refused.value)
     assert "has 50.0 GiB free, and these 10 runs would write about" in text
-    assert "export.dtype=float16 (" in text and "export.kind=none (" in text
+    assert "export.dtype=float16 (" in text and "export.kind=none reuse=off (" in text
     assert "pass checkpoint.keep_when_finished=0 (" not in text  # float32 exports are too large
 
 

@@ -13,6 +13,10 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.metrics.variants import dino_id
+from dreambooth.model.adapter_settings import AdapterSettings
+from dreambooth.model.adapters.peft_files import save_peft
+from dreambooth.model.peft_layers import add_adapter
+from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.records import read_record, write_record
 from dreambooth.study.finished.runs import Run
 from dreambooth.study.tables import ReportSpec, report
@@ -185,16 +189,25 @@ def test_a_base_model_is_scored_with_what_others_made(
     """Beside a run's own scores, and without any run."""
     save_file({"<x>": torch.ones(32)}, tmp_path / "x.safetensors")
     added = f"embeddings=['{tmp_path / 'x.safetensors'}']"
+    theirs, options = (
+        StableDiffusion.from_pretrained(str(spine.model)),
+        {"target_modules": ["to_q"]},
+    )
+    add_adapter(theirs, "unet", AdapterSettings("peft.LoHaConfig", options), seed=0)
+    save_peft(theirs, tmp_path / "theirs")
     model = ("model=pocket", f"model.path='{spine.model}'", "model.resolution=16")
     subject = ("subject=folder", "subject.class_noun=dog", f"subject.photos='{spine.photos}'")
     few = ("num_inference_steps=1", "evaluation.images_per_prompt=1", "evaluation.metrics=[dino]")
     monkeypatch.chdir(tmp_path)
-    assert evaluate(*model, *subject, *few, added) == 0
+    both = (added, f"adapters=['{tmp_path / 'theirs'}:0.5']")
+    assert evaluate(*model, *subject, *few, *both) == 0
     (place,) = (tmp_path / "outputs/evaluated/pocket/with").iterdir()
     found = record(place)
     assert found["references"]["count"] == 3 and found["subject"]["phrase"] == "<x>"
     (entry,) = found["provenance"]["embeddings"]
     assert entry["token"] == "<x>" and len(entry["sha256"]) == 64
+    (adapter,) = found["provenance"]["adapters"]
+    assert adapter["weight"] == 0.5 and len(adapter["sha256"]) == 16
     with pytest.raises(UserError, match="scores need the subject's class"):
         evaluate(*model, *few, added)
     own = contents(scored / "evaluation/quick")

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from dreambooth.errors import UserError
-from dreambooth.model.adapters.lora_files import load_lora, save_lora
+from dreambooth.model.adapters.lora_files import load_adapters, save_lora
 from dreambooth.model.peft_layers import add_adapter
 from dreambooth.model.stable_diffusion import StableDiffusion
 from dreambooth.model.textual_inversion import TokenSettings, add_token
@@ -77,21 +77,21 @@ def test_saved_file_loads_in_a_fresh_diffusers_pipeline(
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
-def test_load_lora_reads_what_save_lora_wrote(trained_lora, predict, tiny_model_dir, tmp_path):
+def test_load_adapters_reads_what_save_lora_wrote(trained_lora, predict, tiny_model_dir, tmp_path):
     trained, fresh = trained_lora.model, StableDiffusion.from_pretrained(str(tiny_model_dir))
     file = save_lora(trained, tmp_path)
     count, random_state = count_adapters(trained), torch.get_rng_state()
-    assert load_lora(fresh, file) == count == count_adapters(fresh)
+    assert load_adapters(fresh, file) == count == count_adapters(fresh)
     assert torch.equal(random_state, torch.get_rng_state())
     torch.testing.assert_close(predict(fresh), predict(trained), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="already"):
-        load_lora(fresh, file)
+        load_adapters(fresh, file)
 
 
 def test_a_loaded_adapter_is_saved_as_it_was(trained_lora, tiny_model_dir, tmp_path):
     fresh = StableDiffusion.from_pretrained(str(tiny_model_dir))
     file = save_lora(trained_lora.model, tmp_path / "first")
-    load_lora(fresh, file)
+    load_adapters(fresh, file)
     assert content(save_lora(fresh, tmp_path / "second")) == content(file)
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import AddedAdapter, Additions
-from dreambooth.model.adapters.formats import Adapter
 from dreambooth.model.adapters.merging import merge, merge_file
+from dreambooth.model.adapters.peft_kinds import Adapter
 from dreambooth.model.peft_layers import add_adapter
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -74,7 +74,7 @@ def test_adapters_of_other_kinds_are_merged_by_peft(model):
     parts = [state[f"{LINEAR}.hada_{n}_a"] @ state[f"{LINEAR}.hada_{n}_b"] for n in ("w1", "w2")]
     weight = model.unet.get_submodule(LINEAR).weight
     expected = weight + 0.25 * (4 / 2) * parts[0] * parts[1]
-    merge(model.unet, Adapter(LoHaConfig(r=2, alpha=4, target_modules=[LINEAR]), state), 0.25)  # pyright: ignore
+    merge(model.unet, Adapter(LoHaConfig(r=2, alpha=4, target_modules=[LINEAR]), state), 0.25)
     torch.testing.assert_close(weight, expected)
 
 
@@ -120,7 +120,7 @@ def test_embeddings_join_the_vocabulary_and_may_be_renamed(model, tmp_path):
     ("state", "words"),
     [
         ({"<x>": torch.zeros(32)}, "belongs into embeddings"),
-        ({f"lora_unet_x.hada_w{i}": torch.zeros(2) for i in range(4)}, "only a LoRA can be read"),
+        ({f"lora_unet_x.oft_blocks{i}": torch.zeros(2) for i in range(4)}, "a LoKr can be read"),
         ({f"model.{i}.weight": torch.zeros(1) for i in range(600)}, "whole weights"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from composed_configs import composed
-from dreambooth.study.costs.disk import disk_of, disk_of_runs
+from dreambooth.cli.configuration.configs import CONF
+from dreambooth.study.costs.disk import Needs, disk_of, disk_of_runs
 
 
 def test_a_full_fine_tuning_writes_what_was_measured():
@@ -20,25 +22,50 @@ STUDY = ("model=sd15", "photos.root=x", "max_steps=1000", "evaluation=paper", "s
 STUDY += ("evaluation.metrics=[dino,clip_i,clip_t,pres,div]",)  # the five of the published studies
 
 
-def study(*more: str) -> float:
-    """Gigabytes that 30 subjects x PPL on and off leave, pictures included."""
-    config = composed(*STUDY, "reuse=off", *more)
-    total = disk_of_runs([config] * 60)
-    disk = disk_of(config)
-    assert total is not None and disk is not None
-    return (total - disk.while_training) / 1e9  # which is gone when they have finished
+SUBJECTS = [path.stem for path in sorted((CONF / "subject").glob("*.yaml"))]
+SUBJECTS = [name for name in SUBJECTS if name not in ("folder", "fabric", "world")]
+
+
+def study(*more: str) -> Needs:
+    """What 30 subjects x PPL on and off need, pictures and caches included."""
+    one = composed(*STUDY, *more)
+    configs = []
+    for name in SUBJECTS:
+        subject = yaml.safe_load((CONF / "subject" / f"{name}.yaml").read_text())
+        own = {**one["subject"], **subject}
+        own = {"subject": own, "class_prompt": f"a {own['class_noun']}"}
+        configs += [{**one, **own, "ppl": ppl} for ppl in (True, False)]
+    needs = disk_of_runs(configs)
+    assert len(configs) == 60 and needs is not None
+    return needs
+
+
+def gigabytes(needs: Needs, *names: str) -> float:
+    return sum(needs.left[name] for name in names or needs.left) / 1e9
 
 
 def test_the_disk_of_a_study_of_stable_diffusion_is_bounded():
     """What float32 exports and two checkpoints a run left: 1.5 TB."""
-    assert study("checkpoint.keep_when_finished=2") > 1400
+    assert gigabytes(study("checkpoint.keep_when_finished=2")) > 1400
     half = ("export.dtype=float16", "checkpoint.keep_when_finished=0")
-    assert study(*half) < 110
-    disk = disk_of(composed(*STUDY))
-    assert disk is not None
-    pictures = 60 * disk.images / 1e9  # 132 and those of other classes, and 4 samples
-    assert study(*half, "method=lora", "export.kind=lora") - pictures < 3
-    assert study(*half, "export.kind=none") == pytest.approx(pictures)
+    needs = study(*half, "reuse=off")
+    pictures = gigabytes(needs, "pictures", "class images")
+    assert gigabytes(needs, "models") < 104 and gigabytes(needs) - pictures < 110
+    assert needs.while_training / 1e9 < 32  # three checkpoints of one run
+    # the cache's trainings, which no other run of this study goes on from
+    shared = study(*half)
+    assert gigabytes(shared, "shared trainings") == pytest.approx(30 * 2**30 / 1e9)
+    for lora in (("method=lora",), ("export.kind=lora", "reuse=off")):
+        assert gigabytes(study(*half, *lora)) - pictures < 3
+    assert gigabytes(study(*half, "export.kind=none", "reuse=off")) == pytest.approx(pictures)
+
+
+def test_class_images_are_counted_once_for_all_runs_of_a_class():
+    one = composed(*STUDY, "prior.num_class_images=1000", "subject=dog")
+    other = {**one, "seed": 1}
+    alone, both = disk_of_runs([one]), disk_of_runs([one, other])
+    assert alone is not None and both is not None
+    assert alone.left["class images"] == both.left["class images"] > 1000 * 512**2
 
 
 def test_the_disk_of_a_local_model_is_read_from_its_files():
@@ -56,5 +83,5 @@ def test_runs_of_one_training_have_its_checkpoints_once():
     same, apart = disk_of_runs(runs), disk_of_runs(others)
     assert disk is not None and one is not None and same is not None and apart is not None
     assert disk.checkpoints > 1e8  # float32 weights and two moments of 9.6 M parameters
-    assert same - one == pytest.approx(2 * (disk.left - disk.checkpoints))
-    assert apart - one == pytest.approx(2 * disk.left)
+    assert same.total - one.total == pytest.approx(2 * (disk.left - disk.checkpoints))
+    assert apart.total - one.total == pytest.approx(2 * disk.left)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from composed_configs import composed
-from dreambooth.study.costs.estimates import Earlier, Rates, estimate
+from dreambooth.study.costs import guesses
+from dreambooth.study.costs.estimates import Earlier, estimate
 from dreambooth.study.costs.plan import Work
+from dreambooth.study.costs.rates import Rates
 
 
 def record(config: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -49,11 +51,18 @@ def test_records_are_not_sought_in_the_depths_of_a_home(tmp_path):
     assert len(Earlier([tmp_path], "cpu").records) == 2
 
 
-def test_a_model_without_earlier_runs_is_estimated_by_its_size():
-    sd = ("model=sd15", "photos.root=x", "max_steps=1", "evaluation=none")
-    both = composed(*sd, "train_text_encoder=true")
+def test_a_model_without_earlier_runs_is_estimated_by_its_architecture(monkeypatch):
+    """A U-Net of 338.7 G multiply-adds (BK-SDM, Kim et al. 2023), and 63 G more of attention."""
+    monkeypatch.setattr(guesses, "speed_of_matmul", lambda *_: 2e12)
+    sd = ("model=sd15", "photos.root=x", "max_steps=3", "evaluation=none", "ppl=false")
+    both = composed(*sd, "train_text_encoder=true", "batch_size=2")
     costs = estimate(Work.of([both]), Earlier([], "cpu"))
-    assert costs.seconds is None and costs.sources == ["the sizes of sd15's networks"]
+    unet, text = 2 * (0.3387 + 0.063), 0.0133  # TFLOP
+    drawn = 8 * both["sampling"]["num_inference_steps"] * 2 * unet
+    assert costs.seconds == pytest.approx(3 * 2 * 3 * (unet + text) + drawn, rel=0.01)
+    assert costs.sources == ["the sizes of sd15's networks"]
+    assert costs.guess.startswith(f"a guess from {costs.seconds:.3g} TFLOP at 1 TFLOP/s: half of")
     assert costs.memory_gib == pytest.approx(18, rel=0.2)
     lost = composed("model.name=mine", "model.path=org/mine")
-    assert estimate(Work.of([lost]), Earlier([], "cuda")).memory_gib is None
+    costs = estimate(Work.of([lost]), Earlier([], "cuda"))
+    assert costs.memory_gib is None and costs.seconds is None and costs.guess == ""

@@ -30,6 +30,7 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
     _check_processes(config["trainer"])
     _check_offload(config)
     device = _device(config["trainer"])  # first: it words what Lightning would refuse too
+    _check_half(config["frozen_dtype"], config["trainer"]["precision"], device)
     quantize = config["model"]["quantize"]
     if quantize is not None:
         _check_quantization(config, quantize, device)
@@ -42,6 +43,20 @@ def hardware_spec(config: Mapping[str, Any]) -> HardwareSpec:
         quantize,
         config["offload"] and device == "cuda",  # a CPU's networks are in one memory anyway
     )
+
+
+def _check_half(frozen_dtype: str, precision: str, device: str) -> None:
+    """Refuse float16 weights under a CPU's autocast, which is bfloat16 whatever is asked.
+
+    Raises:
+        UserError: names both keys.
+    """
+    if device == "cpu" and frozen_dtype == "float16" and precision != "32-true":
+        raise UserError(
+            f"frozen_dtype=float16 cannot be used with trainer.precision={precision} on a CPU, "
+            "which computes that in bfloat16 and mixes no two half precisions: use "
+            "frozen_dtype=bfloat16."
+        )
 
 
 def _check_quantization(config: Mapping[str, Any], bits: str, device: str) -> None:

@@ -6,7 +6,7 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,26 @@ def check_packages(cfg: DictConfig) -> None:
         need("matplotlib", "evaluation.every_n_steps", "set it to 0 for no curve")
     if OmegaConf.select(cfg, "logger.tensorboard"):
         need("tensorboard", "logger=tensorboard", "choose logger=csv")
+
+
+def refuse_missing(cfg: DictConfig) -> None:
+    """Refuse a configuration that lacks required values, as `subject=folder` lacks its photos.
+
+    Raises:
+        UserError: names all of them.
+    """
+    missing = sorted(_missing(OmegaConf.to_container(cfg)))
+    if missing:
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        values = " ".join(f"{key}=VALUE" for key in missing)
+        listed = " and ".join(missing)
+        raise UserError(f"{listed} {verb} missing: give {values}; --help explains {them}.")
+
+
+def _missing(node: object, key: str = "") -> Iterator[str]:
+    """Find the keys that have no value yet; OmegaConf's own search stops at an interpolation."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _missing(child, f"{key}.{name}" if key else str(name))
+    elif node == "???":
+        yield key

@@ -102,6 +102,8 @@ def check_extract(cfg: DictConfig) -> None:
         UserError: names the key, the value and what it must be.
     """
     hold(cfg, "rank", "a whole number greater than 0", lambda v: is_whole(v, 1))
+    hold_list(cfg, "evaluation.metrics", *LISTS["evaluation.metrics"])
+    hold(cfg, "photos", "null or a folder", lambda v: v is None or isinstance(v, str))
     hold(cfg, "device", *DEVICE)
 
 

@@ -15,12 +15,17 @@ from dreambooth.study.costs.sizes import GIB
 from dreambooth.study.costs.step_memory import Memory
 
 Plain = Mapping[str, Any]
+ROOM = (
+    1.25  # times the memory that there is: estimates are off by a tenth, and some can be paged out
+)
 # what leaves less on the disk, from the mildest: keys and values
+NO_CHECKPOINTS = {"checkpoint.keep_when_finished": 0}
 SMALLER = (
-    {"checkpoint.keep_when_finished": 0},
-    {"checkpoint.keep_when_finished": 0, "export.dtype": "float16"},
-    {"checkpoint.keep_when_finished": 0, "export.kind": "lora"},
-    {"checkpoint.keep_when_finished": 0, "export.kind": "none"},
+    NO_CHECKPOINTS,
+    {**NO_CHECKPOINTS, "export.dtype": "float16"},
+    {**NO_CHECKPOINTS, "export.dtype": "float16", "reuse": "off"},
+    {**NO_CHECKPOINTS, "export.kind": "lora", "reuse": "off"},
+    {**NO_CHECKPOINTS, "export.kind": "none", "reuse": "off"},
 )
 
 
@@ -38,9 +43,10 @@ def refuse_full_disk(configs: Sequence[Plain]) -> None:
     Raises:
         UserError: says what they write, what is free, and which settings would fit.
     """
-    need = disk_of_runs(configs) if configs else None
-    if need is None:
+    needs = disk_of_runs(configs) if configs else None
+    if needs is None:
         return
+    need = needs.total
     folder = Path(configs[0]["output_dir"])
     free = free_bytes(folder)
     if need <= free:
@@ -50,9 +56,9 @@ def refuse_full_disk(configs: Sequence[Plain]) -> None:
     place = folder.parent if several else folder
     fixes = [(keys, disk_of_runs([_with(config, keys) for config in configs])) for keys in SMALLER]
     fits = [
-        f"{' '.join(f'{k}={v}' for k, v in keys.items())} ({size / GIB:.1f} GiB)"
-        for keys, size in fixes
-        if size is not None and size <= free
+        f"{' '.join(f'{k}={v}' for k, v in keys.items())} ({fixed.total / GIB:.1f} GiB)"
+        for keys, fixed in fixes
+        if fixed is not None and fixed.total <= free
     ]
     advice = f"pass {', or '.join(fits)}, or " if fits else ""
     raise UserError(
@@ -76,21 +82,23 @@ def show_needs(config: Plain, memory: Memory | None, there: float) -> None:
         listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items() if size >= 0.005)
         whole = f"about {memory.total:.2f} GiB while training, of {there:.1f}"
         table.add_row("memory", f"{whole}: {listed}")
-    disk = disk_of_runs([config])
-    if disk is not None:
+    needs = disk_of_runs([config])
+    if needs is not None:
         free = free_bytes(config["output_dir"]) / GIB
-        table.add_row("disk", f"about {readable_size(disk)}, of {free:.0f} GiB that are free")
+        table.add_row(
+            "disk", f"about {readable_size(needs.total)}, of {free:.0f} GiB that are free"
+        )
     if table.row_count:
         Console().print(table, highlight=False)
 
 
 def refuse_small_memory(config: Plain, memory: Memory | None, there: float) -> None:
-    """Refuse a training that needs far more memory than there is: estimates are off by a tenth.
+    """Refuse a training that needs far more memory than there is.
 
     Raises:
         UserError: says what it needs, what there is, and the largest part.
     """
-    if memory is None or memory.total <= 1.25 * there:
+    if memory is None or memory.total <= ROOM * there:
         return
     advice = {
         "activations": "lower resolution or batch_size, or set gradient_checkpointing=true",
@@ -112,6 +120,7 @@ def _with(config: Plain, keys: Mapping[str, Any]) -> Plain:
     """Copy a configuration with other values of some keys of its blocks."""
     changed = dict(config)
     for key, value in keys.items():
-        block, name = key.split(".")
+        block, _, name = key.partition(".")
+        name, value = (name, value) if name else ("enabled", value == "on")  # reuse=off
         changed[block] = {**changed[block], name: value}
     return changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dreambooth.sampling.class_images import ClassImages, base_images
 from dreambooth.sampling.draw import torch_device
 from dreambooth.sampling.spec import Sampling
 from dreambooth.study.finished.base_model import PlainModel, PlainWeights, load_base
+from dreambooth.study.finished.run_weights import RunWeights
 from dreambooth.study.finished.runs import Run
 from dreambooth.training.logs.costs import Costs
 from dreambooth.training.logs.loggers import viewers_of
@@ -41,38 +43,71 @@ def score_drawn(cfg: DictConfig) -> int:
     """
     additions = additions_of(cfg)
     source = source_of(cfg, cfg.run, additions)
-    sampling, block = sampling_of(cfg, source), _block(cfg, source)
+    evaluation, references = evaluation_of(cfg, source, sampling_of(cfg, source))
+    place, name = _place(cfg, source, additions), evaluation.spec.name
+    output = scores_folder(place, name)
+    scores, record = score_weights(
+        cfg, evaluation, source, weights_of(source, additions), output, earlier_costs(source)
+    )
+    if isinstance(source, Run) and place == source.folder:
+        show_scores(source, scores, name, output)
+    print_scores(scores, f"{name}: {place}", references)
+    made, images = record["images_made"], record["images"]
+    print(f"{made} of {images} images made{', the others were there' if made < images else ''}.")
+    print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
+    return 0
+
+
+def evaluation_of(
+    cfg: DictConfig, source: Run | PlainModel, sampling: Sampling
+) -> tuple[Evaluation, str]:
+    """Build what scores a source, but for the base model's images, and a sentence on its photos.
+
+    Raises:
+        UserError: nothing is to be scored, or photos or networks are not there.
+    """
+    block = _block(cfg, source)
     settings = evaluation_spec(block)
     if settings is None:
         raise UserError(
             "evaluation=none scores nothing: choose quick, recontext, paper or cornell."
         )
-    costs = Costs(_earlier_costs(source))
     if isinstance(source, Run):
         photos, what, references = references_of(cfg, source.photos, source.training_photos)
     else:
         photos, what, references = references_of(cfg, _subjects_photos(cfg, source), [])
     encoders = encoders_of(cfg, settings.metrics, block)
     gallery = _gallery(cfg, source) if "gallery" in settings.metrics else {}
-    place = _place(cfg, source, additions)
-    output = scores_folder(place, settings.name)
-    weights = weights_of(source, additions)
+    evaluation = Evaluation(settings, source.words, sampling, photos, encoders, what, gallery)
+    return evaluation, references
+
+
+def score_weights(
+    cfg: DictConfig,
+    evaluation: Evaluation,
+    source: Run | PlainModel,
+    weights: RunWeights | PlainWeights,
+    output: Path,
+    earlier: dict[str, Any] | None = None,
+) -> tuple[Scores, dict[str, Any]]:
+    """Draw the images that `output` lacks, score all, and write the scores there.
+
+    Args:
+        source: whose base model the images are compared with.
+        earlier: what a run has cost before.
+
+    Returns:
+        The scores, and the record that explains them.
+    """
+    costs = Costs(earlier)
     with costs.stage("evaluation") as places:
-        base = _base_images(cfg, settings, source, sampling)
+        base = _base_images(cfg, evaluation.spec, source, evaluation.sampling)
         model = weights.load().to(torch_device(cfg.device))
-        evaluation = Evaluation(
-            settings, source.words, sampling, photos, encoders, what, gallery, base
-        )
-        scores, record = evaluation.score_model(model, weights.describe(), output)
+        described = weights.describe()
+        scores, record = replace(evaluation, base=base).score_model(model, described, output)
         places.append(output)
     write_scores(output, scores, {**record, "cost": costs.record})
-    if isinstance(source, Run) and place == source.folder:
-        show_scores(source, scores, settings.name, output)
-    print_scores(scores, f"{settings.name}: {place}", references)
-    made, images = record["images_made"], record["images"]
-    print(f"{made} of {images} images made{', the others were there' if made < images else ''}.")
-    print(f"{output / 'scores.csv'}\n{output / 'metrics.json'}")
-    return 0
+    return scores, record
 
 
 def show_scores(run: Run, scores: Scores, evaluation: str, folder: Path) -> None:
@@ -84,7 +119,8 @@ def show_scores(run: Run, scores: Scores, evaluation: str, folder: Path) -> None
     loggers.end({})
 
 
-def _earlier_costs(source: Run | PlainModel) -> dict[str, Any] | None:
+def earlier_costs(source: Run | PlainModel) -> dict[str, Any] | None:
+    """Return what a run has cost so far; None for a base model."""
     if not isinstance(source, Run):
         return None
     with source.reading():

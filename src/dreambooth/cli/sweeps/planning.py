@@ -14,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from dreambooth.cli.refusals.checks import check
+from dreambooth.cli.refusals.checks import refuse_missing
+from dreambooth.cli.refusals.error_sentences import sentence
+from dreambooth.cli.refusals.rehearsal import rehearse
 from dreambooth.errors import UserError
 from dreambooth.files import cache_key
 from dreambooth.training.resuming.fingerprint import NEITHER, flat, is_under
@@ -32,14 +34,22 @@ class PlannedJob:
     config: DictConfig
     hydra: DictConfig
 
-    def check(self) -> None:
-        """Refuse values that no run could use.
+    def refused(self, elsewhere: bool) -> str | None:
+        """Return the sentence that the job would end with before its first step; None without one.
 
-        Raises:
-            UserError: names the key, the value and what it must be.
+        Args:
+            elsewhere: as in `rehearse`.
         """
         with _as_job(self.hydra):
-            check(self.config)
+            try:
+                refuse_missing(self.config)
+                rehearse(self.config, elsewhere)
+            except Exception as error:
+                text = sentence(error)
+                if text is None:
+                    raise
+                return text
+        return None
 
     def resolved(self) -> dict[str, Any]:
         """Return the job's configuration as plain values, every reference resolved.

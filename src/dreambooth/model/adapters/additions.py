@@ -10,8 +10,9 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import file_hash, folder_hash
-from dreambooth.model.adapters.formats import PEFT_CONFIG, PEFT_FILE, find_lora
+from dreambooth.model.adapters.formats import find_adapter
 from dreambooth.model.adapters.merging import merge_file
+from dreambooth.model.adapters.peft_kinds import PEFT_CONFIG, PEFT_FILE, network_folders
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.textual_inversion import other_name
 from dreambooth.model.token_files import find_token, load_token, read_token
@@ -19,7 +20,7 @@ from dreambooth.model.token_files import find_token, load_token, read_token
 
 @dataclass(frozen=True)
 class AddedAdapter:
-    """An adapter's file, and what its update is multiplied by."""
+    """An adapter's file or folder, and what its update is multiplied by."""
 
     file: Path
     weight: float
@@ -41,7 +42,7 @@ class AddedAdapter:
                 f"adapters: the weight {end} of {path} is no number: write FILE:0.8, or FILE for a "
                 "weight of 1."
             )
-        return cls(find_lora(path), weight)
+        return cls(find_adapter(path), weight)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -137,7 +138,13 @@ class Additions:
 
 
 def adapter_hash(file: Path) -> str:
-    """Hash an adapter's file, with its config where it is in PEFT's layout: alpha is only there."""
+    """Hash an adapter's file, with its config where it is in PEFT's layout: alpha is only there.
+
+    Of a folder with one for each network, these files of all of them.
+    """
+    if file.is_dir():
+        places = network_folders(file).values()
+        return folder_hash(file, [p / name for p in places for name in (PEFT_FILE, PEFT_CONFIG)])
     config = file.parent / PEFT_CONFIG
     is_pair = file.name == PEFT_FILE and config.is_file()
     return folder_hash(file.parent, [file, config]) if is_pair else file_hash(file)
@@ -152,6 +159,7 @@ def _split(text: str) -> tuple[str, str]:
 def _name(file: Path) -> str:
     """Name a file without the path of this machine; a usual name by its folder or its run's."""
     usual = ("pytorch_lora_weights", "adapter_model", "learned_embeds")
-    folder = file.resolve().parent
+    file = file.resolve()
+    folder = file if file.is_dir() else file.parent
     folder = folder.parent if folder.name == "model" else folder
-    return folder.name if file.stem in usual else file.stem
+    return folder.name if file.is_dir() or file.stem in usual else file.stem

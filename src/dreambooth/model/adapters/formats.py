@@ -1,11 +1,9 @@
-"""Read published LoRA files, in diffusers', kohya's or PEFT's layout, and check that they fit."""
+"""Read published adapters, in diffusers', kohya's or PEFT's layout, and check that they fit."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +19,30 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dreambooth.errors import UserError, reason
-from dreambooth.model.adapter_settings import STARTS
+from dreambooth.model.adapters.lycoris_files import is_lycoris, read_lycoris
+from dreambooth.model.adapters.peft_kinds import (
+    PEFT_CONFIG,
+    PEFT_FILE,
+    PEFT_PREFIX,
+    Adapter,
+    is_plain_lora,
+    network_folders,
+    read_config,
+    read_other_kind,
+)
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PEFT_PREFIX = "base_model.model."
-# what the last part of the names of LyCORIS' tensors begins with
-OTHER_KINDS = ("hada_", "lokr_", "oft_", "diff")
+# what the last part of the names of LyCORIS' other tensors begins with
+OTHER_KINDS = ("oft_", "diff")
 # of PEFT's config, what says how A and B are applied; other fields differ between its versions
 PEFT_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 PEFT_FIELDS += ("use_rslora", "use_dora")
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """One network's adapters, as PEFT takes them.
+def find_adapter(path: str | Path) -> Path:
+    """Find the adapter at `path`, a file, a folder or a finished run.
 
-    `state` holds A `[rank,in]` and B `[out,rank]` of every adapted layer, named
-    `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
-    """
-
-    config: LoraConfig
-    state: dict[str, Tensor]
-
-
-def find_lora(path: str | Path) -> Path:
-    """Find the safetensors file at `path`, a file, a folder or a finished run.
+    Returns a safetensors file, or a folder with one in PEFT's layout for each network.
 
     Raises:
         UserError: there is none.
@@ -55,33 +51,59 @@ def find_lora(path: str | Path) -> Path:
     for file in (path, path / LORA_FILE, path / PEFT_FILE, path / "model" / LORA_FILE):
         if file.is_file():
             return file
+    for folder in (path, path / "model"):
+        if network_folders(folder):
+            return folder
     raise UserError(
-        f"there is no LoRA at {path}: give a .safetensors file, the folder of a run that trained "
-        f"one, or a folder with {LORA_FILE}, or with {PEFT_FILE} and {PEFT_CONFIG} (of one "
-        "network: exports/peft has a folder for each)."
+        f"there is no adapter at {path}: give a .safetensors file, the folder of a run that "
+        f"trained one, or a folder with {LORA_FILE}, with {PEFT_FILE} and {PEFT_CONFIG}, or with "
+        "such a folder for each network (unet/, text_encoder/)."
     )
 
 
-def read_lora(
-    file: Path, networks: Mapping[str, torch.nn.Module], pipeline: Any
+def read_adapters(
+    place: Path, networks: Mapping[str, torch.nn.Module], pipeline: Any
 ) -> dict[str, Adapter]:
-    """Read the adapters of each network that a file holds some for.
+    """Read the adapters of each network that there are some for.
 
     Args:
+        place: what `find_adapter` finds.
         networks: the model's networks that can have adapters, by name.
         pipeline: the diffusers class of the model's pipelines, which knows the layouts.
 
     Raises:
-        UserError: the file is damaged, or a tensor fits no layer. diffusers itself only warns when
+        UserError: a file is damaged, or a tensor fits no layer. diffusers itself only warns when
             no tensor fits, and leaves the model as it was.
     """
+    if not place.is_dir():
+        return _read_file(place, networks, pipeline)
+    folders, adapters = network_folders(place), {}
+    if others := sorted(folders.keys() - networks.keys()):
+        raise UserError(
+            f"{place} has an adapter in {others[0]}/, and the model has no network of this name, "
+            f"but {', '.join(networks)}: give the folder of one adapter."
+        )
+    for name in [name for name in networks if name in folders]:
+        adapters |= _read_file(folders[name] / PEFT_FILE, {name: networks[name]}, pipeline)
+    return adapters
+
+
+def _read_file(
+    file: Path, networks: Mapping[str, torch.nn.Module], pipeline: Any
+) -> dict[str, Adapter]:
+    """Read the adapters that one file holds."""
     try:
         state = load_file(file)
     except Exception as error:
         raise UserError(f"{file} is not a safetensors file ({reason(error)}).") from error
+    if is_lycoris(state):
+        return read_lycoris(file, state, networks)
     _refuse_other_files(file, state)
     if any(key.startswith(PEFT_PREFIX) for key in state):
-        state, metadata = _from_peft(file, state, networks)
+        config = read_config(file)
+        if not is_plain_lora(config):
+            return dict([read_other_kind(file, config, state, networks)])
+        state, metadata = _of_one_network(config, state, networks)
         alphas = []
     else:
         where = {"weight_name": file.name, "local_files_only": True, "return_lora_metadata": True}
@@ -111,7 +133,7 @@ def _refuse_other_files(file: Path, state: Mapping[str, Tensor]) -> None:
     if len(state) <= 2 and not is_other:
         what = "a textual inversion belongs into embeddings=[FILE]"
     elif is_other:
-        what = "of adapters without PEFT's config, only a LoRA can be read"
+        what = "of adapters without PEFT's config, a LoRA, a LoHa and a LoKr can be read"
     elif len(state) > 500:
         what = "whole weights are a base model: give their diffusers folder as model.path"
     raise UserError(f"{file} is no LoRA, for it holds {first}: {what}.")
@@ -213,31 +235,12 @@ def _misfits(network: str, state: Mapping[str, Tensor], module: torch.nn.Module)
     return misfits
 
 
-def _from_peft(
-    file: Path, state: dict[str, Tensor], networks: Mapping[str, torch.nn.Module]
+def _of_one_network(
+    config: Mapping[str, object],
+    state: Mapping[str, Tensor],
+    networks: Mapping[str, torch.nn.Module],
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Read one network's adapter with its config, as `PeftModel.save_pretrained` writes them."""
-    try:
-        config = json.loads((file.parent / PEFT_CONFIG).read_text())
-        kind = "DORA" if config.get("use_dora") else config["peft_type"]
-        if kind == "LORA" and not config.get("lora_alpha"):
-            raise ValueError("it lacks lora_alpha")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{file} needs the {PEFT_CONFIG} of a plain LoRA beside it ({reason(error)}): copy it "
-            "there, for alpha is only in it."
-        ) from error
-    if kind != "LORA":
-        raise UserError(
-            f"{file} is a {kind} adapter by its {PEFT_CONFIG}, and only plain LoRAs are read from "
-            "files of PEFT's: merge it into its base model with PEFT, and use that as model.path."
-        )
-    if (start := config.get("init_lora_weights", True)) not in STARTS:
-        raise UserError(
-            f"{file} began by changing the base model ({PEFT_CONFIG} has "
-            f"init_lora_weights={start}), and holds only what came after: convert it with PEFT to "
-            "a plain LoRA, or merge it."
-        )
+    """Name a LoRA's tensors and its config, as PEFT writes them, by the network that they fit."""
     state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
     network = min(networks, key=lambda name: len(_misfits(name, state, networks[name])))
     return (

@@ -1,4 +1,4 @@
-"""Save a model's LoRA as the file that diffusers loads, and load published ones."""
+"""Save a model's LoRA as the file that diffusers loads, and load published adapters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import get_peft_model_state_dict
 
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, reason
 from dreambooth.files import atomic
-from dreambooth.model.adapters.formats import LORA_FILE, Adapter, find_lora, read_lora
+from dreambooth.model.adapters.formats import LORA_FILE, find_adapter, read_adapters
+from dreambooth.model.adapters.peft_kinds import Adapter, fill_layers
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
-from dreambooth.model.peft_layers import ADAPTER, has_adapter
+from dreambooth.model.peft_layers import ADAPTER, has_adapter, remove_adapter
 from dreambooth.weights_files import sort_header
 
 
@@ -54,30 +55,34 @@ def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.f
     return Path(folder) / LORA_FILE
 
 
-def load_lora(model: BaseModel, path: str | Path) -> int:
+def load_adapters(model: BaseModel, path: str | Path) -> int:
     """Put the adapters of a file or folder into a model; return how many tensors they have.
 
-    Reads diffusers' and kohya's layout and PEFT's (`adapter_model.safetensors` with its config).
+    Reads what `read_adapters` does: diffusers', kohya's and PEFT's layout.
 
     Raises:
-        UserError: the model has adapters, or a tensor does not fit; the model is left as it was.
+        UserError: the model has adapters, or a tensor does not fit or is missing; the model is left
+            as it was.
     """
     networks = {name: model.network(name) for name in model.trainable_networks}
     for name, module in networks.items():
         if has_adapter(module):
-            raise UserError(f"the {name} has LoRA adapters already: load {path} into a fresh one.")
-    adapters = read_lora(find_lora(path), networks, model.layout.pipeline)
-    put_adapters(model, adapters)
+            raise UserError(f"the {name} has an adapter already: load {path} into a fresh model.")
+    adapters = read_adapters(find_adapter(path), networks, model.layout.pipeline)
+    try:
+        put_adapters(model, adapters)
+    except Exception as error:  # PEFT and torch have types of their own
+        for name in adapters:
+            remove_adapter(networks[name])
+        raise UserError(f"{path} holds no adapter of this model ({reason(error)}).") from error
     return sum(len(adapter.state) for adapter in adapters.values())
 
 
 def put_adapters(model: BaseModel, adapters: Mapping[str, Adapter]) -> None:
     """Put adapters into the networks of a model that has none, by the networks' names."""
     for name, adapter in adapters.items():
-        module, state = model.network(name), adapter.state
         with keep_random_state():
-            inject_adapter_in_model(adapter.config, module, ADAPTER, state_dict=state)
-        set_peft_model_state_dict(module, state, ADAPTER)
+            fill_layers(model.network(name), adapter, ADAPTER)
 
 
 def _metadata(module: torch.nn.Module) -> dict[str, object]:

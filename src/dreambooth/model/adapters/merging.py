@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import inject_adapter_in_model, set_peft_model_state_dict
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from dreambooth.errors import UserError
-from dreambooth.model.adapters.formats import Adapter, find_lora, read_lora
+from dreambooth.errors import UserError, reason
+from dreambooth.model.adapter_settings import is_scalable
+from dreambooth.model.adapters.formats import find_adapter, read_adapters
+from dreambooth.model.adapters.peft_kinds import Adapter, fill_layers, layer_of
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.loading import keep_random_state
 
@@ -27,17 +29,19 @@ MERGED = "merged"  # PEFT's name of the adapter while it is merged
 
 @dataclass(frozen=True)
 class Merged:
-    """What an adapter's file held: `tensors` by network, and the ranks and alphas of its layers."""
+    """What an adapter held: `tensors` by network; its kinds; ranks and alphas of its layers."""
 
     file: Path
     weight: float
     tensors: Mapping[str, int]
+    kinds: tuple[str, ...]
     ranks: tuple[float, ...]
     alphas: tuple[float, ...]
 
     def __str__(self) -> str:
         where = [f"{count} tensors in the {name}" for name, count in self.tensors.items()]
-        settings = [f"rank {_span(self.ranks)}"] if self.ranks else []
+        settings = [kind for kind in self.kinds if kind != "LORA"]
+        settings += [f"rank {_span(self.ranks)}"] if self.ranks else []
         settings += [f"alpha {_span(self.alphas)}"] if self.alphas else []
         parts = [" and ".join(where), *settings, f"weight {self.weight:g}"]
         return f"{self.file}: {', '.join(parts)}."
@@ -46,24 +50,32 @@ class Merged:
 def merge_file(model: BaseModel, path: str | Path, weight: float = 1.0) -> Merged:
     """Merge the adapters of a file or folder into a model's float32 weights, times `weight`.
 
-    Reads what `read_lora` does. Merging twice adds twice.
+    Reads what `read_adapters` does. Merging twice adds twice.
 
     Raises:
         UserError: there is no adapter, or a tensor of it fits no layer; the model is left as it
             was.
     """
-    file = find_lora(path)
+    file = find_adapter(path)
     networks = {name: model.network(name) for name in model.trainable_networks}
-    adapters = read_lora(file, networks, model.layout.pipeline)
+    adapters = read_adapters(file, networks, model.layout.pipeline)
     _refuse_infinite(file, adapters)
-    ranks, alphas, tensors = set(), set(), {}
+    for name, adapter in adapters.items():  # all of them before the first one changes anything
+        try:
+            adapter_layers_of(networks[name], adapter)
+        except Exception as error:  # PEFT and torch have types of their own
+            raise UserError(f"{file} holds no adapter of this {name} ({reason(error)}).") from error
+    ranks, alphas, kinds, tensors = set(), set(), set(), {}
     for name, adapter in adapters.items():
         model.restore(name)  # a sum rounded to bf16 would lose most of a small adapter
-        layers = merge(model.network(name), adapter, weight)
-        ranks |= {value for layer in layers for value in _setting(layer, "r")}
-        alphas |= {value for layer in layers for value in _setting(layer, "lora_alpha")}
+        layers = merge(networks[name], adapter, weight)
+        if is_scalable(adapter.config):  # others call other things so
+            ranks |= {value for layer in layers for value in _setting(layer, "r")}
+            alphas |= {value for layer in layers for value in _setting(layer, "lora_alpha")}
+            alphas |= {value for layer in layers for value in _setting(layer, "alpha")}
+        kinds.add(_kind(adapter.config))
         tensors[name] = len(adapter.state)
-    return Merged(file, weight, tensors, tuple(sorted(ranks)), tuple(sorted(alphas)))
+    return Merged(file, weight, tensors, *(tuple(sorted(x)) for x in (kinds, ranks, alphas)))
 
 
 @torch.no_grad()
@@ -88,17 +100,11 @@ def adapter_layers_of(module: nn.Module, adapter: Adapter) -> dict[str, Any]:
     have one.
 
     Raises:
-        UserError: a tensor of the adapter that PEFT's layers do not have.
+        ValueError: a tensor of the adapter that PEFT's layers do not have, or lack.
     """
     skeleton = _skeleton(module, adapter.state)
     with keep_random_state():
-        inject_adapter_in_model(adapter.config, skeleton, MERGED, state_dict=adapter.state)
-    lost = set_peft_model_state_dict(skeleton, adapter.state, MERGED).unexpected_keys
-    if lost:
-        raise UserError(
-            f"{len(lost)} tensors of the adapter have no place in the model, {lost[0]} first: use "
-            "a plain LoRA that was trained for this base model."
-        )
+        fill_layers(skeleton, adapter, MERGED)
     return {name: layer for name, layer in skeleton.named_modules() if _is_adapted(layer)}
 
 
@@ -120,7 +126,7 @@ def _skeleton(module: nn.Module, state: Iterable[str]) -> nn.Module:
     modules, root = dict(module.named_modules()), nn.Module()
     inside = tuple(f"{name}." for name, layer in modules.items() if _is_adapted(layer))
     layers = {name: layer for name, layer in modules.items() if not name.startswith(inside)}
-    for name in sorted({_layer_of(key, layers) for key in state}):
+    for name in sorted({layer_of(key, layers) for key in state}):
         layer: Any = layers[name]
         *path, last = name.split(".")
         inner = root
@@ -136,17 +142,16 @@ def _is_adapted(layer: nn.Module) -> bool:
     return isinstance(layer, BaseTunerLayer)
 
 
-def _layer_of(key: str, layers: Mapping[str, nn.Module]) -> str:
-    """Return the longest beginning of a tensor's name that names a layer."""
-    while key not in layers:
-        key = key.rpartition(".")[0]
-    return key
-
-
 def _setting(layer: BaseTunerLayer, name: str) -> Iterable[float]:
     """List a setting of PEFT's layer; those of some kinds of adapters lack some."""
     values: Any = getattr(layer, name, {})
     return values.values()
+
+
+def _kind(config: PeftConfig) -> str:
+    """Name a kind of adapter as PEFT does; DoRA is one of its own."""
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    return "DORA" if getattr(config, "use_dora", False) else kind
 
 
 def _span(values: tuple[float, ...]) -> str:

@@ -1,24 +1,21 @@
-"""Save a model's adapters as PEFT's folders, one for each network, and load them."""
+"""Save a model's adapters as PEFT's folders, one for each network."""
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 
-from dreambooth.errors import UserError, reason
+from dreambooth.errors import UserError
 from dreambooth.files import atomic, write_json
-from dreambooth.model.adapters.formats import PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX
+from dreambooth.model.adapters.peft_kinds import PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX
 from dreambooth.model.interface import BaseModel
-from dreambooth.model.loading import keep_random_state
-from dreambooth.model.peft_layers import ADAPTER, has_adapter, remove_adapter
+from dreambooth.model.peft_layers import ADAPTER, has_adapter
 from dreambooth.weights_files import sort_header
 
 
@@ -49,49 +46,8 @@ def save_peft(
     return [Path(folder) / name for name in adapted]
 
 
-def load_peft(model: BaseModel, folder: str | Path) -> int:
-    """Put the adapters that `save_peft` wrote into a model; return how many tensors they have.
-
-    Raises:
-        UserError: a network has an adapter, files are missing or damaged, or a tensor fits no layer
-            or is missing; the model is left without adapters.
-    """
-    places = {name: Path(folder) / name for name in model.trainable_networks}
-    found = {name: place for name, place in places.items() if (place / PEFT_CONFIG).is_file()}
-    if not found:
-        raise UserError(f"there is no adapter in {folder}: give a folder with unet/{PEFT_CONFIG}.")
-    count = 0
-    for name, place in found.items():
-        module = model.network(name)
-        if has_adapter(module):
-            raise UserError(f"the {name} has an adapter already: load {place} into a fresh model.")
-        try:
-            count += _load(module, place)
-        except Exception as error:  # files, PEFT and torch each have types of their own
-            remove_adapter(module)
-            raise UserError(f"{place} is no adapter of this {name} ({reason(error)}).") from error
-    return count
-
-
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
-
-
-def _load(module: Any, place: Path) -> int:
-    """Load one network's folder; return how many tensors it holds."""
-    fields = json.loads((place / PEFT_CONFIG).read_text())
-    state = load_file(place / PEFT_FILE)
-    state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
-    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
-    with keep_random_state():
-        inject_adapter_in_model(kind.from_peft_type(**fields), module, ADAPTER)
-    own = get_peft_model_state_dict(module, save_embedding_layers=False)
-    other = sorted(own.keys() ^ state.keys())
-    if other:
-        side = "has no place for" if other[0] in state else "misses"
-        raise ValueError(f"the network {side} {other[0]} and {len(other) - 1} other tensors")
-    set_peft_model_state_dict(module, state, ADAPTER)
-    return len(state)
 
 
 def _plain(value: Any) -> Any:

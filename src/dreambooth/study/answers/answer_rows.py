@@ -14,6 +14,7 @@ from dreambooth.study.answers.paired import means, paired_differences
 from dreambooth.study.answers.pareto import fronts
 from dreambooth.study.answers.published import PublishedRow, Study
 from dreambooth.study.answers.settings import chosen, grouped, in_order, short, varying, words
+from dreambooth.study.finished.programs import programs
 from dreambooth.study.finished.real_images import REAL, real_rows
 from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.finished.sweeps import Unfinished
@@ -147,6 +148,8 @@ def _notes(
     for row in compared:
         if row.baseline and row.differences:
             yield from _scored_otherwise(row, members[row.name], members[row.baseline])
+    if made_by := programs(runs):
+        yield made_by
 
 
 def _scored_otherwise(

@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.study.costs.known_models import clip_encoders
+
 if TYPE_CHECKING:  # read where torch is not needed
     from torch import Tensor, nn
 
@@ -35,27 +37,21 @@ def peak_of_step(
 
     `sizes` are the rows of a step, and the tokens of a prompt: of CLIP, and others.
     """
-    import diffusers
     import torch
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     settings, dtype = json.loads(configs), torch.bfloat16 if is_half else torch.float32
-    encoders = clip_encoders(settings) if kinds[1] != "frozen" else []
-    with torch.device("meta"):
-        kind = getattr(diffusers, settings["unet"].get("_class_name", "UNet2DConditionModel"))
-        unet: Any = kind.from_config(settings["unet"])
-        texts: list[Any] = [CLIPTextModel(CLIPTextConfig(**each)) for each in encoders]
+    unet = denoiser_of(settings)
+    texts = text_encoders_of(settings) if kinds[1] != "frozen" else []
     for network, kind in ((unet, kinds[0]), *((text, kinds[1]) for text in texts)):
         torch.nn.Module.to(network, dtype).requires_grad_(False)
         _let_train(network, kind, targets)
         network.train()
     if is_checkpointed:
         unet.enable_gradient_checkpointing()
-    halvings = len(settings.get("vae", {}).get("block_out_channels", range(4))) - 1
     rows, clip, others = sizes
     live = Live([p for network in (unet, *texts) for p in network.parameters()])
     with torch.device("meta"), _attention(), live.watched():
-        inputs = _inputs(unet, rows, resolution // 2**halvings, clip + others, dtype)
+        inputs = inputs_of(unet, rows, side_of(settings, resolution), clip + others, dtype)
         if texts:
             words = inputs["encoder_hidden_states"]
             states = [text(torch.zeros(rows, clip, dtype=torch.long))[0] for text in texts]
@@ -66,7 +62,32 @@ def peak_of_step(
     return live.peak
 
 
-def _inputs(denoiser: Any, rows: int, side: int, length: int, dtype: Any) -> dict[str, Any]:
+def denoiser_of(settings: Plain) -> Any:
+    """Make the denoiser on the meta device, where weights have shapes and no values."""
+    import diffusers
+    import torch
+
+    kind = getattr(diffusers, settings["unet"].get("_class_name", "UNet2DConditionModel"))
+    with torch.device("meta"):
+        return kind.from_config(settings["unet"])
+
+
+def text_encoders_of(settings: Plain) -> list[Any]:
+    """Make the text encoders that can train on the meta device."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        return [CLIPTextModel(CLIPTextConfig(**each)) for each in clip_encoders(settings)]
+
+
+def side_of(settings: Plain, resolution: int) -> int:
+    """Return the side of an image's latents."""
+    halvings = len(settings.get("vae", {}).get("block_out_channels", range(4))) - 1
+    return resolution // 2**halvings
+
+
+def inputs_of(denoiser: Any, rows: int, side: int, length: int, dtype: Any) -> dict[str, Any]:
     """Make what a denoiser is given: latents of `side`, a timestep, prompts of `length` tokens."""
     import torch
 
@@ -182,10 +203,3 @@ class Live:
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
-
-
-def clip_encoders(settings: Plain) -> list[Plain]:
-    """List the configurations of the text encoders that can train: all are CLIP's."""
-    names = ("text_encoder", "text_encoder_2")
-    found = [settings[name] for name in names if name in settings]
-    return [each for each in found if each.get("model_type") != "qwen3"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.study.costs.plan import final_samples, scored_images, trainings_of
+from dreambooth.study.costs.plan import Work, final_samples, scored_images, trainings_of
 from dreambooth.study.costs.sizes import (
     GIB,
     NETWORKS,
@@ -21,6 +21,7 @@ from dreambooth.study.costs.sizes import (
 
 Plain = Mapping[str, Any]
 PNG = 1.5  # bytes of a pixel in a PNG of a photo, roughly
+LATENTS = 0.5  # bytes of a pixel in cached latents: 4 channels an 8th a side, mean and log variance
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -65,12 +66,31 @@ def disk_of(config: Plain) -> Disk | None:
     return Disk(own + kept + images, kept, max(0.0, most - kept), last, shared, images)
 
 
-def disk_of_runs(configs: Iterable[Plain]) -> float | None:
-    """Add up what runs write, one after another, in bytes; None if one's model is unknown.
+@dataclass(frozen=True)
+class Needs:
+    """What runs, one after another, need of the disk, in bytes.
+
+    Args:
+        left: what they leave, by what it is.
+        while_training: what the largest of them needs beside that until it has finished.
+    """
+
+    left: Mapping[str, float]
+    while_training: float
+
+    @property
+    def total(self) -> float:
+        """The most that they need at once, if the largest run is the last one."""
+        return sum(self.left.values()) + self.while_training
+
+
+def disk_of_runs(configs: Iterable[Plain]) -> Needs | None:
+    """Add up what runs need of the disk; None if one's model is unknown.
 
     What runs share, networks that do not train and checkpoints of one training, counts once where
     links can be made between the runs' folders and the cache. The cache's shared trainings count
-    within their bound, but not what is there already.
+    within their bound, but not what is there already; its class images, and the base model's, count
+    once each, with their latents.
     """
     configs = list(configs)
     disks = [disk_of(config) for config in configs]
@@ -78,17 +98,30 @@ def disk_of_runs(configs: Iterable[Plain]) -> float | None:
     if len(known) < len(disks) or not known:
         return None
     shared: dict[str, float] = {}
-    total, ends = sum(disk.left for disk in known), set[Any]()
+    checkpoints, ends = 0.0, set[Any]()
     for number, (config, disk) in enumerate(zip(configs, known, strict=True)):
         linked = _device(config["cache_dir"]) == _device(config["output_dir"])
         end = tuple((key, each.steps) for key, each in trainings_of(config, number))
-        if linked and end in ends:
-            total -= disk.checkpoints
+        checkpoints += 0.0 if linked and end in ends else disk.checkpoints
         ends.add(end)
         where = "" if linked else str(config["output_dir"])
         shared[f"{config['model']['path']} {config['export']['dtype']} {where}"] = disk.shared
-    total += sum(shared.values())
-    return total + max(disk.while_training for disk in known) + _cached(configs, known)
+    own = sum(disk.left - disk.checkpoints - disk.images for disk in known)
+    left = {
+        "models": own + sum(shared.values()),
+        "checkpoints": checkpoints,
+        "pictures": sum(disk.images for disk in known),
+        "class images": _class_images(configs),
+        "shared trainings": _cached(configs, known),
+    }
+    return Needs(left, max(disk.while_training for disk in known))
+
+
+def _class_images(configs: Sequence[Plain]) -> float:
+    """Add up the class images and the base model's images that the cache gets."""
+    work = Work.of(configs)
+    drawn = sum(n * config["resolution"] ** 2 * (PNG + LATENTS) for config, n in work.class_images)
+    return drawn + sum(n * config["resolution"] ** 2 * PNG for config, n in work.base_images)
 
 
 def _cached(configs: Sequence[Plain], disks: Sequence[Disk]) -> float:

@@ -1,4 +1,4 @@
-"""What runs will cost, from what earlier ones on the same device cost or from the model's size."""
+"""What runs will cost: from what earlier ones on the same device cost, or from the architecture."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from dreambooth.study.costs.disk import disk_of_runs
+from dreambooth.study.costs.disk import Needs, disk_of_runs
+from dreambooth.study.costs.guesses import Guess, guessed, in_words
 from dreambooth.study.costs.plan import Training, Work, final_samples, scored_images
+from dreambooth.study.costs.rates import POCKET, POCKET_SIDE, Rates
 from dreambooth.study.costs.step_memory import memory_of
 
 Plain = Mapping[str, Any]
@@ -22,61 +23,7 @@ DEPTHS = ("run.json", "*/run.json", "*/*/run.json", "*/*/*/run.json")
 # costs depend on these keys of a configuration, beside what `Rates` is multiplied by
 ALIKE = ("model.path", "resolution", "method.name", "train_text_encoder", "trainer.precision")
 ALIKE += ("gradient_checkpointing", "optimizer._target_")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a unit of work costs.
-
-    Args:
-        train: seconds for a training image.
-        draw: seconds for a denoising step of an image.
-        score: seconds to score an image, beside drawing it.
-        other: seconds of a run for everything else, such as loading and exporting.
-        memory_gib: peak.
-    """
-
-    train: float
-    draw: float
-    score: float
-    other: float
-    memory_gib: float
-
-    @classmethod
-    def of_record(cls, record: Plain) -> Rates:
-        """Read the rates of a finished run from its run.json.
-
-        Raises:
-            ValueError: a run that did not train all of its steps itself, in one session.
-        """
-        config, costs = record["config"], record["costs"]
-        stages, work = costs["stages"], Work.of([config])
-        steps = config["sampling"]["num_inference_steps"]
-        draw = stages["samples"]["seconds"] / final_samples(config) / steps
-        images, train = 0, 0.0
-        for training in work.trainings:
-            phase = costs[f"phase_{training.number}"]
-            if phase["steps"] != training.steps:
-                raise ValueError
-            images += phase["steps"] * training.images_per_step
-            train += phase["seconds"] - (training.samples + training.scored) * draw * steps
-        scored, score = scored_images(config), 0.0
-        if scored and "evaluation" in stages:
-            score = max(0.0, stages["evaluation"]["seconds"] / scored - draw * steps)
-        other = costs["seconds"] - sum(stage["seconds"] for stage in stages.values())
-        other += sum(stages[n]["seconds"] for n in ("export", "verification") if n in stages)
-        return cls(train / images, draw, score, other, costs["peak_memory_gib"])
-
-    @classmethod
-    def median_of(cls, several: Sequence[Rates]) -> Rates:
-        """Return the median of each rate, and the highest peak."""
-        middle = {key: median(vars(each)[key] for each in several) for key in vars(several[0])}
-        return cls(**{**middle, "memory_gib": max(each.memory_gib for each in several)})
-
-
-# `train.py subject=dog` with the embedded model on one core of an Intel Xeon, November 2026
-POCKET = Rates(train=0.033, draw=0.011, score=0.03, other=2.0, memory_gib=1.3)
-POCKET_SIDE = 64  # its resolution
+NOTHING = Rates(train=0.0, draw=0.0, score=0.0, other=0.0, memory_gib=0.0)
 
 
 @dataclass(frozen=True)
@@ -133,36 +80,54 @@ class Estimate:
     Args:
         memory_gib: of the run that needs most.
         sources: what the figures come from, in words.
+        guess: how the seconds were guessed that no finished run tells, in words; "" without any.
     """
 
     seconds: float | None
     memory_gib: float | None
-    run_bytes: float | None
+    disk: Needs | None
     sources: Sequence[str]
+    guess: str = ""
 
 
 def estimate(work: Work, earlier: Earlier) -> Estimate:
-    """Estimate work by earlier runs, else by a measured table, else by the model's size."""
+    """Estimate work by earlier runs, else by a measured table, else by the model's architecture."""
     found = [earlier.rates(config) for config in work.configs]
     sources = list(dict.fromkeys(source for _, source in found))
     known = {id(c): each for c, (each, _) in zip(work.configs, found, strict=True) if each}
+    others = {id(c): guessed(c, earlier.device) for c in work.configs if id(c) not in known}
+    guesses = {key: guess for key, guess in others.items() if guess is not None}
+    rates = known | {key: guess.rates for key, guess in guesses.items()}
     memory = []
     for config in work.configs:
         each = known.get(id(config))
         memory.append(_memory(config, each, earlier.device))
     return Estimate(
-        _seconds(work, known) if len(known) == len(work.configs) else None,
+        _seconds(work, rates) if len(rates) == len(work.configs) else None,
         None if None in memory else max(memory),
         disk_of_runs(work.configs),
         sources,
+        _guess(work, guesses) if len(rates) == len(work.configs) else "",
     )
+
+
+def _guess(work: Work, guesses: Mapping[int, Guess]) -> str:
+    """Word the guesses together; "" if there are none."""
+    if not guesses:
+        return ""
+    none = {id(config): NOTHING for config in work.configs}
+    operations = _seconds(work, none | {key: guess.operations for key, guess in guesses.items()})
+    seconds = _seconds(work, none | {key: guess.rates for key, guess in guesses.items()})
+    sources = list(dict.fromkeys(guess.source for guess in guesses.values()))
+    return in_words(operations, operations / seconds, sources)
 
 
 def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
     """Return the peak of earlier runs that are alike, else what the architecture says."""
     if rates is not None and (rates is not POCKET or config["resolution"] == POCKET_SIDE):
         return rates.memory_gib  # without the libraries that the rest needs
-    memory = memory_of(config, on_gpu=device != "cpu")
+    is_for_gpu = config["trainer"]["accelerator"] in ("gpu", "cuda")  # which may be elsewhere
+    memory = memory_of(config, on_gpu=device != "cpu" or is_for_gpu)
     return None if memory is None else memory.total
 
 

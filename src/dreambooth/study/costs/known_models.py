@@ -1,13 +1,17 @@
-"""Configurations of the public models, for those that are not here.
+"""Configurations of a run's networks: of a local folder, or of the public models.
 
-Of each network what differs from the defaults of its class, as in the configs on the model hub or,
-for models that need a licence, in diffusers' conversion scripts.
+Of each public network what differs from the defaults of its class, as in the configs on the model
+hub or, for models that need a licence, in diffusers' conversion scripts.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from dreambooth.study.costs.sizes import PARTS
 
 Plain = Mapping[str, Any]
 SD1: Plain = {
@@ -96,3 +100,32 @@ KNOWN = {
     "sd35_medium": SD35_MEDIUM,
     "flux2_klein": FLUX2_KLEIN,
 }
+
+
+def configs_of(config: Plain) -> Plain | None:
+    """Read the configurations of a run's networks by name; None for an unknown model."""
+    from dreambooth.pocket.embedded import FOLDERS  # Pillow
+
+    path = config["model"]["path"]
+    folder = FOLDERS.get(path, Path(path).expanduser())
+    try:
+        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
+        names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
+        if (folder / (second := "text_encoder_2") / "config.json").is_file():
+            names[second] = second
+        return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
+    except (OSError, ValueError, StopIteration):
+        return KNOWN.get(config["model"]["name"])
+
+
+def clip_encoders(settings: Plain) -> list[Plain]:
+    """List the configurations of the text encoders that can train: all are CLIP's."""
+    names = ("text_encoder", "text_encoder_2")
+    found = [settings[name] for name in names if name in settings]
+    return [each for each in found if each.get("model_type") != "qwen3"]
+
+
+def tokens_of(config: Plain, settings: Plain) -> tuple[int, int]:
+    """Count a prompt's tokens: CLIP's, and those of a text encoder that never trains."""
+    clip = max((e.get("max_position_embeddings", 77) for e in clip_encoders(settings)), default=0)
+    return clip, config["model"].get("max_sequence_length") or 0

@@ -67,17 +67,20 @@ class Work:
         configs: the configuration of each run.
         trainings: phases that train, each once.
         class_images: the configuration and number of class images, each set once.
+        base_images: the same of the base model's images that kernel distances need.
     """
 
     configs: Sequence[Plain]
     trainings: Sequence[Training]
     class_images: Sequence[tuple[Plain, int]]
+    base_images: Sequence[tuple[Plain, int]]
 
     @classmethod
     def of(cls, configs: Sequence[Plain]) -> Work:
         """Plan the runs with these configurations, every reference resolved."""
         trainings: dict[str, Training] = {}
         drawn: dict[str, tuple[Plain, int]] = {}
+        base: dict[str, tuple[Plain, int]] = {}
         for number, config in enumerate(configs):
             for key, training in trainings_of(config, number):
                 known = trainings.get(key)
@@ -87,7 +90,8 @@ class Work:
                 key, count = _class_images(config)
                 if key not in drawn or drawn[key][1] < count:
                     drawn[key] = config, count
-        return cls(configs, list(trainings.values()), list(drawn.values()))
+            base |= {key: (config, count) for key, count in _base_images(config)}
+        return cls(configs, [*trainings.values()], [*drawn.values()], [*base.values()])
 
     @property
     def last_phases(self) -> int:
@@ -116,8 +120,8 @@ class Work:
         Those of the base model, which kernel distances need, are drawn once for all runs.
         """
         at_the_end = sum(scored_images(config) for config in self.configs)
-        base = {key: count for config in self.configs for key, count in _base_images(config)}
-        return sum(t.scored for t in self.trainings) + at_the_end + sum(base.values())
+        base = sum(count for _, count in self.base_images)
+        return sum(t.scored for t in self.trainings) + at_the_end + base
 
 
 def rows_of_step(config: Plain, phase: Plain) -> int:

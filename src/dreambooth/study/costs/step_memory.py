@@ -6,16 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from dreambooth.study.costs.activations import Kind, clip_encoders, peak_of_step
-from dreambooth.study.costs.known_models import KNOWN
+from dreambooth.study.costs.activations import Kind, denoiser_of, peak_of_step
+from dreambooth.study.costs.known_models import clip_encoders, configs_of, tokens_of
 from dreambooth.study.costs.plan import draws_base_model, rows_of_step
 from dreambooth.study.costs.sizes import (
     GIB,
     NETWORKS,
-    PARTS,
     is_own,
     moments,
     parameters_of,
@@ -62,7 +60,7 @@ def memory_of(config: Plain, on_gpu: bool) -> Memory | None:
     and `_after`.
     """
     sizes = parameters_of(config)
-    if sizes is None or _configs(config) is None:
+    if sizes is None or configs_of(config) is None:
         return None
     stages = [_phase(config, phase, sizes, on_gpu) for phase in config["method"]["phases"]]
     if config["offload"] and on_gpu:
@@ -78,7 +76,7 @@ def _before(config: Plain, sizes: Mapping[str, int]) -> Memory:
     Weights are in float32 then, but those of encoders that can never train. With `offload` one
     network at a time is there; which of them is counted as if the cache held no image.
     """
-    can_train = bool(clip_encoders(_configs(config) or {}))
+    can_train = bool(clip_encoders(configs_of(config) or {}))
     frozen = _frozen_bytes(config)
     held = {
         "unet": sizes["unet"] * 4,
@@ -129,7 +127,7 @@ def _phase(config: Plain, phase: Plain, sizes: Mapping[str, int], on_gpu: bool) 
     if config["offload"] and on_gpu:
         others -= sum(sizes[name] for name in _waiting(config))
     bits = config["model"].get("quantize")
-    linear = _linear_weights(json.dumps(_configs(config))) if bits else 0
+    linear = _linear_weights(json.dumps(configs_of(config))) if bits else 0
     saved = linear * (frozen - STORED[bits]) if bits and on_gpu else 0.0
     copies = own * 2.0 if is_half else 0.0  # autocast casts them once for a step
     copies += 4.0 * trained if config["ema_decay"] else 0.0
@@ -153,20 +151,20 @@ def _predicts_prior(config: Plain) -> bool:
 
 
 def _embeddings(config: Plain) -> int:
-    settings = clip_encoders(_configs(config) or {})
+    settings = clip_encoders(configs_of(config) or {})
     return sum(each.get("vocab_size", 49408) * each["hidden_size"] for each in settings)
 
 
 def _activations(config: Plain, phase: Plain, is_half: bool) -> int:
     """Count the bytes that are alive at the peak of a step, beside weights and their gradients."""
-    settings = _configs(config) or {}
+    settings = configs_of(config) or {}
     block = config["method"].get("adapter") or config["method"].get("lora") or {}
     targets = block.get("target_modules") or block.get("targets") or ()
     return peak_of_step(
         json.dumps(settings),
         tuple(_hashable(phase[network]) for network in ("unet", "text_encoder")),
         tuple(targets),
-        (rows_of_step(config, phase), *_tokens(config, settings)),
+        (rows_of_step(config, phase), *tokens_of(config, settings)),
         config["resolution"],
         is_half,
         config["gradient_checkpointing"],
@@ -177,38 +175,10 @@ def _hashable(kind: Any) -> Kind:
     return tuple(kind) if isinstance(kind, list) else kind
 
 
-def _configs(config: Plain) -> Plain | None:
-    """Read the configurations of a run's networks by name; None for an unknown model."""
-    from dreambooth.pocket.embedded import FOLDERS  # Pillow
-
-    path = config["model"]["path"]
-    folder = FOLDERS.get(path, Path(path).expanduser())
-    try:
-        denoiser = next(n for n in PARTS["unet"] if (folder / n / "config.json").is_file())
-        names = {"unet": denoiser, "text_encoder": "text_encoder", "vae": "vae"}
-        if (folder / (second := "text_encoder_2") / "config.json").is_file():
-            names[second] = second
-        return {n: json.loads((folder / f / "config.json").read_text()) for n, f in names.items()}
-    except (OSError, ValueError, StopIteration):
-        return KNOWN.get(config["model"]["name"])
-
-
-def _tokens(config: Plain, settings: Plain) -> tuple[int, int]:
-    """Count a prompt's tokens: CLIP's, and those of a text encoder that never trains."""
-    clip = max((e.get("max_position_embeddings", 77) for e in clip_encoders(settings)), default=0)
-    return clip, config["model"].get("max_sequence_length") or 0
-
-
 @cache
 def _linear_weights(configs: str) -> int:
     """Count the weights of the denoiser's linear layers, which model.quantize makes smaller."""
-    import diffusers
-    import torch
-
     from dreambooth.model.quantization import linear_layers
 
-    settings = json.loads(configs)["unet"]
-    kind = getattr(diffusers, settings.get("_class_name", "UNet2DConditionModel"))
-    with torch.device("meta"):
-        layers = linear_layers(kind.from_config(settings))
+    layers = linear_layers(denoiser_of(json.loads(configs)))
     return sum(layer.weight.numel() for layer in layers.values())

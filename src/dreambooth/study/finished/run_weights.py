@@ -9,7 +9,7 @@ from pathlib import Path
 from dreambooth.errors import UserError
 from dreambooth.model.adapters.additions import Additions, adapter_hash
 from dreambooth.model.adapters.continuation import InitialAdapter
-from dreambooth.model.adapters.formats import find_lora
+from dreambooth.model.adapters.formats import find_adapter
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.peft_layers import scale_adapters
 from dreambooth.model.trainable import TrainableWeights
@@ -79,7 +79,7 @@ class RunWeights:
         else:
             hashes = {"base": self._base_hash()}
             if start := run.config.get("init_adapter"):
-                hashes["init_adapter"] = adapter_hash(find_lora(start))
+                hashes["init_adapter"] = adapter_hash(find_adapter(start))
         if checkpoint is not None:
             hashes["checkpoint"] = verify(checkpoint)["sha256"]
         folder, added = run.folder.resolve().name, self.additions.record

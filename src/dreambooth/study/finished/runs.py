@@ -12,8 +12,7 @@ from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
 from dreambooth.files import file_hash, reading
-from dreambooth.model.adapters.lora_files import load_lora
-from dreambooth.model.adapters.peft_files import load_peft
+from dreambooth.model.adapters.lora_files import load_adapters
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.token_files import TOKEN_FILE, load_token
@@ -195,10 +194,8 @@ class Run:
         if kind == "full":
             return load_model(str(learned), max_sequence_length=self.base["max_sequence_length"])
         model = load_base(self.base)
-        if kind == "lora":
-            load_lora(model, learned)
-        if kind == "adapter":
-            load_peft(model, learned)
+        if kind in ("lora", "adapter"):
+            load_adapters(model, learned)
         if kind == "token" or (learned / TOKEN_FILE).exists():
             load_token(model, learned)
         return model.requires_grad_(False).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "cache_dir=")
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra notes for -m
 
 
-def command_of(folder: Path) -> str | None:
-    """Read the command that made a run's or a sweep's folder from Hydra's notes; None without."""
+def command_of(folder: Path, shown: Callable[[str], str] = str) -> str | None:
+    """Read the command that made a run's or a sweep's folder from Hydra's notes; None without.
+
+    Args:
+        shown: rewrites each override, before it is quoted for a shell.
+    """
     sweep, run = folder / "multirun.yaml", folder / ".hydra" / "overrides.yaml"
     try:
         if sweep.exists():
@@ -24,12 +28,12 @@ def command_of(folder: Path) -> str | None:
             words = [*overrides["task"], *overrides["hydra"]]
         else:
             words = yaml.safe_load(run.read_text("utf-8"))
-        words = [str(word) for word in words if not str(word).startswith(FOLDERS)]
+        words = [shown(str(word)) for word in words if not str(word).startswith(FOLDERS)]
     except (OSError, yaml.YAMLError, LookupError, TypeError):
         return None
     several = sweep.exists() and (MULTIRUN in words or not _is_preset(words))
-    shown = [typed(word) for word in words if not (several and word == MULTIRUN)]
-    return " ".join(["python train.py", *(["-m"] if several else []), *shown])
+    texts = [typed(word) for word in words if not (several and word == MULTIRUN)]
+    return " ".join(["python train.py", *(["-m"] if several else []), *texts])
 
 
 def versions_of(record: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,13 @@ from dreambooth.model.adapters.lora_files import put_adapters, save_lora
 from dreambooth.model.adapters.peft_files import save_peft
 from dreambooth.model.architectures import load_model
 from dreambooth.model.peft_layers import merge_adapters
-from dreambooth.model.rounding import exported_weights, holds, round_weights, tensors_hash
+from dreambooth.model.rounding import (
+    exported_weights,
+    holds,
+    round_token,
+    round_weights,
+    tensors_hash,
+)
 from dreambooth.model.single_file import save_single_file
 from dreambooth.model.snippet import Picture, snippet
 from dreambooth.model.token_files import TOKEN_FILE, save_token
@@ -73,6 +79,7 @@ def export(prepared: Prepared) -> Exported:
     dtype = _dtype(prepared)
     if dtype != torch.float32:
         round_weights(model, kind, dtype)
+        round_token(model, spec.method.token, dtype)
     with atomic(folder) as new:
         _write_model(prepared, new, dtype)
     if kind == "full":

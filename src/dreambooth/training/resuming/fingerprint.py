@@ -159,9 +159,9 @@ def counted_prior(facts: Mapping[str, Any], is_used: bool) -> dict[str, Any]:
 
 def _content_of_adapter(path: str) -> str:
     from dreambooth.model.adapters.additions import adapter_hash
-    from dreambooth.model.adapters.formats import find_lora
+    from dreambooth.model.adapters.formats import find_adapter
 
-    return adapter_hash(find_lora(path))
+    return adapter_hash(find_adapter(path))
 
 
 def depends_on_length(config: Mapping[str, Any]) -> bool:
