@@ -79,5 +79,7 @@ def test_a_plan_for_a_gpu_elsewhere_is_no_error(tmp_path, capsys):
     elsewhere = ("trainer=gpu", "trainer.devices=4", f"output_dir='{tmp_path / 'run'}'")
     printed = planned(capsys, *elsewhere)
     assert "for another machine" in printed and "GiB while training" in printed
+    lost = " ".join(planned(capsys, *elsewhere, "model.path=org/mine", "model.name=mine").split())
+    assert "time unknown" in lost and "the model is not here" in lost
     with pytest.raises(UserError, match=r"evaluation.every_n_steps=1.5 must be a whole number"):
         planned(capsys, *elsewhere, "evaluation.every_n_steps=1.5")

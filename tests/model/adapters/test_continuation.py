@@ -49,7 +49,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "kind",
+    ["loha", *(pytest.param(k, marks=pytest.mark.thorough) for k in OTHERS if k != "loha")],
+)
 def test_adapters_of_other_kinds_begin_at_files_of_theirs(
     model, prepared, lora, predict, train, tiny_model_dir, tmp_path, kind
 ):

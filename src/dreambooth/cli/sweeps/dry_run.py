@@ -136,7 +136,9 @@ def _costs(costs: Estimate, work: Work, elsewhere: bool) -> list[tuple[str, str]
         disk += ": not enough" if costs.disk.total > free else ""
         disk += f"\n{_parts(costs.disk, work.steps == work.steps_alone)}"
     lines = [("time", time), ("memory", memory), ("disk", disk)]
-    lines.append(("", f"estimated from {', and from '.join(costs.sources)}"))
+    known = any(each is not None for each in (costs.seconds, costs.memory_gib, costs.disk))
+    source = f"estimated from {', and from '.join(costs.sources)}"
+    lines.append(("", source if known else "the model is not here, and none that is known by name"))
     if costs.guess:
         lines.append(("", f"the time is {costs.guess}"))
         lines.append(("", "without loading, the autoencoder, scoring and exporting"))

@@ -16,8 +16,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from dreambooth.errors import UserError
-from dreambooth.model.adapters.formats import Adapter
 from dreambooth.model.adapters.lora_files import put_adapters, save_lora
+from dreambooth.model.adapters.peft_kinds import Adapter
 from dreambooth.model.interface import BaseModel
 
 

@@ -58,7 +58,7 @@ def save_lora(model: BaseModel, folder: str | Path, dtype: torch.dtype = torch.f
 def load_adapters(model: BaseModel, path: str | Path) -> int:
     """Put the adapters of a file or folder into a model; return how many tensors they have.
 
-    Reads diffusers' and kohya's layout, and PEFT's of any kind of adapter.
+    Reads what `read_adapters` does: diffusers', kohya's and PEFT's layout.
 
     Raises:
         UserError: the model has adapters, or a tensor does not fit or is missing; the model is left

@@ -150,7 +150,8 @@ def _setting(layer: BaseTunerLayer, name: str) -> Iterable[float]:
 
 def _kind(config: PeftConfig) -> str:
     """Name a kind of adapter as PEFT does; DoRA is one of its own."""
-    return "DORA" if getattr(config, "use_dora", False) else str(config.peft_type.value)  # pyright: ignore
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    return "DORA" if getattr(config, "use_dora", False) else kind
 
 
 def _span(values: tuple[float, ...]) -> str:
