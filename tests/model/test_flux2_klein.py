@@ -105,7 +105,10 @@ def test_a_run_resumes_to_the_bit_and_diffusers_draws_its_picture(flux2_spine, t
     assert {name.partition(".")[0] for name in a["state_dict"]} == {"transformer"}
     (verified,) = json.loads((whole / "run.json").read_text())["verified"].values()
     assert verified["error"] is None and verified["tensors"] == verified["loaded"]
-    assert verified["loaded"] == (0 if method == "full" else 2 * ADAPTED)
+    if method == "full":  # all networks
+        assert verified["loaded"] > len(a["state_dict"])
+    else:
+        assert verified["loaded"] == 2 * ADAPTED
 
 
 @pytest.mark.parametrize(
