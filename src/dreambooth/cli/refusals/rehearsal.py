@@ -61,6 +61,7 @@ def is_elsewhere(cfg: DictConfig, launcher: str) -> bool:
 
 def _with_a_cpu(cfg: DictConfig) -> DictConfig:
     """Copy a configuration with a Trainer that every machine can make."""
-    trainer = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
-    trainer |= {key: value for key, value in (("num_nodes", 1),) if key in cfg.trainer}
+    trainer: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    if "num_nodes" in cfg.trainer:
+        trainer["num_nodes"] = 1
     return OmegaConf.merge(cfg, {"trainer": trainer})  # type: ignore[return-value]
