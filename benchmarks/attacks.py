@@ -244,6 +244,8 @@ class Attacks:
             return _alike(attacked.pictures(folder / "drawn/images"), self.untouched.drawn)
         if script == "evaluate.py" or " unreadable " in ended.printed:
             return AS_IT_SHOULD_BE
+        if not list(folder.glob("run/evaluation/*/metrics.json")):  # as of a run without scores
+            return "silent: it shows scores" if "DINO" in ended.printed else AS_IT_SHOULD_BE
         return _alike(attacked.tables(folder), self.untouched.report)
 
     # -- wrong input --------------------------------------------------------------------------

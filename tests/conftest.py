@@ -46,9 +46,11 @@ with postponed_imports():  # as a command does
     )
 
 from dreambooth.pocket.pretraining.tokenizer import build_tokenizer
+from dreambooth.training.exports.fresh_process import fresh_process
 from spine import Spine
 from tiny_encoders import pocket_encoders
 
+fresh_process().fork()  # as a command does, before this process computes
 # a shell that starts the tests in the background has them ignore Ctrl-C, which some tests send
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -59,6 +59,7 @@ def train(cfg: DictConfig) -> int | float:
     with postponed_imports():
         from dreambooth.cli.configuration.specs import train_spec
         from dreambooth.cli.refusals.processes import same_job
+        from dreambooth.training.exports.fresh_process import fresh_process
         from dreambooth.training.job import run
         from dreambooth.training.logs.memory import memory_gib
         from dreambooth.training.logs.summary import refuse_unverified
@@ -70,6 +71,8 @@ def train(cfg: DictConfig) -> int | float:
     if is_first() and (place is None or place.number == 1):  # a sweep says it once
         show_needs(config, memory, there)
     refuse_small_memory(config, memory, there)
+    if spec.export.verify is not False and device == "cpu" and is_first():
+        fresh_process().fork()  # before this process computes
     with same_job(cfg.output_dir), in_its_sweep(place):
         outcome = run(spec, None if memory is None else memory.total)
     if outcome.code:

@@ -1,7 +1,8 @@
-"""Run programs that load exports where nothing of this package is: a script of its own.
+"""Run programs that load exports where nothing of this package can be imported.
 
-`fresh_process` starts this file, which imports the libraries that a consumer has, and then forks
-for each program: every one runs in a fresh process, and none waits for the imports again.
+`fresh_process` has a process that forks for each program, so that every one runs in a fresh
+process and none waits for the imports of a consumer's libraries again. It is this file, a script of
+its own, or a fork of a command that has imported these libraries and has not begun to work.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ import gc
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 PROGRAM, RESULT, PICTURE = "program.py", "result.json", "out.png"  # in the folder of a job
+HIDDEN: Any = {
+    "dreambooth": None,  # no consumer has it
+    "bitsandbytes": None,  # PEFT would import it, for seconds; no export has quantized weights
+}
 SAVING = "image.save("  # begins a program's last line; its picture goes into the folder of the job
 
 
@@ -84,7 +90,34 @@ def serve(pipeline: str) -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     has_gpu = _import(pipeline)
     os.dup2(silent, 2)  # from here on, what fails is in the result
-    for line in sys.stdin:
+    _do_all(sys.stdin, replies, has_gpu)
+
+
+def serve_forked(jobs: int, replies: int) -> NoReturn:
+    """As `serve`, in a fork of a command on a CPU.
+
+    Args:
+        jobs, replies: descriptors of the pipes that lead here and back.
+    """
+    os.setsid()  # what ends the command by a key must not end this one halfway
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dreambooth"]:
+        del sys.modules[name]
+    sys.modules.update(HIDDEN)
+    gc.freeze()
+    try:
+        with open(jobs) as lines, open(replies, "w") as answers:
+            _do_all(lines, answers, has_gpu=False)
+    finally:
+        os._exit(0)
+
+
+def _do_all(jobs: Iterable[str], replies: TextIO, has_gpu: bool) -> None:
+    for line in jobs:
         print(_do(line.rstrip("\n"), has_gpu), file=replies, flush=True)
 
 
@@ -121,11 +154,7 @@ def _do(folder: str, has_gpu: bool) -> int:
 
 
 if __name__ == "__main__":
-    hidden: Any = {
-        "dreambooth": None,  # no consumer has it
-        "bitsandbytes": None,  # PEFT would import it, for seconds; no export has quantized weights
-    }
-    sys.modules.update(hidden)
+    sys.modules.update(HIDDEN)
     if sys.argv[1] == "--alone":
         work(sys.argv[2])
     else:

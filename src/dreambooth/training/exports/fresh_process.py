@@ -35,13 +35,54 @@ class Loaded:
     held: dict[str, list[str]]
 
 
+class Fork:
+    """A fork of this process that does jobs; it has what is used of a `subprocess.Popen`."""
+
+    def __init__(self) -> None:
+        jobs, own_jobs = os.pipe()
+        own_replies, replies = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(own_jobs)
+            os.close(own_replies)
+            consumer.serve_forked(jobs, replies)
+        os.close(jobs)
+        os.close(replies)
+        self.stdin, self.stdout = open(own_jobs, "w"), open(own_replies)
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, a negative one for a signal; None while it runs."""
+        return self._code if self._code is not None else self._wait(os.WNOHANG)
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit code."""
+        code = self._code if self._code is not None else self._wait(0)
+        assert code is not None
+        return code
+
+    def _wait(self, options: int) -> int | None:
+        pid, status = os.waitpid(self.pid, options)
+        self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+
 class FreshProcess:
-    """Runs programs in processes that hold nothing of this one, and end with their program."""
+    """Runs programs in processes that hold nothing of a run, and end with their program."""
 
     def __init__(self, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Fork | None = None
         self._errors: Any = None
+
+    def fork(self) -> None:
+        """Fork the process from this one, unless it runs: its libraries need no second import.
+
+        For a command that has imported them and has computed nothing yet: a fork has none of the
+        threads that compute, nor CUDA. Other systems than Linux have it started by `run`.
+        """
+        if sys.platform == "linux" and self._process is None:
+            self._process, self._errors = Fork(), tempfile.TemporaryFile("w+")
 
     def start(self, pipeline: str) -> None:
         """Start the process unless it runs; it imports the class `pipeline` of diffusers meanwhile.
