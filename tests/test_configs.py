@@ -250,6 +250,7 @@ def test_the_checks_name_keys_that_exist(tmp_path):
         assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
 
 
+@pytest.mark.thorough
 def test_the_agent_of_a_wandb_sweep_starts_runs_that_compose(tmp_path, monkeypatch):
     """W&B's own agent writes the command line; the process is not started."""
     from wandb import wandb_agent

@@ -22,7 +22,9 @@ from dreambooth.metrics.lpips_networks import (
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize(("net", "size"), [("alex", 96), ("vgg", 32)])
+@pytest.mark.parametrize(
+    ("net", "size"), [("alex", 96), pytest.param("vgg", 32, marks=pytest.mark.thorough)]
+)
 def test_distances_are_the_packages_own(net, size, picture):
     torch.manual_seed(0)
     model = lpips_network(net, None)  # the package's linear heads, a random backbone
@@ -56,7 +58,10 @@ def test_the_hash_tells_backbones_apart():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("net", "make"), [("alex", models.alexnet), ("vgg", models.vgg16)])
+@pytest.mark.parametrize(
+    ("net", "make"),
+    [("alex", models.alexnet), pytest.param("vgg", models.vgg16, marks=pytest.mark.thorough)],
+)
 def test_backbone_comes_from_torchvisions_file(net, make, tmp_path):
     torch.manual_seed(1)
     backbone = make(weights=None).features

@@ -117,7 +117,7 @@ def test_what_must_train_is_not_quantised(spine, tmp_path, override, message):
     ("fixture", "method", "bits"),
     [
         ("spine", "dora", "4bit"),
-        ("sd3_spine", "lora", "8bit"),
+        pytest.param("sd3_spine", "lora", "8bit", marks=pytest.mark.thorough),
         pytest.param("sd3_spine", "lora", "4bit", marks=pytest.mark.thorough),
     ],
 )

@@ -96,6 +96,7 @@ def test_a_finished_run_exports_the_average_again_without_training(
     assert same(exported(out), first)
 
 
+@pytest.mark.thorough
 def test_samples_and_scores_are_of_the_average_and_change_no_weight(
     spine, plain, encoders_dir, tmp_path, monkeypatch
 ):

@@ -126,6 +126,7 @@ def alive(monkeypatch):
     gc.enable()
 
 
+@pytest.mark.thorough
 def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, monkeypatch):
     looked_at = ("samples.every_n_steps=1", "evaluation.every_n_steps=1")
     looked_at += (f"evaluation.encoders_dir='{encoders_dir}'", "evaluation.encoders=pocket")
@@ -153,6 +154,7 @@ def test_nothing_of_a_run_stays_in_memory(spine, encoders_dir, tmp_path, alive, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can reset a process's peak")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of the process, not of a GPU")
+@pytest.mark.thorough
 def test_a_runs_peak_is_its_own(spine, tmp_path):
     def peak(name: str) -> float:
         run = spine.run(tmp_path / name, "ppl=false", "max_steps=1")

@@ -179,6 +179,7 @@ def early(spine, encoders_dir, tmp_path_factory):
         yield spine.run(out, *more, "checkpoint.every_n_steps=2"), more
 
 
+@pytest.mark.thorough
 def test_a_run_stops_when_its_curve_no_longer_rises(early):
     out, _ = early
     record = json.loads((out / "run.json").read_text())
@@ -189,6 +190,7 @@ def test_a_run_stops_when_its_curve_no_longer_rises(early):
     assert steps == ["0", "1", "2", "3"]
 
 
+@pytest.mark.thorough
 def test_the_same_command_trains_no_further_and_more_patience_does(spine, early, tmp_path):
     out, more = early
     # killed after the curve was written and before the checkpoint: the step is done once more

@@ -30,6 +30,7 @@ def dry_run(folder: Path, *arguments: str, code: int = 0) -> str:
     return done.stderr if code else done.stdout
 
 
+@pytest.mark.thorough
 def test_a_preset(tmp_path):
     own = ("ppl=false", "lr=1e-4", "train_text_encoder=false", "scheduler=lms")
     printed = dry_run(tmp_path, "experiment=learning_rate_grid", *own)

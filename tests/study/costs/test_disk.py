@@ -19,6 +19,7 @@ def test_a_full_fine_tuning_writes_what_was_measured():
 
 
 STUDY = ("model=sd15", "photos.root=x", "max_steps=1000", "evaluation=paper", "samples.seeds=[0]")
+STUDY += ("cache_dir=no_cache",)  # where nothing is shared yet
 STUDY += ("evaluation.metrics=[dino,clip_i,clip_t,pres,div]",)  # the five of the published studies
 
 

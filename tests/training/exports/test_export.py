@@ -138,6 +138,7 @@ def test_a_lora_of_a_word_is_refused(spine, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_whole_weights_are_left_as_the_nearest_lora(spine, tmp_path):
     more = (*SHORT, "export.kind=lora", "lr=1e-2", "export.verify=auto")
     runs = [spine.run(tmp_path / str(rank), *more, f"export.rank={rank}") for rank in (1, 64)]
