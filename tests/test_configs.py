@@ -208,6 +208,7 @@ def test_every_other_subject_is_the_dog_in_other_words_and_is_rendered(name, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_every_identity_of_the_world_is_another_subject(spine, tmp_path):
     """Also where a copy of the dataset lies ready, in which there is no such subject."""
     (tmp_path / "dataset/dog").mkdir(parents=True)

@@ -277,6 +277,7 @@ def test_v_prediction_equals_diffusers(tiny_v_model_dir):
     assert ours == pytest.approx(theirs, rel=0, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_steps_follow_diffusers_in_bfloat16(tiny_model_dir):
     """The first loss is the same; then rounded gradients, summed in another order, drift."""
     batches = batches_of(2, True)

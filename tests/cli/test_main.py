@@ -196,6 +196,7 @@ def test_a_model_that_lacks_a_part_is_one_sentence(command_line, spine, tmp_path
     assert code == 2 and re.search(f"model lacks {part}", sentence(printed)), printed
 
 
+@pytest.mark.thorough
 def test_other_wrong_paths_are_one_sentence(command_line, spine, tmp_path):
     for argument, expected in (
         ("model.path=/absent/model", "/absent/model does not exist"),

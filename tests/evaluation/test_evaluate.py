@@ -357,6 +357,7 @@ def test_a_mistake_at_the_command_line_is_one_line_and_exit_code_2(tmp_path, mon
     assert printed.strip().count("\n") == 0 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_costs_of_a_run_add_up_over_its_sessions(spine, tmp_path):
     out = spine.run(tmp_path / "run")
     first = json.loads((out / "run.json").read_text())["costs"]

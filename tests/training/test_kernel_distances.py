@@ -16,6 +16,7 @@ def scores(run: Path) -> dict:
     return {entry["metric"]: entry["mean"] for entry in record["scores"].values()}
 
 
+@pytest.mark.thorough
 def test_a_run_compares_its_class_images_with_the_base_models(
     spine, encoders_dir, evaluate, tmp_path
 ):

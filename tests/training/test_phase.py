@@ -151,6 +151,7 @@ def test_no_step_is_drawn_twice(spine, tmp_path, monkeypatch):
     assert len(images) == 4
 
 
+@pytest.mark.thorough
 def test_the_last_step_is_drawn_where_the_best_one_is_exported(
     spine, encoders_dir, tmp_path, monkeypatch
 ):

@@ -354,6 +354,7 @@ def test_what_a_base_model_cannot_draw_is_one_sentence(draws_plain, draws, lora,
         draws(lora, "subject_phrase=dog")
 
 
+@pytest.mark.thorough
 def test_a_fine_tune_goes_on_from_an_adapter(draws, spine, lora, tmp_path):
     """Before its first step it draws what that adapter does; its facts name the content."""
     start = f"init_adapter='{lora / 'model'}'"

@@ -80,6 +80,7 @@ def test_an_evaluation_is_added_to_the_runs_cost(run, evaluate, tmp_path):
     assert sum(stage["seconds"] for stage in cost["stages"].values()) <= cost["seconds"]
 
 
+@pytest.mark.thorough
 def test_references_say_how_many_of_them_were_trained_on(
     run, scored, spine, evaluate, tmp_path, capsys
 ):

@@ -51,6 +51,7 @@ def test_records_are_not_sought_in_the_depths_of_a_home(tmp_path):
     assert len(Earlier([tmp_path], "cpu").records) == 2
 
 
+@pytest.mark.thorough
 def test_a_model_without_earlier_runs_is_estimated_by_its_architecture(monkeypatch):
     """A U-Net of 338.7 G multiply-adds (BK-SDM, Kim et al. 2023), and 63 G more of attention."""
     monkeypatch.setattr(guesses, "speed_of_matmul", lambda *_: 2e12)
