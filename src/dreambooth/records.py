@@ -52,10 +52,19 @@ def read_table(path: Path, record: Mapping[str, Any], fix: str) -> list[dict[str
     Raises:
         UserError: it is no table, or has changed since its record was written.
     """
-    known = (record.get(TABLES) or {}).get(path.name)
+    hashes = record.get(TABLES)
+    known = hashes.get(path.name) if isinstance(hashes, Mapping) else None
     if known is not None and not (path.is_file() and file_hash(path) == known):
         raise UserError(f"{path} has changed since its record was written: {fix}.")
     return read_csv(path) if path.exists() else []
+
+
+def forget_tables(path: Path) -> None:
+    """Take the hashes of its tables out of a record, if it can be read: they are written anew."""
+    try:
+        write_record(path, read_record(path))
+    except UserError:  # no record, or one that cannot be read
+        return
 
 
 def _hash(record: Mapping[str, Any]) -> str:

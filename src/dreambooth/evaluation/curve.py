@@ -190,14 +190,15 @@ class Curve:
         """Read the rows of a curve; none unless all of them measured the same as this one."""
         with reading(path, "remove it to begin a new curve"):
             rows = read_csv(path) if path.exists() else []
-            marks = [row.pop("measured") for row in rows]
+            marks = [row.pop("measured", "") for row in rows]
             if any(mark.partition("-")[0] != self.measured for mark in marks):
                 return []
             numbers = [
                 {key: int(value) if key == "step" else float(value) for key, value in row.items()}
                 for row in rows
             ]
-            if marks != [self._mark(row) for row in numbers]:
+            pairs = zip(marks, numbers, strict=True)
+            if any("-" in mark and mark != self._mark(row) for mark, row in pairs):
                 raise ValueError("a number in it has changed")
             return numbers
 
