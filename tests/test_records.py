@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
-from dreambooth.records import OWN, TABLES, forget_tables, read_record, read_table, write_record
+from dreambooth.records import OWN, TABLES, amend_record, read_record, read_table, write_record
 
 RECORD = {"finished": True, "lr": 1e-6, "prompts": ("a dog",), "rows": {"0": [1.5, None]}, "é": 1}
 
@@ -58,8 +58,8 @@ def test_a_table_that_changed_is_found(path, damage):
 
 def test_a_run_that_goes_on_forgets_the_hashes_of_its_tables(path):
     table = path.parent / "scores.csv"
-    forget_tables(path)
+    amend_record(path)
     table.write_text("dino\n0.7\n")
     assert read_table(table, read_record(path), "") == [{"dino": "0.7"}]
     assert read_table(table, {TABLES: [1]}, "") == [{"dino": "0.7"}]  # a damaged record
-    forget_tables(path.parent / "no.json")
+    amend_record(path.parent / "no.json")

@@ -12,6 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import file_hash, read_csv, read_json, write_json
 
 OWN, TABLES = "sha256", "tables"  # keys of the hashes
+FIX = "copy the run again, or run its command again"  # of what a run has written
 
 
 def write_record(path: Path, record: Mapping[str, Any], tables: Iterable[str] = ()) -> None:
@@ -20,9 +21,8 @@ def write_record(path: Path, record: Mapping[str, Any], tables: Iterable[str] = 
     Args:
         tables: names of files; those that are not there are left out.
     """
-    known = {
-        name: file_hash(path.parent / name) for name in tables if (path.parent / name).exists()
-    }
+    places = [path.parent / name for name in tables]
+    known = {place.name: file_hash(place) for place in places if place.exists()}
     whole = {**{key: record[key] for key in record if key != OWN}, TABLES: known}
     write_json(path, {**whole, OWN: _hash(whole)})
 
@@ -59,10 +59,10 @@ def read_table(path: Path, record: Mapping[str, Any], fix: str) -> list[dict[str
     return read_csv(path) if path.exists() else []
 
 
-def forget_tables(path: Path) -> None:
-    """Take the hashes of its tables out of a record, if it can be read: they are written anew."""
+def amend_record(path: Path, **changes: object) -> None:
+    """Change values of a record, if it can be read, and forget its tables, which change too."""
     try:
-        write_record(path, read_record(path))
+        write_record(path, {**read_record(path), **changes})
     except UserError:  # no record, or one that cannot be read
         return
 

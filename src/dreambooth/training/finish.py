@@ -18,7 +18,7 @@ from dreambooth.evaluation.write import scores_folder, write_scores
 from dreambooth.files import bytes_of, file_hashes
 from dreambooth.model.offload import alone
 from dreambooth.quoting import quoted, typed
-from dreambooth.records import read_record, write_record
+from dreambooth.records import amend_record, write_record
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
 from dreambooth.training.exports.export import Exported, earlier_hash, export
@@ -116,7 +116,9 @@ class Finish:
     def _export(self) -> Exported:
         """Export and record the model; set scores of different weights aside."""
         before = earlier_hash(self.folder)
-        self._forget_end()
+        # the export is replaced: a process that is killed meanwhile would leave the record of an
+        # earlier, finished run beside the new weights
+        amend_record(self.folder / "run.json", finished=False)
         with self.costs.stage("export") as places:
             exported = export(self.prepared)
             self.programs = dict(exported.programs)
@@ -128,17 +130,6 @@ class Finish:
             names = " and ".join(str(path) for path in moved)
             log.info("%s are of the previous weights: moved to %s/.", names, FOLDER)
         return exported
-
-    def _forget_end(self) -> None:
-        """Say of an earlier run in this folder that it is not finished: its export is replaced.
-
-        A process that is killed meanwhile would leave the old record beside the new weights.
-        """
-        path = self.folder / "run.json"
-        try:
-            write_record(path, {**read_record(path), "finished": False})
-        except UserError:  # no record, or one that cannot be read
-            return
 
     def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """Write run.json, of a finished run with its `total` costs; return the costs."""

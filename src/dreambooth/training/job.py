@@ -13,7 +13,7 @@ from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.record import Scores
 from dreambooth.files import write_json
 from dreambooth.locks import held
-from dreambooth.records import forget_tables
+from dreambooth.records import amend_record
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.distributed import is_first
 from dreambooth.training.finish import Finish
@@ -81,7 +81,7 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
     done = steps_done(spec, starts)
     loggers = make_loggers(spec, done)
     if is_first():
-        forget_tables(spec.folder / "run.json")  # an earlier session's log and curve go on
+        amend_record(spec.folder / "run.json")  # an earlier session's log and curve go on
     try:
         loggers.photos(prepared.training_photos)
         log_earlier(starts, loggers, curve, done)

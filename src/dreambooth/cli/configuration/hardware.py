@@ -11,6 +11,7 @@ import torch
 from dreambooth.cli.configuration.factories import trainer_factory
 from dreambooth.errors import UserError
 from dreambooth.model.quantization import check_quantization
+from dreambooth.study.costs.sizes import ON_GPU
 from dreambooth.training.spec import HardwareSpec
 
 # adapters of PEFT that need no more of a layer than its outputs, or read quantised weights (DoRA);
@@ -155,7 +156,7 @@ def _device(trainer: Mapping[str, Any]) -> str:
         UserError: a GPU is asked for, and PyTorch finds none.
     """
     accelerator, found = trainer["accelerator"], torch.cuda.is_available()
-    if accelerator in ("gpu", "cuda") and not found:
+    if accelerator in ON_GPU and not found:
         raise UserError(
             f"trainer.accelerator={accelerator} needs a GPU, and PyTorch finds none here: use "
             "trainer=auto or trainer=cpu."

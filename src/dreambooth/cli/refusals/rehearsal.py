@@ -9,8 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreambooth.cli.refusals.checks import check, check_packages
 from dreambooth.cli.startup import postponed_imports
 from dreambooth.cli.sweeps.objective import check_objective
-
-ON_GPU = ("gpu", "cuda")
+from dreambooth.study.costs.sizes import ON_GPU
 
 
 def checked(cfg: DictConfig) -> dict[str, Any]:

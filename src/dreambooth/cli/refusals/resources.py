@@ -15,9 +15,8 @@ from dreambooth.study.costs.sizes import GIB
 from dreambooth.study.costs.step_memory import Memory
 
 Plain = Mapping[str, Any]
-ROOM = (
-    1.25  # times the memory that there is: estimates are off by a tenth, and some can be paged out
-)
+# times the memory that there is: estimates are off by a tenth, and some can be paged out
+ROOM = 1.25
 # what leaves less on the disk, from the mildest: keys and values
 NO_CHECKPOINTS = {"checkpoint.keep_when_finished": 0}
 SMALLER = (

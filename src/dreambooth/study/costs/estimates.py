@@ -13,6 +13,7 @@ from dreambooth.study.costs.disk import Needs, disk_of_runs
 from dreambooth.study.costs.guesses import Guess, guessed, in_words
 from dreambooth.study.costs.plan import Training, Work, final_samples, scored_images
 from dreambooth.study.costs.rates import POCKET, POCKET_SIDE, Rates
+from dreambooth.study.costs.sizes import ON_GPU
 from dreambooth.study.costs.step_memory import memory_of
 
 Plain = Mapping[str, Any]
@@ -126,7 +127,7 @@ def _memory(config: Plain, rates: Rates | None, device: str) -> float | None:
     """Return the peak of earlier runs that are alike, else what the architecture says."""
     if rates is not None and (rates is not POCKET or config["resolution"] == POCKET_SIDE):
         return rates.memory_gib  # without the libraries that the rest needs
-    is_for_gpu = config["trainer"]["accelerator"] in ("gpu", "cuda")  # which may be elsewhere
+    is_for_gpu = config["trainer"]["accelerator"] in ON_GPU  # which may be elsewhere
     memory = memory_of(config, on_gpu=device != "cpu" or is_for_gpu)
     return None if memory is None else memory.total
 

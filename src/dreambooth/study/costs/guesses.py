@@ -16,6 +16,7 @@ from dreambooth.study.costs.activations import denoiser_of, inputs_of, side_of, 
 from dreambooth.study.costs.known_models import configs_of, tokens_of
 from dreambooth.study.costs.plan import rows_of_step
 from dreambooth.study.costs.rates import Rates
+from dreambooth.study.costs.sizes import ON_GPU
 
 Plain = Mapping[str, Any]
 # of the speed of a matrix product that networks reach. On a CPU core of 64 to 104 GFLOP/s the U-Net
@@ -77,7 +78,7 @@ def guessed(config: Plain, device: str) -> Guess | None:
 
 def _speed(trainer: Plain, device: str) -> tuple[float, str]:
     """Return how many operations a second a run does, and where that is from in words."""
-    if device == "cpu" and trainer["accelerator"] in ("gpu", "cuda"):
+    if device == "cpu" and trainer["accelerator"] in ON_GPU:
         return (
             A100,
             "that of the paper's 1000 steps in 5 minutes on an A100, as there is no GPU here",

@@ -12,6 +12,7 @@ from dreambooth.weights_files import read_header
 
 Plain = Mapping[str, Any]
 GIB = 2**30
+ON_GPU = ("gpu", "cuda")  # values of trainer.accelerator
 # bytes of state of a parameter in optimizers that keep other than AdamW's two moments
 STATE = {"8bit": 2, "adafactor": 0, "lion": 4, "prodigy": 16}
 # parts of a model: what a phase calls the denoiser and the text encoders, and what never trains

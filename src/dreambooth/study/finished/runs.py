@@ -17,13 +17,12 @@ from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
-from dreambooth.records import read_record, read_table
+from dreambooth.records import FIX, read_record, read_table
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
 from dreambooth.study.finished.base_model import load_base
 from dreambooth.study.finished.sweeps import refuse_sweep
 
-FIX = "copy the run again, or run its command again"
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
 

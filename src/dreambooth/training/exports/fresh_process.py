@@ -87,7 +87,7 @@ class FreshProcess:
     def start(self, pipeline: str) -> None:
         """Start the process unless it runs; it imports the class `pipeline` of diffusers meanwhile.
 
-        An error is told by `run`.
+        If it cannot start, `run` says so.
         """
         if self._process is not None and self._process.poll() is None:
             return

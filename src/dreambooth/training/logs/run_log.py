@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
-from dreambooth.records import read_record, read_table
+from dreambooth.records import FIX, read_record, read_table
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def read_rows(folder: Path, record: Mapping[str, Any] | None = None) -> list[dic
     Raises:
         UserError: a file that is no table, or has changed since the record was written.
     """
-    rows = read_table(folder / FILE, record or {}, "copy the run again, or run its command again")
+    rows = read_table(folder / FILE, record or {}, FIX)
     return [row for row in rows if (row.get("step") or "").isdecimal()]
 
 
