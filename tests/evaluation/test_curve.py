@@ -153,10 +153,12 @@ def test_scores_of_another_run_come_with_the_state_of_the_best(session):
     assert again.load_best() == 30 and steps(again.path)[-2:] == [30, 40]
 
 
-def test_scores_of_another_run_that_measured_anything_else_stay_there(session):
+def test_scores_of_another_run_that_measured_anything_else_stay_there(session, tmp_path):
     theirs = session({0: 0.1, 10: 0.5}, run="other").folder
     assert not session({}, guidance=2).adopt(theirs, [0, 10], None)
     assert not session({}, run="a").adopt(theirs.parent / "absent", [0], None)
+    (tmp_path / "curve.csv").write_bytes(b"\xff\xfe damaged")
+    assert not session({}, run="c").adopt(tmp_path, [0], None)
     session({0: 0.2, 10: 0.3, 20: 0.4}, run="b", best_after=None)
     later = session({}, run="b", best_after=None)
     assert later.adopt(theirs, [10], None) and steps(later.path) == [0, 10]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 
+import pytest
+
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import (
     COLUMNS,
@@ -41,6 +43,30 @@ def test_the_table_has_a_row_per_image_and_the_record_the_means(tmp_path):
     record = read_record(folder / "metrics.json")
     assert list(record.pop("tables")) == ["scores.csv"]
     assert record == {"evaluation": "quick", "scores": scores().summary}
+
+
+OF = {"metrics": ["dino", "clip_t"], "references": {"files": ["a.png"]}, "protocol": {"seeds": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, None),
+        ({"metrics": ["clip_t", "dino", "div"]}, None),
+        ({"metrics": ["dino"]}, "metrics"),
+        ({"references": {"files": ["b.png"]}}, "references"),
+        ({"protocol": {"seeds": 2}, "metrics": ["div"]}, "protocol"),
+    ],
+)
+def test_scores_of_something_else_take_no_others_place(tmp_path, caplog, changed, word):
+    caplog.set_level("INFO")
+    write_scores(tmp_path, scores(), OF)
+    earlier = (tmp_path / "metrics.json").read_bytes()
+    write_scores(tmp_path, scores(), {**OF, **changed})
+    kept = list(tmp_path.glob("superseded/*/metrics.json"))
+    assert [path.read_bytes() for path in kept] == ([earlier] if word else [])
+    assert [path.with_name("scores.csv").exists() for path in kept] == ([True] if word else [])
+    assert (f"are of other {word}" in caplog.text) if word else not caplog.text
 
 
 def test_real_images_stand_beside_the_score_and_have_no_row_of_their_own(capsys):

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from PIL import Image
 
 from dreambooth.data.photos import contents_hash
 from dreambooth.errors import UserError
+from dreambooth.evaluation.record import Scores
 from dreambooth.sampling import draw as draw_module
 from dreambooth.sampling.samples import SampleSet
 from dreambooth.study.finished.runs import Run
+from dreambooth.training.finish import Finish
 from dreambooth.training.job import run
 from dreambooth.training.phase import train_phases
 from spine import checkpoint
@@ -25,6 +29,13 @@ pytestmark = pytest.mark.slow
 
 def interrupted(*_):
     signal.raise_signal(signal.SIGINT)
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
@@ -49,7 +60,9 @@ def test_the_record_is_of_the_exported_model_even_where_sampling_breaks_off(
     )
 
 
-def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, one_step, tmp_path):
+def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(
+    spine, one_step, tmp_path, monkeypatch
+):
     out = copytree(one_step, tmp_path / "run")
     earlier = [out / "curve.csv", out / "curve.png"]
     earlier += [out / "evaluation" / "paper" / name for name in ("metrics.json", "scores.csv")]
@@ -59,6 +72,10 @@ def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, one_
         path.write_text("")
     spine.run(out, "max_steps=1", "ppl=false", "samples.seeds=[1]")
     assert all(path.exists() for path in earlier)
+    with monkeypatch.context() as context:  # the model is new, and the record not yet
+        context.setattr("dreambooth.training.finish.set_aside", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            spine.run(out, "max_steps=2", "ppl=false")
     spine.run(out, "max_steps=2", "ppl=false")
     assert not any(path.exists() for path in earlier)
     assert images.exists()  # a manifest says what it shows
@@ -67,18 +84,21 @@ def test_earlier_scores_and_curves_stay_only_beside_the_same_weights(spine, one_
 
 
 @pytest.mark.parametrize(
-    "error",
-    [UserError("no weights."), torch.OutOfMemoryError("too large"), OSError("read-only cache")],
+    ("place", "error"),
+    [
+        ("make_evaluation", UserError("no weights.")),
+        ("make_evaluation", ValueError("odd shape")),
+        ("write_scores", UserError("the disk is full.")),
+    ],
 )
 def test_a_run_is_not_lost_when_it_cannot_be_scored(
-    spine, one_step, tmp_path, monkeypatch, caplog, error
+    spine, one_step, tmp_path, monkeypatch, caplog, place, error
 ):
     copytree(one_step, tmp_path / "run")
 
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr("dreambooth.training.finish.make_evaluation", fail)
+    scored: Any = SimpleNamespace(score_model=lambda *_: (Scores(), {}))
+    monkeypatch.setattr("dreambooth.training.finish.make_evaluation", lambda *_: scored)
+    monkeypatch.setattr(f"dreambooth.training.finish.{place}", raising(error))
     spec = spine.spec(tmp_path / "run", "max_steps=1", "ppl=false", "evaluation=quick")
     outcome = run(spec)
     assert outcome.code == 0 and outcome.scores is None
@@ -87,6 +107,31 @@ def test_a_run_is_not_lost_when_it_cannot_be_scored(
     assert str(error).rstrip(".") in warning
     assert "evaluation=quick" in warning
     assert {path.name for path in spec.folder.iterdir()} >= {"run.json", "model", "samples"}
+
+
+def test_a_model_is_recorded_before_its_other_layouts(spine, one_step, tmp_path, monkeypatch):
+    out = copytree(one_step, tmp_path / "run")
+    full = raising(UserError("the disk is full"))
+    monkeypatch.setattr("dreambooth.training.exports.export.save_single_file", full)
+    with pytest.raises(UserError):
+        spine.run(out, "max_steps=2", "ppl=false", "export.layouts=[diffusers,single_file]")
+    read = Run.read(out)
+    assert read.config["max_steps"] == 2 and not read.record["finished"]
+    read.check_export()
+
+
+def test_a_curve_that_lacks_its_last_point_costs_no_model(caplog):
+    curve: Any = SimpleNamespace(
+        last_step=1, path="curve.csv", seconds=0.0, score=raising(OSError("gone"))
+    )
+    finish: Any = Finish.__new__(Finish)
+    finish.last_step, finish.phases, finish.loggers = 2, {}, SimpleNamespace(numbers=print)
+    finish.spec = SimpleNamespace(checkpoint=SimpleNamespace(best=None))
+    finish._finish_curve(curve)
+    assert "curve.csv has no scores of step 2: gone" in caplog.text
+    finish.spec.checkpoint.best = "harmonic"
+    with pytest.raises(OSError):
+        finish._finish_curve(curve)
 
 
 def test_a_photo_that_goes_while_training_costs_nothing(spine, tmp_path, monkeypatch):

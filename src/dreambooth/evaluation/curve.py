@@ -165,7 +165,11 @@ class Curve:
         Returns:
             False, and nothing is taken, if the run lacks any of it or measured anything else.
         """
-        theirs = {row["step"]: row for row in self._rows_of(run / "curve.csv")}
+        try:
+            theirs = {row["step"]: row for row in self._rows_of(run / "curve.csv")}
+        except UserError as error:  # damaged
+            log.warning("The scores of another run are not taken over: %s", error)
+            return False
         if not set(needed) <= theirs.keys():
             return False
         before = self.rows

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,18 @@ from rich.table import Table
 
 from dreambooth.errors import UserError
 from dreambooth.evaluation.record import Scores
-from dreambooth.files import file_hash, write_csv
+from dreambooth.files import cache_key, file_hash, write_csv
 from dreambooth.metrics.variants import lower_is_better
 from dreambooth.records import read_record, read_table, write_record
 from dreambooth.sampling.manifest import Item
 
+log = logging.getLogger(__name__)
+
 AGAIN = "score the run again with evaluate.py"
+SUPERSEDED = "superseded"  # folder of scores that others have taken the place of
+SCORES = ("scores.csv", "metrics.json")  # in the order in which they are moved
+# what scores are of, in metrics.json, beside the metrics themselves
+OF = ("provenance", "protocol", "references", "encoders", "subject", "gallery", "folder")
 COLUMNS = tuple(field.name for field in fields(Item))  # of scores.csv, before the scores
 
 
@@ -64,12 +72,44 @@ def refuse_copies(images: Sequence[Path], photos: Sequence[Path]) -> None:
 def write_scores(folder: Path, scores: Scores, record: Mapping[str, Any]) -> None:
     """Write `scores.csv`, one row per image, and `metrics.json`, the means and `record`.
 
-    `metrics.json` is written last, so that a new one never stands beside an old table.
+    `metrics.json` is written last, so that a new one never stands beside an old table. Scores that
+    are there, and that these do not replace, are kept in `superseded/<hash>`.
     """
+    _keep_others(folder, record)
     names = dict.fromkeys(key for row in scores.rows for key in row if key not in COLUMNS)
     write_csv(folder / "scores.csv", scores.rows, [*COLUMNS, *names])
     record = {**record, "scores": scores.summary}
     write_record(folder / "metrics.json", record, ["scores.csv"])
+
+
+def _keep_others(folder: Path, record: Mapping[str, Any]) -> None:
+    """Move the scores of a folder away if they are of something else, or of more metrics."""
+    try:
+        earlier = read_record(folder / SCORES[-1])
+    except UserError:  # none, or damaged
+        return
+    new = json.loads(json.dumps({key: record.get(key) for key in OF}))
+    differ = [key for key in OF if earlier.get(key) != new[key]]
+    known = {*record.get("metrics", ())}
+    if not differ and {*earlier.get("metrics", ())} <= known:
+        return
+    kept = folder / SUPERSEDED / cache_key(**{key: earlier.get(key) for key in (*OF, "metrics")})
+    move((folder / name for name in SCORES), folder, kept)
+    log.info(
+        "The earlier scores in %s are of other %s: moved to %s.",
+        folder,
+        " and ".join(differ or ["metrics"]),
+        kept,
+    )
+
+
+def move(files: Iterable[Path], folder: Path, target: Path) -> list[Path]:
+    """Move the files that there are to the same places in `target`; return those places."""
+    names = [file.relative_to(folder) for file in files if file.exists()]
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / name, target / name)
+    return names
 
 
 def read_scores(folder: Path) -> tuple[Scores, dict[str, Any]]:

@@ -10,18 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.evaluation.evaluate import Pair
 from dreambooth.evaluation.record import Scores
-from dreambooth.evaluation.write import scores_folder, write_scores
+from dreambooth.evaluation.write import SUPERSEDED, scores_folder, write_scores
 from dreambooth.files import bytes_of, file_hashes
 from dreambooth.model.offload import alone
 from dreambooth.quoting import quoted, typed
 from dreambooth.records import amend_record, write_record
 from dreambooth.sampling.provenance import Weights
 from dreambooth.sampling.samples import FINAL
-from dreambooth.training.exports.export import Exported, earlier_hash, export
+from dreambooth.training.exports.export import Exported, export
 from dreambooth.training.exports.verify import prepare_verification, verify
 from dreambooth.training.logs.costs import STOPPED
 from dreambooth.training.logs.loggers import Loggers
@@ -30,7 +29,12 @@ from dreambooth.training.logs.summary import Finished
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
 from dreambooth.training.resuming.finished import places_of_export
-from dreambooth.training.resuming.superseded import FOLDER, set_aside
+from dreambooth.training.resuming.superseded import (
+    bring_back,
+    identity,
+    set_aside,
+    weights_of_run,
+)
 from dreambooth.training.scoring import make_evaluation
 from dreambooth.versions import versions
 
@@ -61,6 +65,7 @@ class Finish:
         self.best_step: int | None = None
         self.programs: dict[str, str] = {}  # that load the export, by layout
         self.verified: dict[str, dict[str, Any]] = {}
+        self.weights: str | None = None  # the hash that names what was exported
         self.exported: dict[str, str] = {}  # files of the exported model and their hashes
         last = len(self.spec.method.phases) - 1
         self.stopped_early_at: int | None = phases[f"phase_{last}"]["stopped_early_at"]
@@ -105,31 +110,45 @@ class Finish:
         return left_over(self.folder, self.spec.checkpoint.kept_when_finished)
 
     def _finish_curve(self, curve: Curve) -> None:
-        """Score the last step, and load the best one if that is to be exported."""
-        last = self.last_step
+        """Score the last step, and load the best one if that is to be exported.
+
+        Without it, a curve that lacks its last point costs no trained model.
+        """
+        last, needs_best = self.last_step, self.spec.checkpoint.best is not None
         if curve.last_step is None or curve.last_step < last:
-            self.loggers.numbers(curve.score(last), last)
+            try:
+                self.loggers.numbers(curve.score(last), last)
+            except Exception as error:
+                if needs_best:
+                    raise
+                log.warning("%s has no scores of step %d: %s", curve.path, last, error)
         self.phases["curve"] = {"seconds": round(curve.seconds, 2)}
-        if self.spec.checkpoint.best is not None:
+        if needs_best:
             self.best_step = curve.load_best()
 
     def _export(self) -> Exported:
-        """Export and record the model; set scores of different weights aside."""
-        before = earlier_hash(self.folder)
+        """Export and record the model."""
+        before = weights_of_run(self.folder)
         # the export is replaced: a process that is killed meanwhile would leave the record of an
         # earlier, finished run beside the new weights
-        amend_record(self.folder / "run.json", finished=False)
+        amend_record(self.folder / "run.json", finished=False, weights=before)
         with self.costs.stage("export") as places:
-            exported = export(self.prepared)
+            exported = export(self.prepared, lambda hashes: self._record_model(hashes, before))
             self.programs = dict(exported.programs)
             places += places_of_export(self.folder)
-        self.exported = file_hashes(self.folder / "model")
         self._write_record()
-        moved = set_aside(self.folder, exported.identity, before, self.curve is not None)
+        return exported
+
+    def _record_model(self, hashes: Mapping[str, str], before: str | None) -> None:
+        """Record the model that has just been written; set scores of different weights aside."""
+        weights = identity(hashes)
+        moved = set_aside(self.folder, weights, before, self.curve is not None)
         if moved:
             names = " and ".join(str(path) for path in moved)
-            log.info("%s are of the previous weights: moved to %s/.", names, FOLDER)
-        return exported
+            log.info("%s are of the previous weights: moved to %s/.", names, SUPERSEDED)
+        self.weights, self.exported = weights, file_hashes(self.folder / "model")
+        self._write_record()
+        bring_back(self.folder, weights)
 
     def _write_record(self, total: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """Write run.json, of a finished run with its `total` costs; return the costs."""
@@ -142,6 +161,7 @@ class Finish:
             "export": spec.export.kind,
             "programs": self.programs,
             "verified": self.verified,
+            "weights": self.weights,
             "exported": self.exported,
             "subject": subject,
             "subject_phrase": words.phrase,
@@ -175,15 +195,16 @@ class Finish:
                 evaluation = make_evaluation(self.prepared, settings)
                 scores, record = evaluation.score_model(self.model, weights, images, known)
                 places.append(images)
-        except (UserError, OSError, RuntimeError) as error:  # of memory too
+            write_scores(images, scores, {**record, "cost": self.costs.record})
+        except Exception as error:
             log.warning(
                 "%s; the run is complete: score it later with `python evaluate.py %s "
                 "evaluation=%s evaluation.encoders_dir=DIR`.",
-                str(error).rstrip("."),
+                str(error).rstrip(".") or type(error).__name__,
                 typed(f"run={quoted(self.folder)}"),
                 settings.name,
             )
+            log.debug("the error in full:", exc_info=True)
             return None
-        write_scores(images, scores, {**record, "cost": self.costs.record})
         self.loggers.scores(scores, None, images, self.last_step)
         return scores

@@ -26,6 +26,7 @@ from dreambooth.training.prepare import Prepared, prepare
 from dreambooth.training.resuming.fingerprint import facts_of
 from dreambooth.training.resuming.resume import Start, find_starts, steps_done
 from dreambooth.training.resuming.reuse import log_earlier, shared
+from dreambooth.training.resuming.superseded import set_curve_aside
 from dreambooth.training.scoring import make_curve
 from dreambooth.training.spec import TrainSpec
 
@@ -81,6 +82,8 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
     done = steps_done(spec, starts)
     loggers = make_loggers(spec, done)
     if is_first():
+        if spec.curve is None and not done:
+            set_curve_aside(spec.folder)
         amend_record(spec.folder / "run.json")  # an earlier session's log and curve go on
     try:
         loggers.photos(prepared.training_photos)

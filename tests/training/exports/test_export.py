@@ -23,7 +23,6 @@ from dreambooth.training.resuming.checkpoints import (
     record_path,
     remove_left_over,
 )
-from dreambooth.training.resuming.superseded import set_aside
 
 SHORT = ("max_steps=1", "ppl=false")
 
@@ -194,19 +193,3 @@ def test_what_is_pruned(tmp_path):
 def test_a_raised_keep_is_meant_for_the_finished_run_too(spine, tmp_path, keep, asked, kept):
     more = (f"checkpoint.keep={keep}", f"checkpoint.keep_when_finished={asked}")
     assert spine.spec(tmp_path, *more).checkpoint.kept_when_finished == kept
-
-
-def test_scores_come_back_with_their_weights(tmp_path):
-    def scored(name: str, export: str) -> Path:
-        file = tmp_path / "evaluation" / name / "metrics.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"provenance": {"export": export}}))
-        return file
-
-    old, new = scored("paper", "aa"), scored("quick", "bb")
-    assert set_aside(tmp_path, "bb", "aa", False) == [old.relative_to(tmp_path)]
-    assert new.exists() and (tmp_path / "superseded/aa/evaluation/paper/metrics.json").exists()
-    set_aside(tmp_path, "aa", "bb", False)
-    assert old.exists() and not new.exists()
-    set_aside(tmp_path, "bb", "aa", False)
-    assert new.exists() and not old.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from dreambooth.sampling.provenance import export_hashes
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.exports.file_metadata import metadata_of
 from dreambooth.training.prepare import Prepared
-from dreambooth.weights_files import content_hash, sort_header
+from dreambooth.weights_files import sort_header
 
 log = logging.getLogger(__name__)
 
@@ -53,25 +53,25 @@ class Exported:
     programs: Mapping[str, str]
     adapters: Mapping[str, Sequence[Path]]
 
-    @property
-    def identity(self) -> str:
-        """The hash that names the weights."""
-        return self.hashes.get("export") or self.hashes["trained"]
 
-
-def export(prepared: Prepared) -> Exported:
+def export(prepared: Prepared, written: Callable[[Mapping[str, str]], None]) -> Exported:
     """Write `model/` and `exports/` of a run, each whole or not at all.
 
     The model then holds what was written: with `export.kind=full` adapters are merged, and weights
     are rounded to `export.dtype`, so that samples and scores are of the files. Networks that did
     not train are hard links to one copy in the cache, where the file system can.
+
+    Args:
+        written: is given the hashes that name the weights as soon as `model/` is whole.
     """
     spec, model, run = prepared.spec, prepared.model, prepared.spec.folder
     kind, folder, beside = spec.export.kind, run / "model", run / "exports"
     shutil.rmtree(beside, ignore_errors=True)  # they are of other weights
     if kind == "none":
         shutil.rmtree(folder, ignore_errors=True)
-        return Exported(_trained(prepared), {}, {})
+        hashes = _trained(prepared)
+        written(hashes)
+        return Exported(hashes, {}, {})
     if kind == "full":
         merge_adapters(model)
     elif spec.export.rank is not None:
@@ -84,6 +84,8 @@ def export(prepared: Prepared) -> Exported:
         _write_model(prepared, new, dtype)
     if kind == "full":
         _share_frozen(prepared, folder)
+    hashes = export_hashes(folder, model.weights_hash)
+    written(hashes)
     others = [layout for layout in spec.export.layouts if layout != "diffusers"]
     if others:
         with atomic(beside) as new:
@@ -103,7 +105,7 @@ def export(prepared: Prepared) -> Exported:
         for layout, place in places.items()
         if kind in ("lora", "adapter")
     }
-    return Exported(export_hashes(folder, model.weights_hash), programs, adapters)
+    return Exported(hashes, programs, adapters)
 
 
 def _become_lora(prepared: Prepared, rank: int) -> None:
@@ -178,11 +180,6 @@ def _loaded_as(kind: str, layout: str) -> str:
 
 def _files(place: Path) -> list[Path]:
     return [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
-
-
-def earlier_hash(folder: Path) -> str | None:
-    """Hash what a run's folder holds of an earlier export; None if it holds none."""
-    return content_hash(folder / "model") if any((folder / "model").glob("*")) else None
 
 
 def picture_of(prepared: Prepared) -> Picture:

@@ -1,19 +1,21 @@
-"""Scores of other weights than a run exports now: kept under the hash of what they scored."""
+"""Scores and curves of other weights than a run exports now, kept under those weights' hash."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
-FOLDER = "superseded"
-SCORES = ("metrics.json", "scores.csv")
-CURVE = ("curve.csv", "curve.png")
+from dreambooth.errors import UserError
+from dreambooth.evaluation.write import SCORES, SUPERSEDED, move
+from dreambooth.records import read_record
+from dreambooth.weights_files import content_hash
+
+CURVE = ("curve.png", "curve.csv")  # as SCORES: the last one tells whether they are there
 
 
 def set_aside(run: Path, export: str, before: str | None, has_curve: bool) -> list[Path]:
-    """Move what was scored of other weights to `superseded/<hash>/`; bring back what is of these.
+    """Move what was scored of other weights to `superseded/<hash>/`, before the record is of these.
 
     Scores say themselves what they are of. Those that do not, and the curve, are of what the
     run had exported before.
@@ -28,39 +30,56 @@ def set_aside(run: Path, export: str, before: str | None, has_curve: bool) -> li
         what was moved away, relative to the run's folder.
     """
     moved = []
-    for folder in sorted(path for path in run.glob("evaluation/*") if path.is_dir()):
-        of = _scored(folder / "metrics.json") or before
+    for metrics in sorted(run.glob(f"evaluation/*/{SCORES[-1]}")):
+        of = _scored(metrics) or before
         if of is not None and of != export:
-            moved += _move((folder / name for name in SCORES), run, run / FOLDER / of)
-    if not has_curve and before is not None and before != export:
-        moved += _move((run / name for name in CURVE), run, run / FOLDER / before)
-    _restore(run, run / FOLDER / export)
+            files = (metrics.with_name(name) for name in SCORES)
+            moved += move(files, run, run / SUPERSEDED / of)
+    has_old = not has_curve and (run / CURVE[-1]).exists()
+    if has_old and before is not None and before != export:
+        moved += move((run / name for name in CURVE), run, run / SUPERSEDED / before)
     return moved
+
+
+def bring_back(run: Path, export: str) -> None:
+    """Bring back the scores and the curve of the weights `export`, where there are no others.
+
+    Only once the record is of these weights: until then it says that a curve is of others.
+    """
+    kept = run / SUPERSEDED / export
+    for folder in sorted(kept.glob("evaluation/*")):
+        if not (run / folder.relative_to(kept) / SCORES[-1]).exists():
+            move((folder / name for name in SCORES), kept, run)
+    if not (run / CURVE[-1]).exists():
+        move((kept / name for name in CURVE), kept, run)
+
+
+def set_curve_aside(run: Path) -> None:
+    """Move the curve of an earlier training away, where a new one begins that has none."""
+    move((run / name for name in CURVE), run, run / SUPERSEDED / (weights_of_run(run) or "stopped"))
+
+
+def weights_of_run(run: Path) -> str | None:
+    """Return the hash of what a run has exported; None if it has exported nothing.
+
+    The record knows it longest: it changes after the model, the scores and the curve.
+    """
+    try:
+        recorded = read_record(run / "run.json").get("weights")
+    except UserError:
+        recorded = None
+    is_there = any((run / "model").glob("*"))
+    return recorded or (content_hash(run / "model") if is_there else None)
+
+
+def identity(hashes: Mapping[str, str]) -> str:
+    """Return the hash that names weights, of those in their provenance."""
+    return hashes.get("export") or hashes["trained"]
 
 
 def _scored(metrics: Path) -> str | None:
     """Read which weights a metrics.json is of."""
     try:
-        provenance = json.loads(metrics.read_text("utf-8"))["provenance"]
-        return provenance.get("export") or provenance["trained"]
+        return identity(json.loads(metrics.read_text("utf-8"))["provenance"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _move(files: Iterable[Path], run: Path, target: Path) -> list[Path]:
-    moved = []
-    for file in files:
-        if file.exists():
-            name = file.relative_to(run)
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target / name)
-            moved.append(name)
-    return moved
-
-
-def _restore(run: Path, kept: Path) -> None:
-    """Bring back the scores of these weights, where there are no others."""
-    for folder in sorted(kept.glob("evaluation/*")):
-        own = run / folder.relative_to(kept)
-        if not any((own / name).exists() for name in SCORES):
-            _move((folder / name for name in SCORES), kept, run)
