@@ -75,7 +75,10 @@ class Untouched:
                 self._make(settings, folder)
 
     def _make(self, settings: tuple[str, ...], folder: Path) -> None:
-        text, done = " ".join((str(faults.ROOT), *TRAIN, *settings)), folder / "done"
+        text, done = (
+            " ".join((str(faults.ROOT), faults.commit(), *TRAIN, *settings)),
+            folder / "done",
+        )
         if done.exists() and done.read_text() == text:
             return
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,6 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -62,7 +61,7 @@ class Campaign:
         self.log, self.own = work / f"{name}.jsonl", work / f"case-{own}-of-{count}"
         self.untouched = Untouched(work)
         self.kinds = Attacks(self.untouched).kinds
-        self.commit = _commit()
+        self.commit = faults.commit()
 
     def cases(self) -> Iterator[tuple[str, Case]]:
         """Yield all cases with their kinds, in one fixed order, of every kind in turn."""
@@ -96,13 +95,6 @@ class Campaign:
         """Read the cases that all shards have tried."""
         logs = sorted(self.work.glob("cases*.jsonl"))
         return [json.loads(line) for log in logs for line in log.open()]
-
-
-def _commit() -> str:
-    """Name the commit that is attacked, with `-dirty` where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    ended = subprocess.run(command, cwd=faults.ROOT, capture_output=True, text=True, check=False)
-    return ended.stdout.strip() or "unknown"
 
 
 # -- the table --------------------------------------------------------------------------------

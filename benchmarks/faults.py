@@ -11,6 +11,7 @@ import os
 import random
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -103,6 +104,13 @@ class Ended:
     def crashed(self) -> bool:
         """Whether it ended with a traceback, or after too long a time."""
         return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
+
+
+def commit() -> str:
+    """Name the commit that is attacked, with `-dirty` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ended.stdout.strip() or "unknown"
 
 
 def import_rooms(*names: str) -> None:
