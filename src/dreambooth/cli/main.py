@@ -80,7 +80,7 @@ def _refuse_paths_of_other_encodings(parsed: Namespace) -> None:
     require_utf8("the current folder", os.getcwd())
     for name, value in os.environ.items():
         if name.startswith("DREAMBOOTH_"):
-            require_utf8(f"{name}, which is", value)
+            require_utf8("the path in", f"{name}={value}")
 
 
 def _silence_libraries() -> None:
