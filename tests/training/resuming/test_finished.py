@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dreambooth.records import read_record, write_record
-from dreambooth.training.resuming.finished import contents, finished
+from dreambooth.training.resuming.finished import contents, damaged, finished
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +91,21 @@ def test_what_is_lost_is_made_again(scored, config, tmp_path):
         path = run / lost
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         assert finished(run, config) is None, lost
+
+
+def test_a_file_of_another_content_and_the_same_size_is_found(scored, config, tmp_path):
+    run = Path(shutil.copytree(scored, tmp_path / "run", copy_function=shutil.copyfile))
+    (image,) = (run / "samples/final").glob("*.png")
+    weights = next((run / "model/unet").glob("*.safetensors"))
+    assert finished(run, config) is not None and damaged(run) is None
+    for path in (image, run / "samples/final.png", weights):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert damaged(run) == path
+        path.write_bytes(whole)
+    scores = run / "evaluation/quick/scores.csv"
+    scores.write_text(scores.read_text().replace(".", ",", 1))
+    assert finished(run, config) is None
 
 
 def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, config, tmp_path):
