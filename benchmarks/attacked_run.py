@@ -174,7 +174,7 @@ def made(folder: Path, origin: Path | None = None) -> Facts:
         p for place in places for p in (sorted(place.rglob("*")) if place.is_dir() else [place])
     ]
     return {
-        str(p.relative_to(run)): _fact(p, (folder, folder.parent, origin or folder))
+        str(p.relative_to(run)): _fact(p, (folder, origin or folder, folder.parent))
         for p in files
         if _counts(p, run)
     }
