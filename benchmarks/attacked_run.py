@@ -6,13 +6,16 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import faults
+from filelock import FileLock
 
 TRAIN = (
     "max_steps=2",
@@ -31,39 +34,60 @@ TRAIN = (
     "evaluation.every_n_steps=1",
     "export.layouts=[diffusers,single_file]",
     "logger=csv",
+    "trainer.log_every_n_steps=1",
     "trainer=cpu",
     "cache_dir=cache",
     "hydra.run.dir=run",
 )
+ALONE = (*TRAIN, "reuse=off")  # takes over no training of another run
+OTHER = (*TRAIN, "seed=1", "subject=cat")  # whose files are put in the place of the first run's
+EXTENDED = (*TRAIN, "max_steps=3")
+# other weights, with neither scores nor a curve of their own
+CHANGED = (*TRAIN, "seed=1", "resume=null", "checkpoint.best=null", "evaluation=none")
+CHANGED = tuple(each for each in CHANGED if not each.startswith("evaluation."))
 GENERATE = ("run=run", "prompts=['a {subject}']", "seeds=[0]", "output_dir=drawn")
 EVALUATE = ("run=run", "evaluation.metrics=[dino]", "evaluation.class_images=0", "cache_dir=cache")
 EVALUATE += ("evaluation.images_per_prompt=1",)
-REPORT = ("runs=.",)
+REPORT = ("runs=.", "cache_dir=cache")
+BESIDE = "beside"  # holds the whole run beside a damaged one
 
 MADE = ("model", "exports", "samples", "evaluation", "metrics.csv", "curve.csv", "run.json")
-MADE += ("checkpoints/best.safetensors",)
+MADE += ("superseded", "checkpoints/best.safetensors")
 # what another session of a run measures anew, in records and in columns of metrics.csv
 TIMES = ("costs", "cost", "images_made", "images_per_second", "memory", "seconds")
 TIMES += ("sha256", "tables", "commit")  # hashes of what holds times, and what it ran on
 
 
 Facts = dict[str, str]  # file => what it holds, or its hash
+Rows = dict[str, dict[str, str]]  # name of a run => its row in runs.csv
 
 
 class Untouched:
-    """A run that nothing has touched, and another one whose files are put in the place of its."""
+    """Runs that nothing has touched: one for each of the settings that are attacked."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.whole, self.other = work, work / "whole", work / "other"
-        for folder, more in ((self.whole, ()), (self.other, ("seed=1", "subject=cat"))):
-            settings, done = " ".join((str(faults.ROOT), *TRAIN, *more)), folder / "done"
-            if not done.exists() or done.read_text() != settings:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                ended = faults.run("train.py", [*TRAIN, *more], folder, self._counting(folder))
-                assert ended.code == 0, ended.printed
-                done.write_text(settings)
-        self.boundaries = int((self.whole / "boundaries").read_text())
+        self.folders = {TRAIN: self.whole, ALONE: work / "alone", OTHER: self.other}
+        self.later = {EXTENDED: work / "extended", CHANGED: work / "changed"}  # of the whole one
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / "making.lock"):  # another shard may make them
+            for settings, folder in {**self.folders, **self.later}.items():
+                self._make(settings, folder)
+
+    def _make(self, settings: tuple[str, ...], folder: Path) -> None:
+        text, done = (
+            " ".join((str(faults.ROOT), faults.commit(), *TRAIN, *settings)),
+            folder / "done",
+        )
+        if done.exists() and done.read_text() == text:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if settings in self.later:
+            self.copy(folder)
+        ended = faults.run("train.py", settings, folder, self._counting(folder))
+        assert ended.code == 0, ended.printed
+        done.write_text(text)
 
     def _counting(self, folder: Path) -> Callable[[], None]:
         """Count a run's boundaries into a file."""
@@ -73,37 +97,63 @@ class Untouched:
 
         return lambda: faults.on_boundaries(count)
 
-    @cached_property
-    def made(self) -> Facts:
-        """What the untouched run has made."""
-        return made(self.whole)
+    def copy(self, folder: Path, parts: Sequence[str] = ("run", "cache")) -> None:
+        """Copy the whole run, its cache or both into a folder."""
+        for part in parts:
+            shutil.copytree(self.whole / part, folder / part)
+
+    def boundaries(self, settings: Sequence[str] = TRAIN) -> int:
+        """Return how many boundaries the run of these settings has."""
+        return int((self.folder(settings) / "boundaries").read_text())
+
+    def made(self, settings: Sequence[str] = TRAIN) -> Facts:
+        """What the untouched run of these settings has made."""
+        return _made_once(self.folder(settings))
+
+    def folder(self, settings: Sequence[str] = TRAIN) -> Path:
+        """Return where the untouched run of these settings lies."""
+        return {**self.folders, **self.later}[tuple(settings)]
 
     @cached_property
     def drawn(self) -> Facts:
         """The pictures that `GENERATE` draws with the untouched run."""
-        return self._after("generate.py", GENERATE, "drawn/images", pictures)
+        return pictures(self._after("generate.py", GENERATE) / "drawn/images")
 
     @cached_property
-    def report(self) -> Facts:
-        """The tables of the untouched run's report."""
-        return self._after("report.py", REPORT, ".", tables)
+    def scored(self) -> Facts:
+        """The tables of `EVALUATE` on the untouched run."""
+        return scores(self._after("evaluate.py", EVALUATE))
 
-    def _after(
-        self, script: str, arguments: tuple[str, ...], place: str, read: Callable[[Path], Facts]
-    ) -> Facts:
-        folder = self.work / "used"
+    @cached_property
+    def report(self) -> Rows:
+        """The report's rows of the untouched run, and of the same one beside it."""
+        return self.report_of(TRAIN)
+
+    @cache  # noqa: B019
+    def report_of(self, settings: Sequence[str]) -> Rows:
+        """The report's rows of the untouched run of these settings, and of the whole one."""
+        return rows(self._after("report.py", REPORT, self.folder(settings)) / "runs.csv")
+
+    def _after(self, script: str, arguments: tuple[str, ...], run: Path | None = None) -> Path:
+        folder = self.work / f"used-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("run", "cache"):
-            shutil.copytree(self.whole / part, folder / part)
+            shutil.copytree((run or self.whole) / part, folder / part)
+        self.copy(folder / BESIDE, ["run"])
         ended = faults.run(script, arguments, folder)
         assert ended.code == 0, ended.printed
-        return read(folder / place)
+        return folder
 
     def another(self, name: Path) -> Path | None:
         """Find a file of the same kind that is another run's, or another one of this run."""
         found = [p for p in self.other.rglob(f"*{name.suffix}") if p.is_file()]
         near = [p for p in found if p.parent.name == name.parent.name or p.name == name.name]
         return min(near or found, default=None, key=lambda p: p.name != name.name)
+
+
+@cache
+def _made_once(folder: Path) -> Facts:
+    return made(folder)
 
 
 def differing(ours: Facts, theirs: Facts) -> list[str]:
@@ -150,13 +200,33 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
-def tables(folder: Path) -> Facts:
-    """Read the tables of a report, but for times."""
-    found = {}
-    for name in ("runs.csv", "answer.csv"):
-        with open(folder / name, newline="") as file:
-            found[name] = json.dumps([_plain(row) for row in csv.DictReader(file)])
+def scores(folder: Path) -> Facts:
+    """Hash what a run below a folder was scored with: tables and pictures."""
+    return {name: fact for name, fact in made(folder).items() if name.startswith("evaluation/")}
+
+
+def means(folder: Path) -> set[tuple[str, float]]:
+    """Read every score that lies below a folder, whatever it is of."""
+    found = set()
+    for path in folder.rglob("metrics.json"):
+        with suppress(ValueError, KeyError, OSError):
+            found |= {(k, v["mean"]) for k, v in json.loads(path.read_text())["scores"].items()}
     return found
+
+
+def rows(path: Path, key: str = "run") -> Rows:
+    """Read a table's rows by one column, but for times and empty cells; none where it is not."""
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        return {
+            row[key]: _plain({k: v for k, v in row.items() if v}) for row in csv.DictReader(file)
+        }
+
+
+def is_part(row: Mapping[str, str], whole: Mapping[str, str]) -> bool:
+    """Tell whether a row holds nothing but what another one holds."""
+    return row.items() <= whole.items()
 
 
 def pictures(folder: Path) -> Facts:

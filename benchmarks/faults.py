@@ -1,4 +1,4 @@
-"""Faults to provoke: stop a process at a write boundary, fill its disk, slow it down, damage files.
+"""Faults to provoke: stop a process at a write boundary, fail as a full disk, slow it down.
 
 A boundary is a call that makes bytes or names last: fsync, rename, replace or link. Processes are
 forks of this one, which has imported the program, so that a command starts in milliseconds.
@@ -6,20 +6,16 @@ forks of this one, which has imported the program, so that a command starts in m
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,15 +24,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = ("fsync", "replace", "rename", "link")
 LONGEST = 300  # seconds of a process, which then counts as crashed
-DAMAGES = ("head", "middle", "end", "cut", "empty", "garbage", "deleted", "another", "doubled")
-# what a server says to every request, None for nothing; "closed" is a port that nobody listens at
-SERVERS: dict[str, bytes | None] = {
-    "closed": None,
-    "silent": None,
-    "breaks off": b"",
-    "has an error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
-    "speaks of something else": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
-}
 AS_IT_SHOULD_BE = "as it should be"
 Act = Callable[[int, str], None]
 
@@ -51,20 +38,17 @@ def fill_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def fill(filler: Path, left: int) -> None:
-    """Fill the disk that `filler` lies on with that file, but for `left` bytes."""
-    room = os.statvfs(filler.parent)
-    size = room.f_bavail * room.f_frsize - left
-    if size > 0 and not filler.exists():
-        with open(filler, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+def at_boundary(number: int, when: str, action: Act = kill, mark: Path | None = None) -> None:
+    """Do `action` in this process `before` or `after` its boundary of that number, from 0.
 
-
-def at_boundary(number: int, when: str, action: Act = kill) -> None:
-    """Do `action` in this process `before` or `after` its boundary of that number, from 0."""
+    Args:
+        mark: a file that is there once the boundary was reached.
+    """
 
     def act(count: int, moment: str) -> None:
         if (count, moment) == (number, when):
+            if mark is not None:
+                mark.touch()
             action(count, moment)
 
     on_boundaries(act)
@@ -77,12 +61,17 @@ def slowly(seed: int, most: float) -> None:
 
 
 def on_boundaries(act: Act) -> None:
-    """Call `act(number, "before" or "after")` at every boundary of this process."""
-    count = -1
+    """Call `act(number, "before" or "after")` at every boundary of this process.
+
+    Those of its children do not count.
+    """
+    count, process = -1, os.getpid()
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         def boundary(*args: Any, **options: Any) -> Any:
             nonlocal count
+            if os.getpid() != process:
+                return call(*args, **options)
             count += 1
             number = count
             act(number, "before")
@@ -96,6 +85,14 @@ def on_boundaries(act: Act) -> None:
         setattr(os, name, wrapped(getattr(os, name)))
 
 
+def sync_nothing() -> None:
+    """Let fsync do nothing in this process: no fault here loses what the system has been given.
+
+    It is half the time of a short run on a usual disk.
+    """
+    os.fsync = lambda _: None
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended: its exit code, negative for a signal, and all that it printed."""
@@ -107,6 +104,13 @@ class Ended:
     def crashed(self) -> bool:
         """Whether it ended with a traceback, or after too long a time."""
         return "Traceback" in self.printed or self.code in (70, -signal.SIGALRM)
+
+
+def commit() -> str:
+    """Name the commit that is attacked, with `-dirty` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ended.stdout.strip() or "unknown"
 
 
 def import_rooms(*names: str) -> None:
@@ -175,102 +179,10 @@ def start(
 
     def work() -> None:
         os.chdir(folder)
+        sync_nothing()
         if arm is not None:
             arm()
         sys.argv = [str(ROOT / script), *arguments]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
     return fork(work, folder / log, seconds)
-
-
-def can_mount() -> bool:
-    """Tell whether a process of its own may mount a file system here, as `on_own_disk` does."""
-    child = os.fork()
-    if not child:
-        os._exit(0 if _own_mounts() else 1)
-    return os.waitpid(child, 0)[1] == 0
-
-
-def on_own_disk(folder: Path, work: Callable[..., str], *arguments: Any) -> str:
-    """Call `work(disk, ...)` with a disk of its own, of a gigabyte of memory; return its result.
-
-    Only a child of this process sees that disk, and it is gone with it.
-    """
-    disk, result = folder / "disk", folder / "result.txt"
-    disk.mkdir()
-
-    def mounted() -> None:
-        assert _own_mounts()
-        options = ["mount", "-t", "tmpfs", "-o", "size=1g", "none", str(disk)]
-        subprocess.run(options, check=True)
-        result.write_text(work(disk, *arguments))
-
-    log = folder / "own_disk.txt"
-    ended = wait(fork(mounted, log, 2 * LONGEST), log)
-    return result.read_text() if result.exists() else f"traceback: {ended.printed[-2000:]}"
-
-
-def _own_mounts() -> bool:
-    """Give this process mounts of its own; that needs Linux, and root or user namespaces."""
-    user, mounts, ids = 0x10000000, 0x00020000, (os.getuid(), os.getgid())
-    library = ctypes.CDLL(None)
-    if ids[0] == 0:
-        return hasattr(library, "unshare") and library.unshare(mounts) == 0
-    if not hasattr(library, "unshare") or library.unshare(user | mounts):
-        return False
-    Path("/proc/self/setgroups").write_text("deny")
-    for name, own in zip(("uid_map", "gid_map"), ids, strict=True):
-        Path("/proc/self", name).write_text(f"0 {own} 1")
-    return True
-
-
-@contextmanager
-def server_that(kind: str) -> Iterator[str]:
-    """Serve as one of the `SERVERS` for the time of the block; yield its address."""
-    server = socket.create_server(("127.0.0.1", 0))
-    url, held = f"http://127.0.0.1:{server.getsockname()[1]}", []
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:  # the end of the block
-                return
-            held.append(connection)
-            if (answer := SERVERS[kind]) is not None:
-                connection.recv(65536)
-                connection.sendall(answer)
-                connection.close()
-
-    if kind == "closed":
-        server.close()
-    else:
-        threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield url
-    finally:
-        server.close()
-
-
-def damage(path: Path, kind: str, another: Path | None = None) -> None:
-    """Damage a file in one of the `DAMAGES`: a flipped bit somewhere, less of it, or other bytes.
-
-    Args:
-        another: for `another`, a file of the same kind that belongs to something else.
-    """
-    data = path.read_bytes()
-    places = {"head": min(9, len(data) - 1), "middle": len(data) // 2, "end": len(data) - 1}
-    path.unlink()  # a second name of the same file stays whole
-    if kind in places and data:
-        place = places[kind]
-        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-    elif kind == "cut":
-        path.write_bytes(data[: len(data) * 2 // 3])
-    elif kind == "doubled":
-        path.write_bytes(data + data)
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "garbage":
-        path.write_bytes(random.Random(len(data)).randbytes(max(64, len(data) // 2)))
-    elif kind == "another" and another is not None:
-        path.write_bytes(another.read_bytes())

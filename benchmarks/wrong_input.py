@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import damages
 import faults
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -73,7 +74,7 @@ def read_photo(folder: Path, number: int) -> str:
         image.save(data, "PNG")
     path.write_bytes(data.getvalue())
     if draw.random() < 0.5:
-        faults.damage(path, draw.choice(faults.DAMAGES[:6]))
+        damages.damage(path, draw.choice(damages.DAMAGES[:6]))
     elif draw.random() < 0.1:
         path.unlink()
         draw.choice((lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"), path.mkdir))()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import faults
+import damages
 import pytest
 
 from dreambooth.errors import UserError
@@ -30,10 +30,10 @@ def test_every_damage_to_a_runs_records_is_worded(scored, tmp_path):
     )
     refused, whole = 0, [read(scored) for read in READ]
     for name in records:
-        for kind in faults.DAMAGES:
+        for kind in damages.DAMAGES:
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
             run = Path(shutil.copytree(scored, tmp_path / "run"))
-            faults.damage(run / name, kind, run / "evaluation/quick/scores.csv")
+            damages.damage(run / name, kind, run / "evaluation/quick/scores.csv")
             runs, unreadable = read_readable(tmp_path)
             assert len(runs) + len(unreadable) == (name != "run.json" or kind != "deleted")
             for read, written in zip(READ, whole, strict=True):
