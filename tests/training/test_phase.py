@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dreambooth.cli.configuration.configs import CONF
+from dreambooth.errors import UserError
 from dreambooth.evaluation.curve import Curve
 from dreambooth.files import folder_hash, read_csv
 from dreambooth.sampling.samples import SampleSet
+from dreambooth.training.job import run
 from spine import CONSTANT, checkpoint, copy_checkpoint, same
 
 pytestmark = pytest.mark.slow
@@ -189,6 +192,14 @@ def test_a_run_stops_when_its_curve_no_longer_rises(early):
     assert checkpoint(out)["global_step"] == 3
     steps = [row["step"] for row in read_csv(out / "curve.csv")]
     assert steps == ["0", "1", "2", "3"]
+
+
+def test_a_training_that_ends_for_no_known_reason_is_not_finished(spine, tmp_path):
+    spec = spine.spec(tmp_path, "ppl=false")
+    ends_at_once = partial(spec.hardware.trainer, limit_train_batches=0)
+    with pytest.raises(UserError, match="ended at step 0 of 2 for a reason that is not known"):
+        run(replace(spec, hardware=replace(spec.hardware, trainer=ends_at_once)))
+    assert not (tmp_path / "run.json").exists()
 
 
 @pytest.mark.thorough

@@ -19,6 +19,7 @@ from dreambooth.model.interface import BaseModel
 from dreambooth.model.offload import put_to_work
 from dreambooth.training.actions import Actions
 from dreambooth.training.average import MovingAverage
+from dreambooth.training.distributed import is_first
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.memory import free_memory
 from dreambooth.training.logs.progress import LogEveryNSteps, Rates, TrainingBar
@@ -104,7 +105,7 @@ class _Phase:
             a training that was taken over, or None).
 
         Raises:
-            UserError: a loss that is not finite.
+            UserError: a loss that is not finite, or a training that ended for no known reason.
         """
         self.module.embed_once(self.batches.prompts)
         stop, history = StopAtStepBoundary(), start.history  # training may remove the checkpoint
@@ -118,7 +119,12 @@ class _Phase:
             self.average.apply()
         step = first + self.rates.steps
         is_early = step < self.phase.max_steps and stop.received is None
-        if is_early:
+        if is_early and is_first():  # which alone has the curve
+            if not self.actions.is_over(step):
+                raise UserError(
+                    f"Training ended at step {step} of {self.phase.max_steps} for a reason that is "
+                    "not known: run the same command again, which goes on from the last checkpoint."
+                )
             points = self.spec.checkpoint.patience
             log.info("Stopped at step %d: no better point of the curve in %d points.", step, points)
         return {
@@ -226,8 +232,10 @@ class _Phase:
     def _history(self, start: Start) -> Callable[[], dict[str, Any]]:
         """Make what a checkpoint's record says of the training up to it."""
         before, key = start.history, start.trained.key if start.trained else None
+        first = self.module.steps_before + before["step"]
         return lambda: {
             "key": key,
             "seconds": round(before["seconds"] + self.rates.seconds, 2),
             "reused": before["reused"],
+            "log_sha256": self.loggers.log.hash_before(first + self.rates.steps),
         }

@@ -49,6 +49,10 @@ TRAIN = {
     "lr_warmup_steps=10": "no effect with lr_schedule=constant: .*constant_with_warmup",
     "trainer.precision=16": "precision must be one of 32-true, bf16-mixed, 16-mixed",
     "trainer.accelerator=typo": "accelerator must be one of auto",
+    "+trainer.device=2": r"trainer\.device is no .*did you mean trainer\.devices\?",
+    "+trainer.limit_train_batches=0": r"trainer\.limit_train_batches is no .*set max_steps instead",
+    "+trainer.gradient_clip_val=1": "set max_grad_norm instead",
+    "+trainer.callbacks=[]": "trainer.callbacks is no argument .* it takes accelerator, devices",
     "evaluation.metrics=dino": "evaluation.metrics must be a list",
 }
 GENERATE = {

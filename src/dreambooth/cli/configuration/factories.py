@@ -126,7 +126,9 @@ def trainer_factory(block: Mapping[str, Any]) -> Callable[..., pl.Trainer]:
     silence_libraries()  # Lightning would describe the machine once more
     factory = partial(instantiate, dict(block))
     try:
-        factory(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        made = factory(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        if not isinstance(made, pl.Trainer):
+            raise TypeError(f"{block['_target_']} makes no Trainer of Lightning")
     except Exception as error:  # Lightning has many types
         raise UserError(
             f"trainer cannot be set up: {_reason(error)}; correct the trainer.* keys."

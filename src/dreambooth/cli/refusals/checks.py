@@ -25,9 +25,10 @@ from dreambooth.cli.refusals.kinds import (
     SEEDS,
     SWITCHES,
     TEXTS,
+    TRAINER,
     WHOLE,
 )
-from dreambooth.cli.refusals.suggest import EARLIER, OTHERS, no_key
+from dreambooth.cli.refusals.suggest import EARLIER, OTHERS, no_key, no_trainer_key
 from dreambooth.errors import UserError
 from dreambooth.packages import need
 from dreambooth.study.push import require_token
@@ -71,6 +72,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: names the key, the value and what it must be.
     """
+    for key in cfg.trainer:
+        if key not in TRAINER:
+            raise UserError(no_trainer_key(str(key), TRAINER))
     world = ("subject.identity",) if "identity" in cfg.subject else ()
     for keys, kind, holds in (
         (WHOLE + world, "a whole number", is_whole),

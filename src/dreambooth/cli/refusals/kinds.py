@@ -88,6 +88,9 @@ LISTS = {
 # what the block `method` may hold
 METHOD = ("name", "phases", "adapter", "token", "uses_prior", "identifier", "subject_phrase")
 METHOD += ("token_lr", "token_max_steps", "continue_token")
+# what a run takes of the arguments of Lightning's Trainer; it sets the others itself, or has no use
+TRAINER = ("_target_", "accelerator", "devices", "num_nodes", "strategy", "precision")
+TRAINER += ("log_every_n_steps", "benchmark", "deterministic", "detect_anomaly", "profiler")
 SWITCHES = (
     "dry_run",
     "ppl",

@@ -38,6 +38,23 @@ OTHERS = {
     "ema": ("ema_decay",),
 }
 
+# arguments of Lightning's Trainer that a run sets itself => the keys that it sets them by
+OF_TRAINER = {
+    "accumulate_grad_batches": "accumulate",
+    "check_val_every_n_epoch": "evaluation.every_n_steps",
+    "default_root_dir": "hydra.run.dir",
+    "enable_checkpointing": "checkpoint.every_n_steps",
+    "fast_dev_run": "max_steps",
+    "gradient_clip_val": "max_grad_norm",
+    "limit_train_batches": "max_steps",
+    "logger": "logger",
+    "max_epochs": "max_steps",
+    "max_steps": "max_steps",
+    "max_time": "max_steps",
+    "overfit_batches": "photos.use",
+    "val_check_interval": "evaluation.every_n_steps",
+}
+
 # what earlier versions called it
 EARLIER = {
     "method.lora.rank": "method.adapter.r",
@@ -55,6 +72,17 @@ def no_choice(group: str, name: str, names: Iterable[str]) -> str:
     if group == "subject":
         hint += " For your own photos: subject=folder subject.photos=DIR subject.class_noun=dog."
     return f"{group}={name} does not exist: {hint}"
+
+
+def no_trainer_key(key: str, taken: Iterable[str]) -> str:
+    """Say that a run takes no such argument of the Trainer, and name the key that does its work."""
+    named = [name for name in taken if not name.startswith("_")]
+    near = get_close_matches(key, named, n=1)
+    if own := OF_TRAINER.get(key):
+        hint = f"set {own} instead."
+    else:
+        hint = f"did you mean trainer.{near[0]}?" if near else f"it takes {', '.join(named)}."
+    return f"trainer.{key} is no argument of the Trainer that a run takes: {hint}"
 
 
 def no_key(command: str, key: str, folders: Sequence[Path]) -> str:
