@@ -24,7 +24,7 @@ def write_record(path: Path, record: Mapping[str, Any], tables: Iterable[str] = 
     places = [path.parent / name for name in tables]
     known = {place.name: file_hash(place) for place in places if place.exists()}
     whole = {**{key: record[key] for key in record if key != OWN}, TABLES: known}
-    write_json(path, {**whole, OWN: _hash(whole)})
+    write_json(path, {**whole, OWN: json_hash(whole)})
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     record = read_json(path)
     written = record.pop(OWN, None)
-    if written is not None and written != _hash(record):
+    if written is not None and written != json_hash(record):
         raise UserError(
             f"{path} has changed since it was written (take its line {OWN!r} out if that was meant)"
         )
@@ -80,6 +80,7 @@ def amend_record(path: Path, **changes: object) -> None:
         return
 
 
-def _hash(record: Mapping[str, Any]) -> str:
+def json_hash(record: Mapping[str, Any]) -> str:
+    """Hash a record as it is after it was written as JSON and read."""
     text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,7 +21,8 @@ from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.manifest import items_of_prompts
 from dreambooth.sampling.store import ImageStore
 from dreambooth.scratch import find_files
-from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, verify
+from dreambooth.training.resuming.checkpoint_records import verify
+from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch")
 

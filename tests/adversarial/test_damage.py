@@ -14,7 +14,7 @@ import pytest
 from dreambooth.errors import UserError
 from dreambooth.study.finished.runs import Run
 from dreambooth.study.finished.scored_runs import ScoredRun, read_readable
-from dreambooth.training.resuming.checkpoints import verify
+from dreambooth.training.resuming.checkpoint_records import verify
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,8 @@ from dreambooth.pocket.embedded import rendered_photos
 from dreambooth.sampling.class_images import ClassImages
 from dreambooth.tensors import read_tensors
 from dreambooth.training.exports.export import share
-from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, verify
+from dreambooth.training.resuming.checkpoint_records import verify
+from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.resuming.trained import Trained
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks with torch")

@@ -24,7 +24,7 @@ from dreambooth.training.logs.summary import Finished
 from dreambooth.training.phase import train_phases
 from dreambooth.training.prepare import Prepared, prepare
 from dreambooth.training.resuming.fingerprint import facts_of
-from dreambooth.training.resuming.resume import Start, find_starts, steps_done
+from dreambooth.training.resuming.resume import Start, find_starts, log_before, steps_done
 from dreambooth.training.resuming.reuse import log_earlier, shared
 from dreambooth.training.resuming.superseded import set_curve_aside
 from dreambooth.training.scoring import make_curve
@@ -80,7 +80,7 @@ def _train(prepared: Prepared, starts: list[Start], curve: Curve | None) -> Outc
     """Train every phase from its start, and finish the run unless a signal has stopped it."""
     spec, costs = prepared.spec, prepared.costs
     done = steps_done(spec, starts)
-    loggers = make_loggers(spec, done)
+    loggers = make_loggers(spec, done, log_before(spec, starts))
     if is_first():
         if spec.curve is None and not done:
             set_curve_aside(spec.folder)

@@ -232,8 +232,10 @@ class _Phase:
     def _history(self, start: Start) -> Callable[[], dict[str, Any]]:
         """Make what a checkpoint's record says of the training up to it."""
         before, key = start.history, start.trained.key if start.trained else None
+        first = self.module.steps_before + before["step"]
         return lambda: {
             "key": key,
             "seconds": round(before["seconds"] + self.rates.seconds, 2),
             "reused": before["reused"],
+            "log_sha256": self.loggers.log.hash_before(first + self.rates.steps),
         }

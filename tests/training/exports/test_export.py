@@ -17,10 +17,10 @@ from dreambooth.model.peft_layers import merge_adapters
 from dreambooth.study.finished.run_weights import RunWeights
 from dreambooth.study.finished.runs import Run
 from dreambooth.training.exports.export import share
+from dreambooth.training.resuming.checkpoint_records import record_path
 from dreambooth.training.resuming.checkpoints import (
     checkpoint_name,
     left_over,
-    record_path,
     remove_left_over,
 )
 

@@ -91,6 +91,24 @@ def test_a_log_that_cannot_be_read_costs_no_run(tmp_path, caplog):
     assert [row["step"] for row in read_rows(tmp_path)] == ["3"]
 
 
+@pytest.mark.parametrize("damage", ["0.25", "", None])
+def test_a_log_that_has_changed_since_the_checkpoint_is_begun_anew(tmp_path, caplog, damage):
+    log = RunLog(tmp_path)
+    for step in (0, 1):
+        log.add({"loss": 0.5, "curve/dino": 0.1}, step)
+    known = log.hash_before(1)
+    log.write()
+    assert RunLog.resumed(tmp_path, 1, sha256=known).rows == {0: {"loss": "0.5"}}
+    assert not caplog.text
+    if damage is None:
+        log.path.unlink()
+    else:
+        log.path.write_text(log.path.read_text().replace("0.5", damage, 1))
+    assert not RunLog.resumed(tmp_path, 1, sha256=known).rows
+    assert "metrics.csv has changed since the checkpoint was written" in caplog.text
+    assert "begins at step 1" in caplog.text
+
+
 def test_other_ranks_write_nothing(tmp_path):
     log = RunLog(tmp_path, writes=False)
     log.add({"loss": 1.0}, 0)

@@ -14,13 +14,9 @@ import pytest
 import torch
 
 from dreambooth.errors import UserError
-from dreambooth.training.resuming import checkpoints
-from dreambooth.training.resuming.checkpoints import (
-    Checkpoints,
-    VerifiedCheckpointIO,
-    record_path,
-    verify,
-)
+from dreambooth.training.resuming import checkpoint_records, checkpoints
+from dreambooth.training.resuming.checkpoint_records import record_path, verify
+from dreambooth.training.resuming.checkpoints import Checkpoints, VerifiedCheckpointIO
 from dreambooth.training.resuming.resume import find
 from dreambooth.training.safety import StopAtStepBoundary
 from spine import checkpoint
@@ -47,7 +43,9 @@ def test_what_is_saved_is_loaded_with_a_record_beside_it(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["step-000003.ckpt", "step-000003.ckpt.json"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no record", "half a record", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped", "no record", "half a record", "another step", "gone"]
+)
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     path = save(tmp_path / "a.ckpt", 1)
     data = bytearray(path.read_bytes())
@@ -60,6 +58,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
         record_path(path).unlink()
     elif damage == "half a record":
         record_path(path).write_text(record_path(path).read_text()[:40])
+    elif damage == "another step":
+        text = record_path(path).read_text()
+        record_path(path).write_text(text.replace('"step": 1', '"step": 2'))
     else:
         path.unlink()
     for refuse in (verify, load, lambda p: find(tmp_path, str(p))):
@@ -213,9 +214,7 @@ def test_nothing_is_pruned_before_the_new_one_is_good(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="interrupted"):
         train(tmp_path, 4, 6, keep=1, fail_at=6)
     with monkeypatch.context() as patch, pytest.raises(UserError, match="000006.ckpt is damaged"):
-        patch.setattr(
-            "dreambooth.training.resuming.checkpoints.file_hash", lambda path: "of other bytes"
-        )
+        patch.setattr(checkpoint_records, "file_hash", lambda path: "of other bytes")
         train(tmp_path, 4, 6, keep=1)
     assert steps(tmp_path) == [4, 6]
 

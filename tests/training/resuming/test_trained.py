@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from dreambooth.training.resuming import trained
-from dreambooth.training.resuming.checkpoints import (
-    VerifiedCheckpointIO,
-    read_record,
+from dreambooth.training.resuming.checkpoint_records import (
+    read_checkpoint_record,
     record_path,
     verify,
 )
+from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO
 from dreambooth.training.resuming.trained import Trained, prune
 from spine import left_behind
 
@@ -57,7 +57,8 @@ def test_what_one_run_publishes_another_takes(tmp_path):
     assert path.stat().st_ino == (a.run / path.name).stat().st_ino  # one file under three names
     assert verify(path)["facts"] == FACTS
     reused = {"run": str(a.run), "step": 6, "seconds": 3.0}
-    assert read_record(path)["reused"] == reused and read_record(path)["key"] == "key"
+    record = read_checkpoint_record(path)
+    assert record["reused"] == reused and record["key"] == "key"
     assert b.published()[0].runs == [str(a.run), str(b.run)]
 
 

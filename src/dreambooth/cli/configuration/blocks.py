@@ -17,7 +17,7 @@ from dreambooth.model.settings import build, require_number
 from dreambooth.model.textual_inversion import TokenSettings
 from dreambooth.sampling.spec import Sampling
 from dreambooth.training.output_spec import CheckpointSpec
-from dreambooth.training.resuming.checkpoints import verify
+from dreambooth.training.resuming.checkpoint_records import verify
 from dreambooth.training.spec import Loss, MethodSpec, OptimizerSpec, PhaseSpec
 
 Made = TypeVar("Made")

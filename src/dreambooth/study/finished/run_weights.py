@@ -17,7 +17,8 @@ from dreambooth.sampling.provenance import Weights, export_hashes
 from dreambooth.study.finished.base_model import base_hash, load_base
 from dreambooth.study.finished.runs import Run
 from dreambooth.training.average import MovingAverage
-from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, checkpoint_name, verify
+from dreambooth.training.resuming.checkpoint_records import verify
+from dreambooth.training.resuming.checkpoints import VerifiedCheckpointIO, checkpoint_name
 from dreambooth.training.spec import MethodSpec
 
 log = logging.getLogger(__name__)

@@ -87,9 +87,13 @@ class Loggers:
                     viewer.end({}, None, True)
 
 
-def make_loggers(spec: TrainSpec, done: int) -> Loggers:
-    """Go on with the run's log from step `done`, and open the viewers that `spec` asks for."""
-    own = RunLog.resumed(spec.folder, done, writes=is_first())
+def make_loggers(spec: TrainSpec, done: int, log_sha256: str | None = None) -> Loggers:
+    """Go on with the run's log from step `done`, and open the viewers that `spec` asks for.
+
+    Args:
+        log_sha256: of the log when the checkpoint of step `done` was written, if that is known.
+    """
+    own = RunLog.resumed(spec.folder, done, is_first(), log_sha256)
     viewers: list[Viewer] = []
     if is_first() and spec.logger.wandb:
         from dreambooth.training.logs.wandb_run import WandbRun

@@ -10,12 +10,13 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import write_csv
-from dreambooth.records import FIX, read_record, read_table
+from dreambooth.records import FIX, json_hash, read_record, read_table
 
 log = logging.getLogger(__name__)
 
 FILE = "metrics.csv"
 CURVE = "curve/"  # starts the names of scores while training, which curve.csv holds too
+CHANGED = "%s has changed since the checkpoint was written. The log begins at step %d."
 WRITE_EVERY = 5.0  # seconds between two writes while training; a checkpoint writes in any case
 
 
@@ -36,22 +37,39 @@ class RunLog:
         self.due = time.monotonic() + WRITE_EVERY
 
     @classmethod
-    def resumed(cls, folder: Path, done: int, writes: bool = True) -> RunLog:
+    def resumed(
+        cls, folder: Path, done: int, writes: bool = True, sha256: str | None = None
+    ) -> RunLog:
         """Go on with a run's log: its rows before step `done`, but for the curve's scores.
 
-        A log that cannot be read is begun anew, with a warning.
+        A log that cannot be read, or has changed, is begun anew, with a warning.
+
+        Args:
+            sha256: what `hash_before(done)` was when the checkpoint was written, if that is known.
         """
         made = cls(folder, writes)
         try:
             rows = read_rows(folder, _record(folder)) if done else []
         except UserError as error:
             log.warning("%s The log begins at step %d.", error, done)
-            rows = []
+            return made
         for row in rows:
             step = int(row.pop("step"))
             if step < done:
                 made.rows[step] = {k: v for k, v in row.items() if v and not k.startswith(CURVE)}
+        if sha256 not in (None, made.hash_before(done)):
+            log.warning(CHANGED, made.path, done)
+            made.rows = {}
         return made
+
+    def hash_before(self, step: int) -> str:
+        """Hash the rows before a step, but for the curve's scores, as the file holds them."""
+        rows = {
+            number: {k: str(v) for k, v in row.items() if not k.startswith(CURVE)}
+            for number, row in self.rows.items()
+            if number < step
+        }
+        return json_hash({str(number): row for number, row in rows.items() if row})
 
     def add(self, numbers: Mapping[str, float], step: int) -> None:
         """Put numbers into the row of a step."""

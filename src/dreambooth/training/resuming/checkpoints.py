@@ -16,12 +16,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dreambooth.errors import UserError, reason
-from dreambooth.files import atomic, file_hash, read_json, write_json
+from dreambooth.files import atomic
+from dreambooth.training.resuming.checkpoint_records import (
+    record_path,
+    verify,
+    write_checkpoint_record,
+)
 from dreambooth.training.safety import StopAtStepBoundary
-
-# what a checkpoint's record holds
-KINDS = {"sha256": str, "step": int, "facts": dict, "seconds": int | float}
-KINDS |= {"key": str | None, "reused": dict | None}
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -32,7 +33,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
     Args:
         facts: what the training depends on.
-        history: makes what else the record says: `key`, `seconds` and `reused`, see `read_record`.
+        history: makes what else the record says: `key`, `seconds`, `reused` and `log_sha256`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             hashing = _Hashing(file)
             torch.save(checkpoint, hashing)  # pyright: ignore[reportArgumentType]
         record = {"sha256": hashing.digest.hexdigest(), "step": checkpoint["global_step"]}
-        write_json(record_path(path), {**record, "facts": self.facts, **self.history()})
+        write_checkpoint_record(path, {**record, "facts": self.facts, **self.history()})
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -200,50 +201,3 @@ def remove_left_over(paths: Iterable[Path]) -> None:
 def checkpoint_name(step: int) -> str:
     """Name the file of a phase's checkpoint: `step-000200.ckpt`."""
     return f"step-{step:06d}.ckpt"
-
-
-def record_path(path: str | Path) -> Path:
-    """Return the path of a checkpoint's record: `last.ckpt` => `last.ckpt.json`."""
-    return Path(f"{path}.json")
-
-
-def verify(path: str | Path) -> dict[str, Any]:
-    """Return a checkpoint's record, if the file is the one that the record describes.
-
-    Raises:
-        UserError: no such file, no record, or a content that differs from the record.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The checkpoint {path} does not exist: give resume an existing .ckpt.")
-    record = read_record(path)
-    if record["sha256"] != file_hash(path):
-        raise UserError(
-            f"The checkpoint {path} is damaged (its SHA-256 differs from its record): "
-            "resume from another one."
-        )
-    return record
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """Read the record of a checkpoint, without reading the checkpoint.
-
-    Returns:
-        `sha256`, `step`, `facts`; `key`, under which the training is shared, or None; `seconds` of
-        training up to it, in any run; `reused`, the `run`, `step` and `seconds` that the run took
-        over from another one, or None.
-
-    Raises:
-        UserError: no record, or one that is not complete.
-    """
-    try:
-        record = {"key": None, "seconds": 0.0, "reused": None, **read_json(record_path(path))}
-        for key, kind in KINDS.items():
-            if not isinstance(record[key], kind):
-                raise TypeError
-        return record
-    except (UserError, KeyError, TypeError):
-        raise UserError(
-            f"The checkpoint {path} has no readable record {record_path(path).name} beside it: "
-            "it was not finished or not written by this project; resume from another one."
-        ) from None

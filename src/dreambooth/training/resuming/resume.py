@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.training.resuming.checkpoints import read_record, verify
+from dreambooth.training.resuming.checkpoint_records import read_checkpoint_record, verify
 from dreambooth.training.resuming.fingerprint import counted_prior, facts_of_phases, flat, is_under
 from dreambooth.training.resuming.trained import Published, Trained
 from dreambooth.training.spec import TrainSpec
@@ -44,8 +44,8 @@ class Start:
     def history(self) -> dict[str, Any]:
         """The record of the checkpoint, or what it would say at step 0."""
         if self.checkpoint is None:
-            return {"step": 0, "seconds": 0.0, "reused": None}
-        return read_record(self.checkpoint)
+            return {"step": 0, "seconds": 0.0, "reused": None, "log_sha256": None}
+        return read_checkpoint_record(self.checkpoint)
 
 
 def find_starts(spec: TrainSpec, facts: Mapping[str, Any]) -> list[Start]:
@@ -111,13 +111,26 @@ def steps_done(spec: TrainSpec, starts: Sequence[Start]) -> int:
     return done
 
 
+def log_before(spec: TrainSpec, starts: Sequence[Start]) -> str | None:
+    """Return the hash of the run's log up to where it begins; None where rows of others join it."""
+    known = None
+    for number, start in enumerate(starts):
+        if start.taken is not None:
+            return None
+        if start.checkpoint is not None:
+            known = start.history["log_sha256"]
+        if start.step < spec.method.phases[number].max_steps:
+            break
+    return known
+
+
 def refuse_other_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Refuse to continue from a checkpoint whose training depended on other values.
 
     Raises:
         UserError: names the keys that differ, with both values.
     """
-    recorded = read_record(path)["facts"]
+    recorded = read_checkpoint_record(path)["facts"]
     # an earlier version counted settings of a prior loss that no training depends on
     if recorded.get("prior") is not None:
         recorded |= counted_prior(recorded, recorded.get("class_images") is not None)

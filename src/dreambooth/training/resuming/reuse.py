@@ -16,7 +16,8 @@ from dreambooth.sampling.samples import step_name
 from dreambooth.training.logs.loggers import Loggers
 from dreambooth.training.logs.run_log import CURVE
 from dreambooth.training.prepare import Prepared
-from dreambooth.training.resuming.checkpoints import checkpoint_name, record_path
+from dreambooth.training.resuming.checkpoint_records import record_path
+from dreambooth.training.resuming.checkpoints import checkpoint_name
 from dreambooth.training.resuming.fingerprint import rounding_facts
 from dreambooth.training.resuming.resume import Start
 from dreambooth.training.resuming.trained import Published, Trained

@@ -12,10 +12,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dreambooth.errors import UserError
-from dreambooth.files import disk_full, file_hash, link, write_json
+from dreambooth.files import disk_full, file_hash, link
 from dreambooth.scratch import remove_leftovers
 from dreambooth.training.logs.run_log import CURVE, read_rows
-from dreambooth.training.resuming.checkpoints import read_record, record_path
+from dreambooth.training.resuming.checkpoint_records import (
+    read_checkpoint_record,
+    record_path,
+    write_checkpoint_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +136,11 @@ class Trained:
             return None
         reused = {key: record[key] for key in ("step", "seconds")}
         own = {key: record[key] for key in ("sha256", "step", "facts", "key", "seconds")}
-        write_json(record_path(target), {**own, "reused": {"run": published.runs[0], **reused}})
+        write_checkpoint_record(target, {**own, "reused": {"run": published.runs[0], **reused}})
         # written again, it is also the most recently used one
         record["runs"] = list(dict.fromkeys([*published.runs, str(self.run)]))
         record["is_end"] |= published.step == self.last
-        write_json(record_path(published.path), record)
+        write_checkpoint_record(published.path, record)
         return target
 
     def publish(self, path: Path) -> None:
@@ -147,14 +151,14 @@ class Trained:
         """
         target = self.folder / path.name
         try:
-            record = json.loads(record_path(path).read_text("utf-8"))
+            record = read_checkpoint_record(path)
             step, earlier = record["step"], _read(target)
             runs = [*(earlier.runs if earlier else []), str(self.run)]
             record["runs"] = list(dict.fromkeys(runs))
             record["is_end"] = step == self.last or self.is_wanted(step)
             record["log"] = self._log(step)
             link(path, target)
-            write_json(record_path(target), record)
+            write_checkpoint_record(target, record)
             self._wanted(step).unlink(missing_ok=True)
             for each in self.published():
                 if each.step < step and not each.record["is_end"]:
@@ -206,7 +210,7 @@ def prune(root: Path, keep_gib: float) -> None:
 def _read(path: Path) -> Published | None:
     """Read the record of a checkpoint in the cache; None where it is not whole."""
     try:
-        record = read_record(path)
+        record = read_checkpoint_record(path)
         is_whole = isinstance(record["is_end"], bool) and len(record["runs"]) > 0
         is_whole &= all(isinstance(run, str) for run in record["runs"])
         is_whole &= all(float(row["step"]) >= 0 for row in record["log"])
