@@ -48,13 +48,13 @@ def score_drawn(cfg: DictConfig) -> int:
     evaluation, references = evaluation_of(cfg, source, sampling_of(cfg, source))
     place, name = _place(cfg, source, additions), evaluation.spec.name
     output = scores_folder(place, name)
-    is_own = isinstance(source, Run) and place == source.folder
-    with held(place, "pass output_dir=DIR") if is_own else nullcontext():
+    run = source if isinstance(source, Run) and place == source.folder else None
+    with nullcontext() if run is None else held(place, "pass output_dir=DIR"):
         scores, record = score_weights(
             cfg, evaluation, source, weights_of(source, additions), output, earlier_costs(source)
         )
-        if is_own:
-            show_scores(source, scores, name, output)
+        if run is not None:
+            show_scores(run, scores, name, output)
     print_scores(scores, f"{name}: {place}", references)
     made, images = record["images_made"], record["images"]
     print(f"{made} of {images} images made{', the others were there' if made < images else ''}.")
