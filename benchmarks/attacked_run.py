@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -75,10 +75,8 @@ class Untouched:
                 self._make(settings, folder)
 
     def _make(self, settings: tuple[str, ...], folder: Path) -> None:
-        text, done = (
-            " ".join((str(faults.ROOT), faults.commit(), *TRAIN, *settings)),
-            folder / "done",
-        )
+        done = folder / "done"
+        text = " ".join((str(faults.ROOT), faults.commit(), *TRAIN, *settings))
         if done.exists() and done.read_text() == text:
             return
         shutil.rmtree(folder, ignore_errors=True)
@@ -161,25 +159,32 @@ def differing(ours: Facts, theirs: Facts) -> list[str]:
     return [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
 
 
-def made(folder: Path) -> Facts:
+def made(folder: Path, origin: Path | None = None) -> Facts:
     """Hash what the run below a folder has made, but for times and for where it lies.
 
     Weights, pictures, scores, logs and the record; not pages, which hold times, nor checkpoints,
     which count the batches of their own session.
+
+    Args:
+        origin: where the run was copied from, which its record may still name.
     """
     run = folder / "run"
     places = [run / name for name in MADE]
     files = [
         p for place in places for p in (sorted(place.rglob("*")) if place.is_dir() else [place])
     ]
-    return {str(p.relative_to(run)): _fact(p, folder) for p in files if _counts(p, run)}
+    return {
+        str(p.relative_to(run)): _fact(p, (folder, origin or folder, folder.parent))
+        for p in files
+        if _counts(p, run)
+    }
 
 
 def _counts(path: Path, run: Path) -> bool:
     return path.is_file() and not any(part[0] == "." for part in path.relative_to(run).parts)
 
 
-def _fact(path: Path, folder: Path) -> str:
+def _fact(path: Path, places: Iterable[Path]) -> str:
     data = path.read_bytes()
     if path.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(data.decode()))
@@ -189,7 +194,7 @@ def _fact(path: Path, folder: Path) -> str:
     elif path.suffix == ".safetensors":
         end = 8 + int.from_bytes(data[:8], "little")  # of a header in any order
         data = json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
-    for place in (folder, folder.parent):
+    for place in places:
         data = data.replace(f"{place}/".encode(), b"")
     return hashlib.sha256(data.replace(b"../cache", b"cache")).hexdigest()
 

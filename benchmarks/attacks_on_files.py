@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from attacked_run import ALONE, EXTENDED, TRAIN
+from attacked_run import ALONE, BESIDE, EXTENDED, TRAIN
 from damages import DAMAGES, damage
+from faults import AS_IT_SHOULD_BE
 from judging import NOT_APPLICABLE, Case, Judge, is_defect
 
 LOGS = ("metrics.csv", "curve.csv")
@@ -51,11 +52,21 @@ class FileAttacks:
             return NOT_APPLICABLE
         if name.parts[1] == "model":
             return self.judge.drawn(folder)
-        if name.parts[1] in ("checkpoints", ".hydra") or name.name in LOGS and kind != "cut":
-            shutil.rmtree(folder / "run" / "model")  # so that it has to go on
-            return self.judge.trained(folder, TRAIN, name)
-        self.judge.untouched.copy(folder / "beside", ["run"])
+        outcome = AS_IT_SHOULD_BE
+        resumes = name.parts[1] in ("checkpoints", ".hydra")
+        if not resumes:
+            outcome = self._read(folder, name)
+        if is_defect(outcome) or not (resumes or name.name in LOGS):
+            return outcome
+        shutil.rmtree(folder / "run" / "model")  # so that it has to go on
+        return self.judge.trained(folder, TRAIN, name)
+
+    def _read(self, folder: Path, name: Path) -> str:
+        """Report on a damaged run with a whole one beside it, then score it."""
+        beside = folder / BESIDE
+        self.judge.untouched.copy(beside, ["run"])
         outcome = self.judge.reported(folder, name)
+        shutil.rmtree(beside)
         if is_defect(outcome):
             return f"{outcome} (report.py)"
         outcome = self.judge.scored(folder)

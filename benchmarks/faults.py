@@ -132,7 +132,8 @@ def fork(work: Callable[[], Any], log: Path, seconds: int = LONGEST) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        # the streams of a fork in a fork: one that is replaced must not close what replaces it
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         signal.alarm(seconds)
         work()
     except SystemExit as stop:

@@ -86,7 +86,8 @@ class Judge:
         Args:
             but: starts of the names of files that may differ.
         """
-        differ = differing(attacked.made(folder), self.untouched.made(settings))
+        ours = attacked.made(folder, self.untouched.whole)
+        differ = differing(ours, self.untouched.made(settings))
         differ = [name for name in differ if not name.startswith(tuple(but))]
         if differ or len(find_runs(folder / "run")) != 1:
             return f"silent: {differ[:5]} differ"
