@@ -206,8 +206,9 @@ def _plain(value: Any) -> Any:
 
 
 def scores(folder: Path) -> Facts:
-    """Hash what a run below a folder was scored with: tables and pictures."""
-    return {name: fact for name, fact in made(folder).items() if name.startswith("evaluation/")}
+    """Hash what a run below a folder was scored with, tables and pictures, but for earlier ones."""
+    found = {n: fact for n, fact in made(folder).items() if n.startswith("evaluation/")}
+    return {name: fact for name, fact in found.items() if "/superseded/" not in name}
 
 
 def means(folder: Path) -> set[tuple[str, float]]:

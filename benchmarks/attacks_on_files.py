@@ -58,6 +58,9 @@ class FileAttacks:
             outcome = self._read(folder, name)
         if is_defect(outcome) or not (resumes or name.name in LOGS):
             return outcome
+        for part in ("run", "cache"):  # as evaluate.py has changed them
+            shutil.rmtree(folder / part)
+        self._damage(folder, name, kind)
         shutil.rmtree(folder / "run" / "model")  # so that it has to go on
         return self.judge.trained(folder, TRAIN, name)
 

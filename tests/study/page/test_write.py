@@ -8,12 +8,14 @@ from html import unescape
 
 import pytest
 
+from dreambooth.records import amend_record
 from dreambooth.study.answers import paired
 from dreambooth.study.answers.answer_rows import build_answer
 from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.finished.sweeps import Unfinished
-from dreambooth.study.page.write import duration, write_study_page
+from dreambooth.study.page.write import duration, write_run_page, write_study_page
 from page_records import write_study
+from run_records import write_run
 
 
 def test_a_study_without_a_finished_run_lists_the_others_with_their_reasons(tmp_path):
@@ -32,6 +34,16 @@ def test_data_in_the_page_is_json_that_closes_no_element(tmp_path):
     assert len(data["runs"]) == 3 and any("<script>" in prompt for prompt in prompts)
     assert "Prior preservation </script> on and off" in unescape(page)
     assert page.count("<script") == 2 and "http-equiv" in page
+
+
+def test_a_runs_page_says_what_came_of_its_exports(tmp_path):
+    run = write_run(tmp_path, "dog", 0.5)
+    assert "Verified exports" not in write_run_page(run).read_text()
+    entry = {"mean": 0.25, "most": 3, "tensors": 4, "loaded": 3, "error": "it has <b>lost</b> one"}
+    amend_record(run / "run.json", verified={"kohya": entry})
+    page = write_run_page(run).read_text()
+    for words in ("kohya", "it has &lt;b&gt;lost", "0.250", "3 of 4"):
+        assert words in page
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def write_run_page(folder: Path) -> Path:
         "title": run.run.config.get("instance_prompt") or run.subject,
         "eyebrow": ["Run", run.subject, *facts],
         "stages": _stages(run.run.record.get("costs", {})),
+        "verified": run.run.record.get("verified"),
         "settings": dict(sorted(settings.items())),
         "command": command_of(folder),
         "versions": versions_of(run.run.record),
