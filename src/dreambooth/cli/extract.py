@@ -45,9 +45,9 @@ def extract(cfg: DictConfig) -> int:
         )
     if cfg.output_dir is not None:
         folder = Path(cfg.output_dir)
-    is_in_run = cfg.run is not None and (is_scored or cfg.output_dir is None)
+    is_apart = cfg.output_dir is not None and not is_scored
     other = "pass output_dir=DIR and evaluation=none"
-    with held(Path(cfg.run), other) if is_in_run else nullcontext():
+    with nullcontext() if cfg.run is None or is_apart else held(Path(cfg.run), other):
         extracted, words = _write(cfg, base_block, tuned, folder)
         write_csv(folder / "extraction.csv", _rows(extracted))
         _print(extracted, cfg.rank)
