@@ -157,7 +157,8 @@ class ProcessAttacks:
                 return f"{outcome} ({script})"
         if ended.code:
             return worded(ended) or f"lost: {ended.printed[-2000:]}"
-        return self.judge.compared(folder, settings)
+        # a reader may have scored the run too, and set earlier scores aside
+        return self.judge.compared(folder, settings, ["evaluation/quick/superseded/"])
 
     def servers(self) -> Iterator[Case]:
         """Log to a W&B server that is away, or that is none."""
