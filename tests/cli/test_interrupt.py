@@ -32,6 +32,16 @@ def test_sigterm_is_one_line(block):
     assert done.stderr.strip() == "Stopped. The same command continues with what is cached."
 
 
+def test_the_signals_are_taken_over_before_any_slow_import():
+    code = (
+        "import sys\nbefore = {*sys.modules}\nfrom dreambooth.cli.interrupt import importing\n"
+        "print({'typing', 're', 'threading', 'collections.abc'} & sys.modules.keys() - before)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_ctrl_c_while_an_object_is_removed_is_not_ignored():
     code = (
         "class Removed:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\n"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from difflib import get_close_matches
 
 from dreambooth import __version__
 from dreambooth.cli.interrupt import importing
 
 with importing():
+    from difflib import get_close_matches
+
     from dreambooth.cli import commands
     from dreambooth.cli.main import entry
 

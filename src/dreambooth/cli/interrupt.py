@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM as one line and an exit code; imports only the standard library.
+"""Ctrl-C and SIGTERM as one line and an exit code.
 
-It is ready first. While a phase trains, `training/safety.py` takes the signals over.
+It is ready first, and imports next to nothing: until then Ctrl-C is Python's own traceback. While a
+phase trains, `training/safety.py` takes the signals over.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing's own takes as long to import as all the rest
+    from collections.abc import Iterator
+    from typing import Any
 
 STOPPED = "\nStopped. The same command continues with what is cached."
 
@@ -64,15 +67,17 @@ def code_of(stop: KeyboardInterrupt) -> int:
 @contextmanager
 def _handled(handlers: dict[int, tuple[Any, Any]]) -> Iterator[None]:
     """Put handlers in the place of the expected ones; those that anyone else has set stay."""
-    own = threading.current_thread() is threading.main_thread()
-    ours = {n: pair for n, pair in handlers.items() if own and signal.getsignal(n) is pair[0]}
-    for number, (_, handler) in ours.items():
-        signal.signal(number, handler)
+    ours = []
+    with suppress(ValueError):  # which every thread but the first has
+        for number, (before, handler) in handlers.items():
+            if signal.getsignal(number) is before:
+                signal.signal(number, handler)
+                ours.append(number)
     try:
         yield
     finally:
-        for number, (before, _) in ours.items():
-            signal.signal(number, before)
+        for number in ours:
+            signal.signal(number, handlers[number][0])
 
 
 @contextmanager

@@ -280,5 +280,5 @@ def test_networks_wait_in_one_process_with_a_gpu(spine, tmp_path, monkeypatch):
 
 
 def test_a_value_of_another_kind_is_one_sentence(spine, tmp_path):
-    with pytest.raises(UserError, match="value of another kind than its key takes"):
+    with pytest.raises(UserError, match="^method cannot be read .*what you set of method"):
         spine.spec(tmp_path, "method.phases=5")

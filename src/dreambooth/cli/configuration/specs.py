@@ -5,13 +5,14 @@ Whatever can be refused before the first expensive step is refused here, by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dreambooth.cli.configuration.blocks import (
+    Made,
     checkpoint_spec,
     loss_spec,
     method_spec,
@@ -44,43 +45,48 @@ def train_spec(cfg: DictConfig) -> TrainSpec:
         UserError: a setting that no run could use, or that this machine cannot; names its key.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    try:
-        return _train_spec(config, plain(cfg))
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"The configuration holds a value of another kind than its key takes ({error!r}): "
-            "look at the keys that you set; --help explains each."
-        ) from error
-
-
-def _train_spec(config: Mapping[str, Any], written: Mapping[str, Any]) -> TrainSpec:
-    subject, sampling = _subject(config), sampling_spec(config, "sampling", "scheduler")
-    model = plain_block(config["model"])
-    method = method_spec(config["method"])
+    subject = _of("subject", _subject, config)
+    sampling = _of("sampling", sampling_spec, config, "sampling", "scheduler")
+    method = _of("method", method_spec, config["method"])
     return TrainSpec(
         folder=Path(config["output_dir"]),
         cache_dir=Path(config["cache_dir"]),
         seed=config["seed"],
-        model=ModelSpec(**model),
+        model=_of("model", lambda block: ModelSpec(**plain_block(block)), config["model"]),
         subject=subject,
-        data=_data(config),
-        prior=_prior(config),
+        data=_of("augment and loss", _data, config),
+        prior=_of("prior", _prior, config),
         method=method,
         init_adapter=config["init_adapter"],
-        loss=loss_spec(config),
-        optimizer=optimizer_spec(config),
-        hardware=hardware_spec(config),
-        checkpoint=checkpoint_spec(config),
-        export=export_spec(config["export"], method),
-        reuse=ReuseSpec(**config["reuse"]),
-        samples=_samples(config, subject.words, sampling),
+        loss=_of("loss", loss_spec, config),
+        optimizer=_of("optimizer", optimizer_spec, config),
+        hardware=_of("trainer", hardware_spec, config),
+        checkpoint=_of("checkpoint", checkpoint_spec, config),
+        export=_of("export", export_spec, config["export"], method),
+        reuse=_of("reuse", lambda block: ReuseSpec(**block), config["reuse"]),
+        samples=_of("samples", _samples, config, subject.words, sampling),
         sampling=sampling,
-        evaluation=evaluation_spec(config["evaluation"]),
-        curve=_curve(config),
-        logger=_logger(config),
+        evaluation=_of("evaluation", evaluation_spec, config["evaluation"]),
+        curve=_of("evaluation", _curve, config),
+        logger=_of("logger", _logger, config),
         config=config,
-        written=written,
+        written=plain(cfg),
     )
+
+
+def _of(keys: str, make: Callable[..., Made], *args: Any) -> Made:
+    """Make a part of the specification, and name its keys where nothing else does.
+
+    Raises:
+        UserError: a value of another kind than its key takes, which no check of that key has found.
+    """
+    try:
+        return make(*args)
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{keys} cannot be read ({error!r}): a key is not known, or its value of another kind "
+            f"than it takes; correct what you set of {keys}, which --help explains."
+        ) from error
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
