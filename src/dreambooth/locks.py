@@ -49,10 +49,15 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run, which no other run may write into meanwhile.
+def held(
+    folder: Path, otherwise: str = "choose another folder with hydra.run.dir=DIR"
+) -> Iterator[None]:
+    """Hold the folder of a run, which no other run and no scoring may write into meanwhile.
 
     What killed processes left in it is removed.
+
+    Args:
+        otherwise: what to do instead of waiting, in words.
 
     Raises:
         UserError: another process holds it; names the process and its machine.
@@ -64,8 +69,8 @@ def held(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{folder} is in use: {_owner(note)} is writing a run into it. Wait until that has "
-                "ended, or choose another folder with hydra.run.dir=DIR."
+                f"{folder} is in use: {_owner(note)} is at work in it. Wait until that has ended, "
+                f"or {otherwise}."
             ) from None
         try:
             since = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+
+from dreambooth.errors import UserError
 
 
 def quoted(text: object) -> str:
@@ -53,6 +56,19 @@ def typed(override: str) -> str:
         return override
     plain = not set(override) & set('"$`\\!')
     return f'"{override}"' if plain else shlex.quote(override)
+
+
+def require_utf8(what: str, text: str) -> None:
+    """Refuse a path or another text of the system that no record could hold.
+
+    Raises:
+        UserError: names it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="replace")
+        raise UserError(f"{what} {shown} is not UTF-8: rename it in UTF-8.") from None
 
 
 def printable(text: str) -> str:

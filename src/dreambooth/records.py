@@ -59,6 +59,19 @@ def read_table(path: Path, record: Mapping[str, Any], fix: str) -> list[dict[str
     return read_csv(path) if path.exists() else []
 
 
+def first_changed(folder: Path, hashes: Mapping[str, str]) -> Path | None:
+    """Find the first file of a folder that is missing, or has other bytes than its SHA-256 says.
+
+    Args:
+        hashes: as `files.file_hashes` made them; every one of the files is read.
+    """
+    for name, digest in sorted(hashes.items()):
+        path = folder / name
+        if not path.is_file() or file_hash(path) != digest:
+            return path
+    return None
+
+
 def amend_record(path: Path, **changes: object) -> None:
     """Change values of a record, if it can be read, and forget its tables, which change too."""
     try:

@@ -17,6 +17,7 @@ from dreambooth.cli.refusals.command_checks import check_extract, check_merge, c
 from dreambooth.cli.tokens import tokens
 from dreambooth.errors import UserError
 from dreambooth.files import read_csv
+from dreambooth.locks import held
 from dreambooth.model.stable_diffusion import StableDiffusion
 
 pytestmark = pytest.mark.slow
@@ -62,6 +63,11 @@ def test_what_is_extracted_merges_into_the_fine_tune(scored, spine, tmp_path, ca
     for name in (row["layer"] for row in rows if row["rank"] == "128"):
         difference = (ours[f"{name}.weight"] - theirs[f"{name}.weight"]).abs().max()
         assert difference < 1e-5, name
+
+
+def test_nothing_is_extracted_into_a_run_that_another_command_is_at_work_in(scored):
+    with held(scored), pytest.raises(UserError, match="is in use: .* evaluation=none"):
+        call("extract", f"run='{scored}'")
 
 
 def test_what_cannot_be_extracted_or_merged_is_one_sentence(scored, spine, tmp_path):

@@ -99,6 +99,7 @@ VALUES = {
     "num_class_images=9": r"did you mean prior.num_class_images\?",
     "evalution=paper": r"There is no key evalution: did you mean evaluation\?",
     "trainer.devces=2": r"did you mean trainer.devices\?",
+    "cache_dir=/b\udce9d": "the path in cache_dir=/b\ufffdd is not UTF-8: rename it",
     "lr==": "The command line cannot be read at lr==: write key=value",
     "seed=0,1": r"seed=0,1 holds several values: add -m .* or write 'seed=\[0,1\]'",
     "subject=dog,cat": r"subject=dog,cat holds several values: add -m to run once with each\.",

@@ -73,6 +73,11 @@ def test_a_name_that_is_not_utf8_is_shown_and_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="x\ufffd.jpg is not UTF-8: rename it") as refused:
         list_photos(tmp_path)
     str(refused.value).encode()
+    (tmp_path / "linked").mkdir()
+    next(tmp_path.glob("*.jpg")).rename(hidden := Path(os.fsdecode(bytes(tmp_path) + b"/\xff.jpg")))
+    (tmp_path / "linked/a.jpg").symlink_to(hidden)  # the record names the file itself
+    with pytest.raises(UserError, match="/\ufffd.jpg is not UTF-8"):
+        list_photos(tmp_path / "linked")
 
 
 # -- what is converted ------------------------------------------------------------------------

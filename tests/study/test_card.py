@@ -140,6 +140,12 @@ def test_the_command_uploads_what_it_exported_and_nothing_if_not_asked(
     layouts = "export.layouts=[diffusers,kohya,peft]"
     assert train(spine.compose(out, *more, layouts, "export.push_to_hub=me/dog")) == 0
     (api,) = apis
+    again = [*more, layouts, "export.push_to_hub=me/dog"]
+    assert train(spine.compose(out, *again)) == 0 and {*apis[1].sent} == {*api.sent}
+    file = out / "exports/kohya/photos.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert train(spine.compose(out, *again)) == 0 and file.read_bytes() == whole
     assert {*api.sent} == names(out, "samples/final") | {
         "README.md",
         "exports/kohya/photos.safetensors",

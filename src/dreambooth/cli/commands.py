@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,12 @@ from dreambooth.quoting import quoted, typed
 from dreambooth.scratch import remove_leftovers
 from dreambooth.study.costs.step_memory import memory_of
 from dreambooth.training.distributed import is_first
-from dreambooth.training.resuming.finished import finished
+from dreambooth.training.resuming.finished import changed_logs, damaged, finished
 
 if TYPE_CHECKING:
     from dreambooth.training.logs.summary import Finished
+
+log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> int | float:
@@ -48,11 +51,25 @@ def train(cfg: DictConfig) -> int | float:
         return 0
     folder, place = Path(cfg.output_dir), Place.current()
     scores = finished(folder, config)
-    if scores is not None:
+    changed = None if scores is None else damaged(folder)
+    if changed is not None:
+        log.warning(
+            "%s is not what the run wrote: it is made again, from the last checkpoint if there is "
+            "one.",
+            changed,
+        )
+    elif scores is not None:
         if is_first():
+            for path in changed_logs(folder):
+                log.warning(
+                    "%s is not what the run wrote, and only training anew would make it again: "
+                    "reports show this run as unreadable. Model and scores are whole.",
+                    path,
+                )
             remove_leftovers(folder, deep=True)
             kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
             print(kept if place is None else place.line("was finished before"), flush=True)
+            upload(folder, cfg.export.push_to_hub)
         return 0 if cfg.objective is None else objective_of(cfg.objective, scores)
     refuse_bad_photos(config)
     refuse_full_disk([config])
@@ -79,14 +96,20 @@ def train(cfg: DictConfig) -> int | float:
         say_stopped(folder, place)
     elif outcome.finished is not None:
         say_finished(outcome.finished, place)
-        if spec.export.push_to_hub is not None:
-            from dreambooth.study.push import push
-
-            print(f"\nUploaded: {push(spec.folder, spec.export.push_to_hub)}")
+        upload(folder, spec.export.push_to_hub)
         refuse_unverified(outcome.finished)
     if outcome.code or cfg.objective is None or not is_first():
         return outcome.code
     return objective_of(cfg.objective, outcome.scores.summary if outcome.scores else {})
+
+
+def upload(folder: Path, repo: str | None) -> None:
+    """Upload a finished run to the model hub, if it asks for that, and say where it is."""
+    if repo is not None:
+        with postponed_imports():
+            from dreambooth.study.push import push
+
+        print(f"\nUploaded: {push(folder, repo)}", flush=True)
 
 
 def say_stopped(folder: Path, place: Place | None) -> None:

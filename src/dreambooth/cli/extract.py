@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dreambooth.cli.drawing.sources import recorded_method
 from dreambooth.cli.scoring.lora_scores import print_beside_full_model
 from dreambooth.errors import UserError
 from dreambooth.files import readable_size, write_csv
+from dreambooth.locks import held
 from dreambooth.model.adapters.extraction import (
     Extracted,
     extract_lora,
@@ -43,13 +45,16 @@ def extract(cfg: DictConfig) -> int:
         )
     if cfg.output_dir is not None:
         folder = Path(cfg.output_dir)
-    extracted, words = _write(cfg, base_block, tuned, folder)
-    write_csv(folder / "extraction.csv", _rows(extracted))
-    _print(extracted, cfg.rank)
-    if words:
-        print(words)
-    if is_scored:
-        print_beside_full_model(cfg, folder, total_error([*extracted.values()], True))
+    is_apart = cfg.output_dir is not None and not is_scored
+    other = "pass output_dir=DIR and evaluation=none"
+    with nullcontext() if cfg.run is None or is_apart else held(Path(cfg.run), other):
+        extracted, words = _write(cfg, base_block, tuned, folder)
+        write_csv(folder / "extraction.csv", _rows(extracted))
+        _print(extracted, cfg.rank)
+        if words:
+            print(words)
+        if is_scored:
+            print_beside_full_model(cfg, folder, total_error([*extracted.values()], True))
     file = find_adapter(folder)
     print(f"{file} ({readable_size(file.stat().st_size)})\n{folder / 'extraction.csv'}")
     return 0

@@ -30,7 +30,7 @@ from dreambooth.cli.sweeps.jobs import JobFailed, hand_over
 from dreambooth.cli.sweeps.resume_sweep import with_sweep
 from dreambooth.cli.sweeps.sweep_lines import Place
 from dreambooth.errors import UserError
-from dreambooth.quoting import printable, quote_paths
+from dreambooth.quoting import printable, quote_paths, require_utf8
 
 # how long an idle OpenMP thread spins before it sleeps; benchmarks/threads.py chose it
 SPIN_COUNT = "10000"
@@ -55,6 +55,7 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = quote_paths(parsed.overrides)
+            _refuse_paths_of_other_encodings(parsed)
             if command == "train":
                 parsed = without_traces(with_sweep(parsed))
             parsed.overrides = quote_axes(parsed.overrides)
@@ -70,6 +71,16 @@ def entry(command: str, run: Callable[[DictConfig], int | float | None]) -> None
                 raise
             say(text)
             sys.exit(2)
+
+
+def _refuse_paths_of_other_encodings(parsed: Namespace) -> None:
+    """Refuse what names a path and is not UTF-8, which would fail wherever it is written down."""
+    for text in [*parsed.overrides, *(v for v in vars(parsed).values() if isinstance(v, str))]:
+        require_utf8("the path in", text)
+    require_utf8("the current folder", os.getcwd())
+    for name, value in os.environ.items():
+        if name.startswith("DREAMBOOTH_"):
+            require_utf8("the path in", f"{name}={value}")
 
 
 def _silence_libraries() -> None:

@@ -14,6 +14,7 @@ from dreambooth.errors import UserError, reason
 from dreambooth.files import cache_key
 from dreambooth.packages import need
 from dreambooth.png_text import hash_without_text
+from dreambooth.quoting import require_utf8
 
 HEIF_SUFFIXES = (".heic", ".heif")  # of phones; a package reads them
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", *HEIF_SUFFIXES)
@@ -49,7 +50,8 @@ def list_photos(folder: str | Path) -> list[Path]:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise UserError(f"the photo folder {folder} holds no photos: put some there ({kinds}).")
     for path in photos:
-        _check_name(path)
+        for name in (str(path), os.path.realpath(path)):  # records hold both
+            require_utf8("the name of the photo", name)
         _check_kind(path)
     return photos
 
@@ -81,17 +83,6 @@ def _point_below(folder: Path, found: Sequence[Path]) -> None:
                 f"the photo folder {folder} holds no photos, but folders with photos: give the "
                 f"folder of one subject, such as {below}."
             )
-
-
-def _check_name(path: Path) -> None:
-    """Refuse a name that no record could hold."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="replace")
-        raise UserError(
-            f"the name of the photo {shown} is not UTF-8: rename it, such as to photo.jpg."
-        ) from None
 
 
 def _check_kind(path: Path) -> None:

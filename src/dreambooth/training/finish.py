@@ -28,7 +28,7 @@ from dreambooth.training.logs.memory import device_name
 from dreambooth.training.logs.summary import Finished
 from dreambooth.training.prepare import Prepared
 from dreambooth.training.resuming.checkpoints import left_over, remove_left_over
-from dreambooth.training.resuming.finished import places_of_export
+from dreambooth.training.resuming.finished import beside_model, places_of_export
 from dreambooth.training.resuming.superseded import (
     bring_back,
     identity,
@@ -163,6 +163,7 @@ class Finish:
             "verified": self.verified,
             "weights": self.weights,
             "exported": self.exported,
+            "beside": file_hashes(self.folder, beside_model(self.folder)) if total else {},
             "subject": subject,
             "subject_phrase": words.phrase,
             "photos": [str(path.resolve()) for path in self.prepared.photos],

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dreambooth.errors import UserError
+from dreambooth.locks import held
 from dreambooth.metrics.variants import dino_id
 from dreambooth.model.adapter_settings import AdapterSettings
 from dreambooth.model.adapters.peft_files import save_peft
@@ -46,6 +47,11 @@ def test_scores_elsewhere_leave_a_runs_own_images(run, evaluate, tmp_path):
     assert {p.name for p in (other / "evaluation" / "quick").iterdir()} == set(before)
     evaluate(f"run='{run}'", "num_inference_steps=3", f"output_dir='{other}'")
     assert record(other)["images_made"] == 0  # so going back and forth costs nothing
+
+
+def test_a_run_at_work_in_the_folder_is_not_scored_meanwhile(run, evaluate):
+    with held(run), pytest.raises(UserError, match="run is in use: process .* pass output_dir=DIR"):
+        evaluate(f"run='{run}'")
 
 
 def test_another_evaluation_stands_beside_the_runs_own(run, evaluate, tmp_path):

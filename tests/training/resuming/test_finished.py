@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dreambooth.records import read_record, write_record
-from dreambooth.training.resuming.finished import contents, finished
+from dreambooth.training.resuming.finished import changed_logs, contents, damaged, finished
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +93,21 @@ def test_what_is_lost_is_made_again(scored, config, tmp_path):
         assert finished(run, config) is None, lost
 
 
+def test_a_file_of_another_content_and_the_same_size_is_found(scored, config, tmp_path):
+    run = Path(shutil.copytree(scored, tmp_path / "run", copy_function=shutil.copyfile))
+    (image,) = (run / "samples/final").glob("*.png")
+    weights = next((run / "model/unet").glob("*.safetensors"))
+    assert finished(run, config) is not None and damaged(run) is None
+    for path in (image, run / "samples/final.png", weights):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert damaged(run) == path
+        path.write_bytes(whole)
+    scores = run / "evaluation/quick/scores.csv"
+    scores.write_text(scores.read_text().replace(".", ",", 1))
+    assert finished(run, config) is None
+
+
 def test_a_run_that_ended_before_its_record_said_so_is_not_finished(scored, config, tmp_path):
     record = read_record(scored / "run.json")
     shutil.copytree(scored, tmp_path / "run")
@@ -114,6 +129,19 @@ def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
         metrics["references"]["files"] = shown
         write_record(path, metrics)
         assert (finished(tmp_path / "run", config) is not None) is is_done
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "curve.csv"])
+def test_a_log_that_has_changed_is_said(scored, tmp_path, name):
+    run = Path(shutil.copytree(scored, tmp_path / "run"))
+    (run / "curve.csv").write_text("step,dino\n")
+    write_record(run / "run.json", read_record(run / "run.json"), ["metrics.csv", "curve.csv"])
+    assert not changed_logs(run)
+    with open(run / name, "a") as file:
+        file.write("7")
+    assert changed_logs(run) == [run / name]
+    (run / name).unlink()
+    assert changed_logs(run) == [run / name]
 
 
 def test_photos_count_by_their_content(scored, config, tmp_path):

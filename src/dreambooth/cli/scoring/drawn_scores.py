@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from dreambooth.evaluation.plan import EvaluationSpec
 from dreambooth.evaluation.record import Scores
 from dreambooth.evaluation.write import print_scores, scores_folder, write_scores
 from dreambooth.files import cache_key
+from dreambooth.locks import held
 from dreambooth.model.adapters.additions import Additions
 from dreambooth.model.interface import BaseModel
 from dreambooth.sampling.class_images import ClassImages, base_images
@@ -46,11 +48,13 @@ def score_drawn(cfg: DictConfig) -> int:
     evaluation, references = evaluation_of(cfg, source, sampling_of(cfg, source))
     place, name = _place(cfg, source, additions), evaluation.spec.name
     output = scores_folder(place, name)
-    scores, record = score_weights(
-        cfg, evaluation, source, weights_of(source, additions), output, earlier_costs(source)
-    )
-    if isinstance(source, Run) and place == source.folder:
-        show_scores(source, scores, name, output)
+    run = source if isinstance(source, Run) and place == source.folder else None
+    with nullcontext() if run is None else held(place, "pass output_dir=DIR"):
+        scores, record = score_weights(
+            cfg, evaluation, source, weights_of(source, additions), output, earlier_costs(source)
+        )
+        if run is not None:
+            show_scores(run, scores, name, output)
     print_scores(scores, f"{name}: {place}", references)
     made, images = record["images_made"], record["images"]
     print(f"{made} of {images} images made{', the others were there' if made < images else ''}.")

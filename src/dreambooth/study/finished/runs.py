@@ -11,13 +11,13 @@ from typing import Any
 from dreambooth.data.prompts import SubjectWords
 from dreambooth.errors import UserError
 from dreambooth.evaluation.write import scores_folder
-from dreambooth.files import file_hash, reading
+from dreambooth.files import reading
 from dreambooth.model.adapters.lora_files import load_adapters
 from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
-from dreambooth.records import FIX, TABLES, read_record, read_table
+from dreambooth.records import FIX, TABLES, first_changed, read_record, read_table
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
 from dreambooth.study.finished.base_model import load_base
@@ -159,14 +159,13 @@ class Run:
         """
         with self.reading():
             recorded = dict(self.record.get("exported") or {})
-        for name, digest in sorted(recorded.items()):
-            path = self.folder / "model" / name
-            if not path.is_file() or file_hash(path) != digest:
-                state = "is not what the run exported" if path.is_file() else "is missing"
-                raise UserError(
-                    f"{path} {state}: remove {self.folder / 'model'} and run the run's command "
-                    "again; it is exported anew from the last checkpoint."
-                )
+        changed = first_changed(self.folder / "model", recorded)
+        if changed is not None:
+            state = "is not what the run exported" if changed.is_file() else "is missing"
+            raise UserError(
+                f"{changed} {state}: run the run's command again; it is exported anew from the "
+                "last checkpoint."
+            )
 
     def require_model(self) -> None:
         """Refuse a run that exported no model.

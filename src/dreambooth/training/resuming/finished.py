@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import bytes_of, file_hash, folder_hash
-from dreambooth.records import read_record
+from dreambooth.files import bytes_of, file_hash, folder_hash, reading
+from dreambooth.records import FIX, TABLES, first_changed, read_record, read_table
 from dreambooth.training.resuming.fingerprint import NEITHER, flat, is_under
 
 Plain = Mapping[str, Any]
 ASKED = ("samples.prompts", "samples.seeds", "export")  # what else a run must have drawn
 CHOOSES = ("evaluation.every_n_steps", "evaluation.curve")  # the exported step, by checkpoint.best
+FINAL_SHEET = "samples/final.png"
 PROTOCOL = ("prompts", "images_per_prompt", "class_images", "class_seed")
 DRAWN = {  # key of run.json's sampling => the same in the images' provenance
     "scheduler": "sampler",
@@ -58,7 +59,8 @@ def finished(folder: Path, config: Plain) -> dict[str, Plain] | None:
 
     The configuration that the run ended with is equal in all keys but those in
     `fingerprint.NEITHER`; the photos are the same; and its export, its final samples and the scores
-    of the asked evaluation are there. Photos that are gone are taken to be the same.
+    of the asked evaluation are there; `damaged` reads the files. Photos that are gone are taken to
+    be the same.
 
     Args:
         config: the configuration of a run of train.py, every reference resolved.
@@ -94,9 +96,40 @@ def _is_equal(before: Plain, now: Plain) -> bool:
 def _is_there(folder: Path, record: Plain) -> bool:
     """Tell whether the export is as large as it was, and the final samples were drawn."""
     exported = record["costs"]["stages"]["export"]["bytes"]
-    return (
-        bytes_of(places_of_export(folder)) == exported and (folder / "samples/final.png").exists()
-    )
+    return bytes_of(places_of_export(folder)) == exported and (folder / FINAL_SHEET).exists()
+
+
+def damaged(run: Path) -> Path | None:
+    """Find the first file of a finished run's model, exports and last samples that has changed.
+
+    Every one of them is read. The record of an earlier version names fewer of them.
+
+    Raises:
+        UserError: a record that cannot be read.
+    """
+    path = run / "run.json"
+    record = read_record(path)
+    with reading(path, FIX):
+        exported, beside = record.get("exported") or {}, record.get("beside") or {}
+        hashes = {f"model/{name}": digest for name, digest in exported.items()} | dict(beside)
+    return first_changed(run, hashes)
+
+
+def changed_logs(run: Path) -> list[Path]:
+    """List the logs of a finished run that have changed, which no command can make again.
+
+    Raises:
+        UserError: a record that cannot be read.
+    """
+    path = run / "run.json"
+    tables = read_record(path).get(TABLES) or {}
+    with reading(path, FIX):
+        return [run / name for name in sorted(tables) if first_changed(run, {name: tables[name]})]
+
+
+def beside_model(run: Path) -> list[Path]:
+    """List the files of a finished run, but for its model, whose hashes its record holds."""
+    return [*(run / "exports").rglob("*"), *(run / "samples/final").glob("*"), run / FINAL_SHEET]
 
 
 def places_of_export(run: Path) -> list[Path]:
@@ -117,6 +150,7 @@ def _scores(folder: Path, record: Plain, asked: Plain) -> dict[str, Plain] | Non
         return {}
     path = folder / "evaluation" / asked["name"] / "metrics.json"
     metrics, sampling = read_record(path), record["sampling"]
+    read_table(path.with_name("scores.csv"), metrics, FIX)
     drawn, protocol = metrics["provenance"], metrics["protocol"]
     is_asked = (
         _are_same(metrics["references"]["files"], record["photos"])
