@@ -14,6 +14,7 @@ from rich.text import Text
 from dreambooth.cli.configuration.configs import CONF
 from dreambooth.cli.configuration.specs import report_spec
 from dreambooth.errors import UserError
+from dreambooth.records import write_record
 from dreambooth.study.finished.scored_runs import read_runs
 from dreambooth.study.finished.sweeps import Unfinished
 from dreambooth.study.fitting import Block
@@ -111,6 +112,20 @@ def test_a_run_that_cannot_be_read_is_shown_and_the_others_too(tmp_path, capsys,
     rows = {row["run"]: row for row in table(tmp_path / "runs.csv")}
     assert [rows[name]["state"] for name in "abc"] == ["finished", "unreadable", "finished"]
     assert "run.json" in rows["b"]["reason"] and "unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "curve.csv"])
+def test_a_run_whose_table_has_changed_is_shown_and_the_others_too(tmp_path, name):
+    for run, score in (("a", 0.5), ("b", 0.6)):
+        write_run(tmp_path, run, score)
+    record = json.loads((tmp_path / "b/run.json").read_text())
+    (tmp_path / "b" / name).write_text("step,loss/instance\n1,0.25\n")
+    write_record(tmp_path / "b/run.json", record, [name])
+    (tmp_path / "b" / name).write_text("step,loss/instance\n1,0.35\n")
+    assert report(spec(tmp_path)) == 0
+    rows = {row["run"]: row for row in table(tmp_path / "runs.csv")}
+    assert [rows[run]["state"] for run in "ab"] == ["finished", "unreadable"]
+    assert name in rows["b"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from dreambooth.quoting import quoted, typed
 from dreambooth.scratch import remove_leftovers
 from dreambooth.study.costs.step_memory import memory_of
 from dreambooth.training.distributed import is_first
-from dreambooth.training.resuming.finished import damaged, finished
+from dreambooth.training.resuming.finished import changed_logs, damaged, finished
 
 if TYPE_CHECKING:
     from dreambooth.training.logs.summary import Finished
@@ -60,6 +60,12 @@ def train(cfg: DictConfig) -> int | float:
         )
     elif scores is not None:
         if is_first():
+            for path in changed_logs(folder):
+                log.warning(
+                    "%s is not what the run wrote, and only training anew would make it again: "
+                    "reports show this run as unreadable. Model and scores are whole.",
+                    path,
+                )
             remove_leftovers(folder, deep=True)
             kept = f"{folder} is finished, and stays as it is; resume=null trains it anew."
             print(kept if place is None else place.line("was finished before"), flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.errors import UserError
+from dreambooth.records import amend_record, write_record
 from dreambooth.study.finished.runs import Run, find_runs
 from run_records import DINO, metrics_file, read_metrics, write_metrics, write_run
 
@@ -25,6 +26,18 @@ def test_what_a_run_was_is_read_without_any_resolver(scored, spine, tmp_path):
     assert run.record["written"].keys() == run.record["config"].keys()
     losses = run.last_losses()
     assert losses.keys() == {"loss/instance", "loss/prior"} and min(losses.values()) > 0
+
+
+def test_what_another_training_logs_is_not_the_runs(tmp_path):
+    run = write_run(tmp_path, "dog", 0.5)
+    (run / "metrics.csv").write_text("step,loss/instance\n1,0.25\n")
+    (run / "curve.csv").write_text("step,dino\n1,0.5\n")
+    record = json.loads((run / "run.json").read_text())
+    assert Run.read(run).last_losses() and Run.read(run).curve()  # of an earlier version
+    write_record(run / "run.json", record, ["metrics.csv", "curve.csv"])
+    assert Run.read(run).last_losses() == {"loss/instance": 0.25} and Run.read(run).curve()
+    amend_record(run / "run.json")  # as a training does that begins in its folder
+    assert not Run.read(run).log() and not Run.read(run).last_losses() and not Run.read(run).curve()
 
 
 def test_a_run_that_was_moved_is_where_it_is(scored, tmp_path):

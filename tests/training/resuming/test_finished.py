@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dreambooth.records import read_record, write_record
-from dreambooth.training.resuming.finished import contents, damaged, finished
+from dreambooth.training.resuming.finished import changed_logs, contents, damaged, finished
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +129,19 @@ def test_scores_against_other_photos_are_not_its_own(scored, config, tmp_path):
         metrics["references"]["files"] = shown
         write_record(path, metrics)
         assert (finished(tmp_path / "run", config) is not None) is is_done
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "curve.csv"])
+def test_a_log_that_has_changed_is_said(scored, tmp_path, name):
+    run = Path(shutil.copytree(scored, tmp_path / "run"))
+    (run / "curve.csv").write_text("step,dino\n")
+    write_record(run / "run.json", read_record(run / "run.json"), ["metrics.csv", "curve.csv"])
+    assert not changed_logs(run)
+    with open(run / name, "a") as file:
+        file.write("7")
+    assert changed_logs(run) == [run / name]
+    (run / name).unlink()
+    assert changed_logs(run) == [run / name]
 
 
 def test_photos_count_by_their_content(scored, config, tmp_path):

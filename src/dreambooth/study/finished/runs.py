@@ -17,11 +17,12 @@ from dreambooth.model.architectures import load_model
 from dreambooth.model.interface import BaseModel
 from dreambooth.model.token_files import TOKEN_FILE, load_token
 from dreambooth.quoting import quoted, typed
-from dreambooth.records import FIX, first_changed, read_record, read_table
+from dreambooth.records import FIX, TABLES, first_changed, read_record, read_table
 from dreambooth.sampling.spec import Sampling
 from dreambooth.scratch import find_files
 from dreambooth.study.finished.base_model import load_base
 from dreambooth.study.finished.sweeps import refuse_sweep
+from dreambooth.training.logs.run_log import read_rows
 
 RECORD = ("config", "written", "sampling")  # keys of run.json that earlier versions did not write
 
@@ -198,11 +199,27 @@ class Run:
             load_token(model, learned)
         return model.requires_grad_(False).eval()
 
+    def log(self) -> list[dict[str, str]]:
+        """Return the rows of the run's log, `metrics.csv`, each with its `step`.
+
+        There are none while a training goes on, or another one begins, in the folder of a run that
+        has finished: what it logs is not what the record is of. The same holds for `curve`.
+
+        Raises:
+            UserError: a file that has changed since the record was written.
+        """
+        return read_rows(self.folder, self.record) if self._is_known("metrics.csv") else []
+
+    def _is_known(self, table: str) -> bool:
+        """Tell whether a table belongs to the record; an earlier version's names none."""
+        known = self.record.get(TABLES)
+        return not isinstance(known, Mapping) or table in known
+
     def curve(self) -> list[dict[str, float]]:
         """Return the scores while training, by step (`curve.csv`): a row has `step` and ids."""
         path, rows = self.folder / "curve.csv", []
         with reading(path, FIX):
-            for line in read_table(path, self.record, FIX):
+            for line in read_table(path, self.record, FIX) if self._is_known(path.name) else []:
                 line.pop("measured", None)
                 rows.append({key: float(value) for key, value in line.items() if value})
         return rows
@@ -210,9 +227,8 @@ class Run:
     def last_losses(self) -> dict[str, float]:
         """Return the last logged instance and prior losses."""
         columns, last = ("loss/instance", "loss/prior"), {}
-        path = self.folder / "metrics.csv"
-        with reading(path, FIX):
-            for line in read_table(path, self.record, FIX):
+        with reading(self.folder / "metrics.csv", FIX):
+            for line in self.log():
                 last |= {
                     column: round(float(line[column]), 4) for column in columns if line.get(column)
                 }

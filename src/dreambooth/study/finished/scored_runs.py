@@ -77,7 +77,8 @@ class ScoredRun:
             settings, written = flat(run.config) | scored, flat(run.record["written"]) | scored
             for key in ("seconds", "peak_memory_gib"):
                 float(run.record["costs"][key])
-        run.last_losses()
+        run.last_losses()  # refuses a log that has changed, as does the curve
+        run.curve()
         return cls(run, name, metrics, settings, written, means, intervals, names)
 
     def with_score(self, variant: str, metric: str, value: float) -> ScoredRun:

@@ -16,7 +16,6 @@ from dreambooth.study.finished.runs import Run
 from dreambooth.study.finished.scored_runs import ScoredRun
 from dreambooth.study.page.pictures import Pictures
 from dreambooth.training.logs.costs import reused_steps
-from dreambooth.training.logs.run_log import read_rows
 
 POINTS = 150  # of a curve: more than that is no wider than a line on a screen
 LOSSES = {"instance": "loss/instance", "prior": "loss/prior"}
@@ -86,7 +85,7 @@ def template(run: Run, prompt: str) -> str:
 
 def losses(run: Run) -> dict[str, list[list[float]]]:
     """Return the logged losses as points `[step, loss]`, averaged down to `POINTS` points each."""
-    rows, result = _or_none(lambda: read_rows(run.folder, run.record)) or [], {}
+    rows, result = _or_none(run.log) or [], {}
     for name, column in LOSSES.items():
         numbers = [(float(row["step"]), _number(row.get(column))) for row in rows]
         points = [(step, loss) for step, loss in numbers if loss is not None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import bytes_of, file_hash, folder_hash, reading
-from dreambooth.records import FIX, first_changed, read_record, read_table
+from dreambooth.records import FIX, TABLES, first_changed, read_record, read_table
 from dreambooth.training.resuming.fingerprint import NEITHER, flat, is_under
 
 Plain = Mapping[str, Any]
@@ -113,6 +113,18 @@ def damaged(run: Path) -> Path | None:
         exported, beside = record.get("exported") or {}, record.get("beside") or {}
         hashes = {f"model/{name}": digest for name, digest in exported.items()} | dict(beside)
     return first_changed(run, hashes)
+
+
+def changed_logs(run: Path) -> list[Path]:
+    """List the logs of a finished run that have changed, which no command can make again.
+
+    Raises:
+        UserError: a record that cannot be read.
+    """
+    path = run / "run.json"
+    tables = read_record(path).get(TABLES) or {}
+    with reading(path, FIX):
+        return [run / name for name in sorted(tables) if first_changed(run, {name: tables[name]})]
 
 
 def beside_model(run: Path) -> list[Path]:
